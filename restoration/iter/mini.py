@@ -1,0 +1,193 @@
+"""The small x4 network that ships with the project: ITER's sampler and roles on a decoder that also sees the picture.
+
+Differences from the paper (arXiv 2312.05616), all of them because a decoder that is fed by tokens alone stays below bicubic
+interpolation after hours of training on a CPU:
+
+- A plain super-resolution network (`base`) makes a deterministic picture first. Tokens describe what that picture lacks, and
+  the decoder adds it as a residual: a wrong token costs little, a right one brings texture.
+- One token stands for one low-resolution pixel (4 x 4 output pixels), not for 8 x 8 output pixels.
+- The token nets are small convolutional nets that see the base's features beside the tokens; nothing is global, so tiles that
+  overlap by the receptive field equal the whole.
+- `strength` blends the tokens' embedding into the decoder: 0 is the deterministic picture, 1 the fully sampled one.
+
+The roles are the paper's: `first_tokens` is the distortion-removal encoder E_l (a classifier of codes), `critic` the evaluation
+net phi_e, `refiner` the refinement net phi_r; the sampling loop in `restorer.py` is the same for both networks.
+
+Shapes: b batch, h x w low-resolution pixels = tokens, c channels, n codes, d code dimensions; pictures are RGB in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from restoration.iter.model import Observed
+
+
+@dataclass(frozen=True)
+class MiniConfig:
+    """Sizes of the small network."""
+
+    scale: int = 4
+    """Output pixels per input pixel."""
+    channels: int = 48
+    """Width of the base and of the decoder."""
+    base_blocks: int = 10
+    """Residual blocks of the base."""
+    decoder_blocks: int = 4
+    """Residual blocks of the decoder."""
+    num_codes: int = 256
+    """Size of the codebook."""
+    code_dim: int = 16
+    """Dimensions of a code."""
+    token_channels: int = 64
+    """Width of the three token nets."""
+    encoder_blocks: int = 4
+    """Blocks of the net that predicts the first tokens."""
+    refiner_blocks: int = 6
+    """Blocks of the refiner."""
+    critic_blocks: int = 4
+    """Blocks of the critic."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(conv(x))), without normalisation."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            self.conv2.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(x)))
+
+
+class TokenBlock(nn.Module):
+    """x + a depthwise 5 x 5 convolution and a two-layer perceptron over channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.mix = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.project = nn.Conv2d(2 * channels, channels, 1)
+        with torch.no_grad():
+            self.project.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(F.silu(self.expand(self.mix(x))))
+
+
+class Base(nn.Module):
+    """Deterministic super-resolution: residual blocks at the input's size, then one pixel shuffle onto bicubic."""
+
+    def __init__(self, config: MiniConfig):
+        super().__init__()
+        c = config.channels
+        self.scale = config.scale
+        self.head = nn.Conv2d(3, c, 3, padding=1)
+        self.blocks = nn.Sequential(*[ResidualBlock(c) for _ in range(config.base_blocks)])
+        self.fuse = nn.Conv2d(c, c, 3, padding=1)
+        self.tail = nn.Conv2d(c, 3 * config.scale**2, 3, padding=1)
+        with torch.no_grad():
+            self.tail.weight.mul_(0.1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, 3, h, w) -> features (b, c, h, w) and picture (b, 3, scale h, scale w), not clamped."""
+        first = self.head(image - 0.5)
+        features = first + self.fuse(self.blocks(first))
+        large = F.interpolate(image, scale_factor=self.scale, mode="bicubic", align_corners=False)
+        return features, large + F.pixel_shuffle(self.tail(features), self.scale)
+
+
+class Decoder(nn.Module):
+    """Residual of the picture from token embeddings and the base's features."""
+
+    def __init__(self, config: MiniConfig):
+        super().__init__()
+        c = config.channels
+        self.scale = config.scale
+        self.codes = nn.Conv2d(config.code_dim, c, 3, padding=1)
+        self.features = nn.Conv2d(c, c, 3, padding=1)
+        self.blocks = nn.Sequential(*[ResidualBlock(c) for _ in range(config.decoder_blocks)])
+        self.tail = nn.Conv2d(c, 3 * config.scale**2, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
+    def forward(self, embedding: Tensor, features: Tensor) -> Tensor:
+        """(b, d, h, w) and (b, c, h, w) -> (b, 3, scale h, scale w)."""
+        x = self.codes(embedding) + self.features(features)
+        return F.pixel_shuffle(self.tail(self.blocks(x)), self.scale)
+
+
+class TokenNet(nn.Module):
+    """Token logits from the base's features and any number of code maps with their flags."""
+
+    def __init__(self, config: MiniConfig, maps: int, flags: int, blocks: int, out: int):
+        super().__init__()
+        c = config.token_channels
+        self.embed = nn.Embedding(config.num_codes, config.code_dim) if maps else None
+        self.join = nn.Conv2d(config.channels + maps * config.code_dim + flags, c, 1)
+        self.blocks = nn.Sequential(*[TokenBlock(c) for _ in range(blocks)])
+        self.head = nn.Conv2d(c, out, 1)
+
+    def forward(self, features: Tensor, tokens: list[Tensor], visible: list[Tensor]) -> Tensor:
+        """Features (b, c, h, w), token maps (b, 1, h, w) int64, a visibility map (b, 1, h, w) per token map or none."""
+        maps = [self.embed(t[:, 0]).permute(0, 3, 1, 2) for t in tokens] if self.embed is not None else []
+        return self.head(self.blocks(self.join(torch.cat([features, *maps, *visible], dim=1))))
+
+
+class MiniITER(nn.Module):
+    """Base, codebook, decoder and the three token nets; implements the protocol of `restoration.iter.model.ITERModel`."""
+
+    def __init__(self, config: MiniConfig):
+        super().__init__()
+        self.config = config
+        self.scale = self.token_pixels = config.scale
+        self.unit = 1
+        self.base = Base(config)
+        self.codebook = nn.Parameter(torch.randn(config.num_codes, config.code_dim) * 0.3)
+        self.decoder = Decoder(config)
+        self.first_tokens = TokenNet(config, 0, 0, config.encoder_blocks, config.num_codes)
+        self.critic = TokenNet(config, 2, 0, config.critic_blocks, 2)
+        self.refiner = TokenNet(config, 2, 2, config.refiner_blocks, config.num_codes)
+
+    @property
+    def receptive_field(self) -> int:
+        """Input pixels around a pixel that its output can depend on, through every net and `steps` of sampling excluded."""
+        base = 2 + 2 * self.config.base_blocks + 1
+        return base + 2 + 2 * self.config.decoder_blocks + 2
+
+    def observe(self, image: Tensor) -> Observed:
+        """(b, 3, h, w) -> first tokens (b, 1, h, w) and the context: features and the deterministic picture."""
+        features, picture = self.base(image)
+        first = self.first_tokens(features, [], []).argmax(1, keepdim=True)
+        return Observed(first, {"features": features, "picture": picture})
+
+    def confidence(self, observed: Observed, tokens: Tensor) -> Tensor:
+        """Logits (b, 2, h, w); class 1 says that a token is right."""
+        return self.critic(observed.context["features"], [tokens, observed.first], [])
+
+    def token_logits(self, observed: Observed, trusted: Tensor, tokens: Tensor, kept: Tensor) -> Tensor:
+        """Logits (b, n, h, w) of every token given the kept ones; masks (b, 1, h, w), 1 = visible."""
+        hidden = torch.where(kept.bool(), tokens, torch.zeros_like(tokens))
+        return self.refiner(observed.context["features"], [observed.first, hidden], [1 - trusted, 1 - kept])
+
+    def decode(self, observed: Observed, tokens: Tensor, strength: float = 1.0) -> Tensor:
+        """Picture (b, 3, scale h, scale w) in [0, 1] with the residual that the tokens describe, weighted by `strength`."""
+        embedding = F.embedding(tokens[:, 0], self.codebook).permute(0, 3, 1, 2)
+        residual = self.decoder(embedding, observed.context["features"])
+        return (observed.context["picture"] + strength * residual).clamp(0, 1)
+
+    def decode_base(self, observed: Observed) -> Tensor:
+        """The deterministic picture (b, 3, scale h, scale w) in [0, 1]."""
+        return observed.context["picture"].clamp(0, 1)

@@ -1,0 +1,180 @@
+"""Observers: they see steps and change nothing. Progress bar, trace, preview pictures, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vision.refine.items import PerItem
+from vision.refine.loop import Step
+
+
+class ProgressBar:
+    """A progress bar with the time left."""
+
+    def __init__(self, label: str, total: int | None):
+        from rich.progress import Progress, SpinnerColumn, TimeRemainingColumn
+
+        self.bar = Progress(SpinnerColumn(), *Progress.get_default_columns()[:-1], TimeRemainingColumn())
+        self.task = self.bar.add_task(label, total=total)
+        self.bar.start()
+
+    def __call__(self, step: Step) -> None:
+        self.bar.update(self.task, completed=step.index + 1)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self.bar.stop()
+
+
+class Trace:
+    """Rows of index, seconds and score, one per step; `row(step)` adds columns. Tensors reach the host once, in `rows`."""
+
+    def __init__(self, row: Callable[[Step], Mapping[str, Any]] | None = None):
+        self.row, self.kept = row, []
+
+    def __call__(self, step: Step) -> None:
+        score = step.score.detach() if isinstance(step.score, Tensor) else step.score
+        extra = dict(self.row(step)) if self.row else {}
+        self.kept.append({"index": step.index, "seconds": step.seconds, "score": score, **extra})
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain numbers and lists."""
+        return [{k: v.tolist() if isinstance(v, Tensor) else v for k, v in row.items()} for row in self.kept]
+
+
+def previews(folder: Path | str, render: Callable[[Any], Any], every: int = 1) -> Callable[[Step], None]:
+    """Save `render(state)`, a PIL image, every few steps as step_0000.png and so on."""
+    folder = Path(folder)
+
+    def observe(step: Step) -> None:
+        if step.index % every == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            render(step.state).save(folder / f"step_{step.index:04d}.png")
+
+    return observe
+
+
+def checkpoints(
+    folder: Path | str, every: int = 1, pack: Callable[[Any], Any] | None = None
+) -> Callable[[Step], None]:
+    """Save the step every few steps, so that `load_checkpoint` can resume the run after a kill at any moment.
+
+    Tensors go into one safetensors file, the rest into step.json, which is replaced last and names its file. `pack(state)`
+    turns states that are no trees of tensors (a module with its optimiser) into one; it is applied to `best` as well.
+    """
+    folder = Path(folder)
+
+    def observe(step: Step) -> None:
+        if (step.index + 1) % every:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {}
+        convert = pack or (lambda tree: tree)
+        record = {
+            "index": step.index,
+            "seconds": step.seconds,
+            "state": _flatten(convert(step.state), "state", tensors),
+            "best": None if step.best is None else _flatten(convert(step.best), "best", tensors),
+        }
+        for name in ("score", "best_score", "steps_since_best", "active"):
+            record[name] = _flatten(getattr(step, name), name, tensors)
+        record["file"] = f"step_{step.index:06d}.safetensors"
+        temporary = folder / "step.tmp"
+        save_file(tensors, temporary)
+        os.replace(temporary, folder / record["file"])
+        temporary.write_text(json.dumps(record))
+        os.replace(temporary, folder / "step.json")
+        for stale in folder.glob("step_*.safetensors"):
+            if stale.name != record["file"]:
+                stale.unlink()
+
+    return observe
+
+
+def load_checkpoint(
+    folder: Path | str, like: Any = None, unpack: Callable[[Any], Any] | None = None, types: tuple[type, ...] = ()
+) -> Step | None:
+    """The step that `checkpoints` saved last, for `resume`; None when the folder holds none.
+
+    Args:
+        like: a state of the same kind: its dataclasses (and `types`) may occur in the file, no others.
+        unpack: the inverse of `pack`.
+    """
+    folder = Path(folder)
+    if not (folder / "step.json").exists():
+        return None
+    record = json.loads((folder / "step.json").read_text())
+    tensors = load_file(folder / record["file"])
+    known = {kind.__qualname__: kind for kind in (*_dataclasses(like), *types)}
+    convert = unpack or (lambda tree: tree)
+    state = convert(_rebuild(record["state"], tensors, known))
+    best = None if record["best"] is None else convert(_rebuild(record["best"], tensors, known))
+    rest = {
+        name: _rebuild(record[name], tensors, known) for name in ("score", "best_score", "steps_since_best", "active")
+    }
+    return Step(record["index"], None, state, state, best=best, seconds=record["seconds"], **rest)
+
+
+def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A JSON description of the tree; its tensors and generators are put into `tensors` under the path's name."""
+    if isinstance(tree, torch.Generator):
+        tensors[name] = tree.get_state().clone()
+        return {"generator": name}
+    if isinstance(tree, Tensor):
+        tensors[name] = tree.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if is_dataclass(tree) and not isinstance(tree, type):
+        parts = {f.name: _flatten(getattr(tree, f.name), f"{name}.{f.name}", tensors) for f in fields(tree)}
+        return {"dataclass": type(tree).__qualname__, "fields": parts}
+    if isinstance(tree, dict):
+        return {"dict": [[key, _flatten(value, f"{name}.{key}", tensors)] for key, value in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        kind = "per_item" if isinstance(tree, PerItem) else "tuple" if isinstance(tree, tuple) else "list"
+        return {kind: [_flatten(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]}
+    if tree is None or isinstance(tree, (str, int, float, bool)):
+        return {"value": tree}
+    raise TypeError(f"{name} is a {type(tree).__name__}, which a checkpoint cannot hold; give `checkpoints` a pack function.")
+
+
+def _rebuild(record: Any, tensors: dict[str, Tensor], known: dict[str, type]) -> Any:
+    def again(part: Any) -> Any:
+        return _rebuild(part, tensors, known)
+
+    if "value" in record:
+        return record["value"]
+    if "tensor" in record:
+        return tensors[record["tensor"]]
+    if "generator" in record:
+        generator = torch.Generator()
+        generator.set_state(tensors[record["generator"]])
+        return generator
+    if "dict" in record:
+        return {key: again(value) for key, value in record["dict"]}
+    for kind, make in (("per_item", PerItem), ("tuple", tuple), ("list", list)):
+        if kind in record:
+            return make(again(value) for value in record[kind])
+    name = record["dataclass"]
+    if name not in known:
+        raise ValueError(f"The checkpoint holds a {name}; pass a state of that kind as `like`, or the class in `types`.")
+    return known[name](**{key: again(value) for key, value in record["fields"].items()})
+
+
+def _dataclasses(tree: Any) -> set[type]:
+    """Every dataclass that occurs in a tree."""
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return {type(tree)}.union(*[_dataclasses(getattr(tree, f.name)) for f in fields(tree)])
+    if isinstance(tree, dict):
+        return set().union(*map(_dataclasses, tree.values()))
+    if isinstance(tree, (list, tuple)):
+        return set().union(*map(_dataclasses, tree))
+    return set()
