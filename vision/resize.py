@@ -1,4 +1,4 @@
-"""Resampling of images as tensors: MATLAB's bicubic `imresize`, which super-resolution papers measure with."""
+"""Resampling of images: MATLAB's bicubic `imresize`, as papers measure with, and OpenCV's kinds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def imresize(
 ) -> Tensor:
     """Resize as MATLAB's `imresize(image, scale, "bicubic")` does.
 
-    Cubic kernel with a = -0.5, widened by 1 / scale when shrinking with `antialias`; borders are mirrored with the edge
-    repeated; nothing is clipped.
+    Cubic kernel with a = -0.5, widened by 1 / scale when shrinking with `antialias`; borders are mirrored
+    with the edge repeated; nothing is clipped.
 
     Args:
         image: (..., height, width), floating point.
@@ -64,8 +64,9 @@ def _cubic(x: Tensor) -> Tensor:
 def resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """Resize as OpenCV's `resize` does with INTER_LINEAR, INTER_CUBIC and INTER_AREA.
 
-    Linear and cubic (a = -0.75) use half-pixel centres, no antialiasing and replicated borders. Area is the exact mean
-    over the fraction of pixels that each output pixel covers; where a side grows it becomes OpenCV's sharper linear.
+    Linear and cubic (a = -0.75) use half-pixel centres, no antialiasing and replicated borders. Area is the
+    exact mean over the fraction of pixels that each output pixel covers; where a side grows it becomes
+    OpenCV's sharper linear.
 
     Args:
         image: (..., height, width), floating point.
@@ -86,7 +87,7 @@ def resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 @lru_cache(maxsize=512)
 def _tap_matrix(length: int, out_length: int, kind: str) -> Tensor:
-    """(out_length, length) float64 weights of one side; `kind`: linear, cubic, box (area, shrinking), area (growing)."""
+    """(out_length, length) float64 weights of one side; box is area that shrinks, area is area that grows."""
     step = length / out_length
     out = torch.arange(out_length, dtype=torch.float64)
     if kind == "box":
@@ -112,4 +113,5 @@ def _tap_matrix(length: int, out_length: int, kind: str) -> Tensor:
     else:
         offsets, weights = (0, 1), (1 - right_share, right_share)
     index = torch.stack([left + offset for offset in offsets], 1).long().clamp(0, length - 1)
-    return torch.zeros(out_length, length, dtype=torch.float64).scatter_add_(1, index, torch.stack(weights, 1))
+    taps = torch.stack(weights, 1)
+    return torch.zeros(out_length, length, dtype=torch.float64).scatter_add_(1, index, taps)
