@@ -198,7 +198,9 @@ def fit(
                         loss, logs = objective.loss(batch, context)
                         accelerator.backward(loss / options.accumulate)
                     for key, value in {f"{objective.name}.loss": loss, **logs}.items():
-                        value = value.detach().float().mean() if isinstance(value, Tensor) else torch.tensor(float(value))
+                        value = (
+                            value.detach().float().mean() if isinstance(value, Tensor) else torch.tensor(float(value))
+                        )
                         total, count = sums.get(key, (0.0, 0))
                         sums[key] = (total + value, count + 1)
             if options.max_grad_norm is not None:

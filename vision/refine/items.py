@@ -80,7 +80,9 @@ def where_items(mask: Tensor, new: Tree, old: Tree) -> Tree:
 
 def _batched(leaf: Tensor) -> Tensor:
     if leaf.dim() == 0:
-        raise ValueError("A tensor without dimensions is in the state; give it the batch in dimension 0 or keep it outside.")
+        raise ValueError(
+            "A tensor without dimensions is in the state; give it the batch in dimension 0 or keep it outside."
+        )
     return leaf
 
 
@@ -117,5 +119,7 @@ def _map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 def _map_sequence(function: Callable[..., Any], tree: Sequence[Any], others: Sequence[Sequence[Any]]) -> list[Any]:
     lengths = {len(tree), *map(len, others)}
     if len(lengths) > 1:
-        raise ValueError(f"States to be merged hold sequences of different lengths {sorted(lengths)}; use PerItem for them.")
+        raise ValueError(
+            f"States to be merged hold sequences of different lengths {sorted(lengths)}; use PerItem for them."
+        )
     return [_map(function, *parts) for parts in zip(tree, *others, strict=True)]

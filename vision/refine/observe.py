@@ -64,9 +64,7 @@ def previews(folder: Path | str, render: Callable[[Any], Any], every: int = 1) -
     return observe
 
 
-def checkpoints(
-    folder: Path | str, every: int = 1, pack: Callable[[Any], Any] | None = None
-) -> Callable[[Step], None]:
+def checkpoints(folder: Path | str, every: int = 1, pack: Callable[[Any], Any] | None = None) -> Callable[[Step], None]:
     """Save the step every few steps, so that `load_checkpoint` can resume the run after a kill at any moment.
 
     Tensors go into one safetensors file, the rest into step.json, which is replaced last and names its file. `pack(state)`
@@ -143,7 +141,9 @@ def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {kind: [_flatten(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]}
     if tree is None or isinstance(tree, (str, int, float, bool)):
         return {"value": tree}
-    raise TypeError(f"{name} is a {type(tree).__name__}, which a checkpoint cannot hold; give `checkpoints` a pack function.")
+    raise TypeError(
+        f"{name} is a {type(tree).__name__}, which a checkpoint cannot hold; give `checkpoints` a pack function."
+    )
 
 
 def _rebuild(record: Any, tensors: dict[str, Tensor], known: dict[str, type]) -> Any:
@@ -165,7 +165,9 @@ def _rebuild(record: Any, tensors: dict[str, Tensor], known: dict[str, type]) ->
             return make(again(value) for value in record[kind])
     name = record["dataclass"]
     if name not in known:
-        raise ValueError(f"The checkpoint holds a {name}; pass a state of that kind as `like`, or the class in `types`.")
+        raise ValueError(
+            f"The checkpoint holds a {name}; pass a state of that kind as `like`, or the class in `types`."
+        )
     return known[name](**{key: again(value) for key, value in record["fields"].items()})
 
 

@@ -1,0 +1,55 @@
+"""Imports point one way, and libraries stay where the architecture puts them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+PACKAGES = ("vision", "restoration", "recon3d", "reward_vlm")
+FILES = sorted(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
+HOMES = {
+    "diffusers": ("vision/diffusion", "vision/edit", "restoration/pasd"),
+    "accelerate": ("vision/training.py",),
+    "open_clip": ("vision/metrics.py", "restoration/pasd/prompts.py"),
+    "trl": ("reward_vlm",),
+    "peft": ("reward_vlm",),
+    "trimesh": ("recon3d",),
+    "tyro": ("vision/config.py",),
+}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_imports_point_towards_vision(path):
+    package = path.relative_to(PROJECT).parts[0]
+    tops = {name.split(".")[0] for name in imported(path)}
+    assert tops & {"scripts", "tests"} == set()
+    assert tops & set(PACKAGES) <= {package, "vision"}
+    if package == "vision" and "edit" not in path.parts:
+        assert not any(name.startswith("vision.edit") for name in imported(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_libraries_stay_in_their_places(path):
+    place = str(path.relative_to(PROJECT))
+    for name in imported(path):
+        homes = HOMES.get(name.split(".")[0])
+        assert homes is None or place.startswith(homes), f"{place} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
