@@ -13,6 +13,7 @@ Shapes: b batch, h x w token grid, n codes, c channels. Masks are (b, 1, h, w) w
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,54 @@ from restoration.iter.vqgan import Down, HeadAttention, ResBlock, Up
 
 GRID = (32, 32)
 """Token grid that the published nets were made for."""
+
+
+@dataclass(frozen=True)
+class LQEncoderConfig:
+    """Sizes of the distortion-removal encoder; the defaults are the published ones."""
+
+    channels: int = 64
+    """Channels at full size; each halving doubles them. From the first halving on they must be multiples of 32."""
+    width: int = 128
+    """Channels at the token grid."""
+    swin_channels: int = 128
+    """Channels inside the window attention."""
+    swin_groups: int = 2
+    """Groups of window-attention blocks."""
+    swin_depth: int = 6
+    """Blocks per group."""
+    window: int = 8
+    """Side of the attention windows in tokens."""
+    num_heads: int = 8
+    """Attention heads."""
+
+
+@dataclass(frozen=True)
+class TokenNetConfig:
+    """Sizes of the evaluation and of the refinement net; the defaults are the published ones."""
+
+    body: str = "swin"
+    """swin, transformer or unet."""
+    channels: int = 256
+    """Width."""
+    swin_groups: int = 4
+    """swin: groups of window-attention blocks."""
+    swin_depth: int = 6
+    """swin: blocks per group."""
+    window: int = 8
+    """swin: side of the attention windows in tokens."""
+    num_heads: int = 8
+    """swin and transformer: attention heads."""
+    num_layers: int = 8
+    """transformer: layers."""
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    """unet: channels per level as multiples of `channels`."""
+    num_res_blocks: int = 1
+    """unet: residual blocks per level."""
+
+    def __post_init__(self) -> None:
+        if self.body not in ("swin", "transformer", "unet"):
+            raise ValueError(f"body must be swin, transformer or unet, got {self.body}.")
 
 
 class _Norm(nn.Module):
@@ -54,32 +103,23 @@ class LQEncoder(nn.Module):
     """Distortion-removal encoder E_l: low-quality picture -> logits of codes.
 
     Args:
+        config: sizes.
         num_codes: size of the codebook.
         depth: halvings between picture and token grid: log2(token_pixels / scale).
-        channels: at full size; each halving doubles them.
-        code_dim: channels of the window attention.
     """
 
-    def __init__(
-        self,
-        num_codes: int = 512,
-        depth: int = 1,
-        channels: int = 64,
-        code_dim: int = 128,
-        num_groups: int = 2,
-        swin_depth: int = 6,
-        window: int = 8,
-        num_heads: int = 8,
-    ):
+    def __init__(self, config: LQEncoderConfig, num_codes: int, depth: int):
         super().__init__()
+        channels = config.channels
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
         for _ in range(depth):
             down = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
             channels *= 2
             layers.append(nn.Sequential(down, EncoderResBlock(channels), EncoderResBlock(channels)))
-        layers.append(nn.Conv2d(channels, code_dim, 1))
-        layers.append(SwinLayers(code_dim, code_dim, num_groups, swin_depth, window, num_heads, GRID))
-        layers.append(nn.Conv2d(code_dim, num_codes, 1))
+        layers.append(nn.Conv2d(channels, config.width, 1))
+        swin = (config.swin_channels, config.swin_groups, config.swin_depth, config.window, config.num_heads)
+        layers.append(SwinLayers(config.width, *swin, GRID))
+        layers.append(nn.Conv2d(config.width, num_codes, 1))
         self.model = nn.Sequential(*layers)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -91,14 +131,15 @@ class TokenNet(nn.Module):
     """Two token maps, embedded alike and joined, through a body to logits; bodies are subclasses.
 
     Args:
+        config: sizes.
         num_codes: tokens that can be embedded.
         out_channels: logits per token.
-        channels: width.
         flag: whether the embedding has one more row, added where a map is flagged.
     """
 
-    def __init__(self, num_codes: int, out_channels: int, channels: int, flag: bool):
+    def __init__(self, config: TokenNetConfig, num_codes: int, out_channels: int, flag: bool = False):
         super().__init__()
+        channels = config.channels
         self.num_codes = num_codes
         self.code_emb = nn.Conv2d(num_codes + flag, channels, 1, bias=False)
         self.combine = nn.Conv2d(2 * channels, channels, 1, bias=False)
@@ -160,19 +201,10 @@ class TokenNet(nn.Module):
 class SwinModel(TokenNet):
     """The published body: groups of window attention."""
 
-    def __init__(
-        self,
-        num_codes: int,
-        out_channels: int,
-        channels: int = 256,
-        flag: bool = False,
-        num_groups: int = 4,
-        swin_depth: int = 6,
-        window: int = 8,
-        num_heads: int = 8,
-    ):
-        super().__init__(num_codes, out_channels, channels, flag)
-        self.swin_layers = SwinLayers(channels, channels, num_groups, swin_depth, window, num_heads, GRID)
+    def __init__(self, config: TokenNetConfig, num_codes: int, out_channels: int, flag: bool = False):
+        super().__init__(config, num_codes, out_channels, flag)
+        swin = (config.swin_groups, config.swin_depth, config.window, config.num_heads)
+        self.swin_layers = SwinLayers(config.channels, config.channels, *swin, GRID)
 
     def body(self, x: Tensor) -> Tensor:
         return self.swin_layers(x)
@@ -229,19 +261,12 @@ def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 class TransformerModel(TokenNet):
     """Alternative body: a transformer over the flattened grid; its last norm exists but is not applied."""
 
-    def __init__(
-        self,
-        num_codes: int,
-        out_channels: int,
-        channels: int = 512,
-        flag: bool = False,
-        num_layers: int = 8,
-        num_heads: int = 8,
-    ):
-        super().__init__(num_codes, out_channels, channels, flag)
+    def __init__(self, config: TokenNetConfig, num_codes: int, out_channels: int, flag: bool = False):
+        super().__init__(config, num_codes, out_channels, flag)
+        channels, num_heads = config.channels, config.num_heads
         self.head_dim = channels // num_heads
         self.model = nn.Module()
-        self.model.layers = nn.ModuleList([_TransformerLayer(channels, num_heads) for _ in range(num_layers)])
+        self.model.layers = nn.ModuleList([_TransformerLayer(channels, num_heads) for _ in range(config.num_layers)])
         self.model.norm = _RMSNorm(channels)  # kept for checkpoint compatibility
 
     def body(self, x: Tensor) -> Tensor:
@@ -258,18 +283,11 @@ class TransformerModel(TokenNet):
 class UNetModel(TokenNet):
     """Alternative body: a U-Net; its middle pair of blocks runs twice with the same weights, its `conv_in` never."""
 
-    def __init__(
-        self,
-        num_codes: int,
-        out_channels: int,
-        channels: int = 128,
-        flag: bool = False,
-        multipliers: tuple[int, ...] = (1, 2, 4, 8),
-        num_res_blocks: int = 1,
-    ):
-        super().__init__(num_codes, out_channels, channels, flag)
+    def __init__(self, config: TokenNetConfig, num_codes: int, out_channels: int, flag: bool = False):
+        super().__init__(config, num_codes, out_channels, flag)
+        channels, num_res_blocks = config.channels, config.num_res_blocks
         self.conv_in = nn.Conv2d(num_codes + flag, channels, 3, padding=1)  # kept for checkpoint compatibility
-        widths = [channels * m for m in multipliers]
+        widths = [channels * m for m in config.multipliers]
         inputs = [channels, *widths[:-1]]
         self.enc_blocks = nn.ModuleList()
         for level, (inner, outer) in enumerate(zip(inputs, widths, strict=True)):
@@ -299,3 +317,9 @@ class UNetModel(TokenNet):
 
 def _res_blocks(channels: int, out_channels: int, count: int) -> list[nn.Module]:
     return [ResBlock(channels if i == 0 else out_channels, out_channels) for i in range(count)]
+
+
+def make_token_net(config: TokenNetConfig, num_codes: int, out_channels: int, flag: bool = False) -> TokenNet:
+    """The token net with the body that `config` names."""
+    bodies = {"swin": SwinModel, "transformer": TransformerModel, "unet": UNetModel}
+    return bodies[config.body](config, num_codes, out_channels, flag)

@@ -1,0 +1,117 @@
+"""Losses that more than one system trains with.
+
+Pictures are (b, c, h, w) in [0, 1]; all losses are scalars unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GANKind = Literal["vanilla", "lsgan", "wgan", "wgan_softplus", "hinge"]
+"""The objectives of `generator_loss` and `discriminator_loss`."""
+
+GAN_KINDS: tuple[str, ...] = ("vanilla", "lsgan", "wgan", "wgan_softplus", "hinge")
+
+
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference."""
+    return F.l1_loss(a, b)
+
+
+def charbonnier(a: Tensor, b: Tensor, eps: float = 1e-12) -> Tensor:
+    """Mean of sqrt((a - b)^2 + eps): L1 that is smooth at zero (Charbonnier et al. 1994)."""
+    return ((a - b).square() + eps).sqrt().mean()
+
+
+def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference between the gradient magnitudes of two pictures: sharpness without position."""
+    return F.l1_loss(_gradient_magnitude(a), _gradient_magnitude(b))
+
+
+def _gradient_magnitude(image: Tensor) -> Tensor:
+    """(b, c, h - 1, w - 1); forward differences."""
+    down = image[..., 1:, :-1] - image[..., :-1, :-1]
+    right = image[..., :-1, 1:] - image[..., :-1, :-1]
+    return (down.square() + right.square() + 1e-8).sqrt()
+
+
+def ssim_loss(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """1 - mean structural similarity (Wang et al. 2004) over channels and the positions where the window fits.
+
+    Raises:
+        ValueError: a side is smaller than the window.
+    """
+    if min(a.shape[-2:]) < window:
+        raise ValueError(f"ssim_loss needs pictures of at least {window} pixels per side, got {tuple(a.shape[-2:])}.")
+    positions = torch.arange(window, device=a.device, dtype=a.dtype) - (window - 1) / 2
+    kernel = torch.exp(-positions.square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    mean_a, mean_b = _blur(a, kernel), _blur(b, kernel)
+    variance_a = _blur(a * a, kernel) - mean_a.square()
+    variance_b = _blur(b * b, kernel) - mean_b.square()
+    covariance = _blur(a * b, kernel) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+    structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
+    return 1 - (luminance * structure).mean()
+
+
+def _blur(image: Tensor, kernel: Tensor) -> Tensor:
+    """Separable filter without padding, each channel alone."""
+    b, c, h, w = image.shape
+    x = F.conv2d(image.reshape(b * c, 1, h, w), kernel[None, None, :, None])
+    x = F.conv2d(x, kernel[None, None, None, :])
+    return x.view(b, c, *x.shape[-2:])
+
+
+def class_balanced_cross_entropy(logits: Tensor, labels: Tensor, beta: float = 0.9999) -> Tensor:
+    """Cross entropy with classes weighted by their effective number in the batch (Cui et al. 2019, eq. 2).
+
+    Weights are (1 - beta) / (1 - beta^count), normalised to sum to the number of classes; a class that does not occur gets
+    the largest weight by the formula and no say.
+
+    Args:
+        logits: (b, classes, ...).
+        labels: (b, ...) int64.
+    """
+    classes = logits.shape[1]
+    counts = torch.bincount(labels.flatten(), minlength=classes).to(logits.dtype)
+    weights = (1 - beta) / (1 - torch.pow(beta, counts) + 1e-8)
+    weights = weights / (weights.sum() + 1e-8) * classes
+    return F.cross_entropy(logits, labels, weight=weights)
+
+
+def generator_loss(kind: GANKind, fake: Tensor) -> Tensor:
+    """How far the discriminator's logits of generated pictures are from those of real ones, for the generator."""
+    _check_kind(kind)
+    if kind == "vanilla":
+        return F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+    if kind == "lsgan":
+        return (fake - 1).square().mean()
+    if kind == "wgan_softplus":
+        return F.softplus(-fake).mean()
+    return -fake.mean()
+
+
+def discriminator_loss(kind: GANKind, logits: Tensor, real: bool) -> Tensor:
+    """Loss of the discriminator on its logits of real (`real`) or of generated pictures; add the two."""
+    _check_kind(kind)
+    if kind == "vanilla":
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+    if kind == "lsgan":
+        return (logits - float(real)).square().mean()
+    sign = -1.0 if real else 1.0
+    if kind == "wgan":
+        return (sign * logits).mean()
+    if kind == "wgan_softplus":
+        return F.softplus(sign * logits).mean()
+    return F.relu(1 + sign * logits).mean()
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in GAN_KINDS:
+        raise ValueError(f"The GAN loss must be one of {', '.join(GAN_KINDS)}, got {kind}.")
