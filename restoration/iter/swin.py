@@ -7,7 +7,8 @@ Differences from SwinIR (Liang et al. 2021), all of them the published ITER netw
 - `SwinLayers` ends without a norm; a block whose construction grid is not larger than its window shrinks the window to the
   grid and never shifts, whatever size it sees later.
 
-Attention masks and position indices follow from the sizes; checkpoints of the authors carry them as buffers, ours do not.
+Attention masks and position indices follow from the sizes and are made once per call for all blocks; the authors'
+checkpoints carry them as buffers, ours do not.
 
 Shapes: b batch, c channels, h x w grid of tokens, n windows of a grid, l tokens of a window.
 """
@@ -19,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def relative_position_index(window: int) -> Tensor:
+def relative_position_index(window: int, device: torch.device | None = None) -> Tensor:
     """(l, l) int64: row of the bias table for every pair (query, key) of a window of `window` x `window` tokens."""
-    rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-    rows, columns = rows.flatten(), columns.flatten()
+    places = torch.arange(window * window, device=device)
+    rows, columns = places // window, places % window
     down = rows[:, None] - rows[None, :] + window - 1
     right = columns[:, None] - columns[None, :] + window - 1
     return down * (2 * window - 1) + right
@@ -60,15 +61,16 @@ class WindowAttention(nn.Module):
         self.num_heads = num_heads
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Windows (b * n, l, c) -> same; mask (n, l, l) is added to the scores."""
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Windows (b * n, l, c) -> same; `index` is `relative_position_index`, mask (n, l, l) is added to the scores."""
         windows, length, channels = x.shape
         q, k, v = self.qkv(x).view(windows, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]  # (1, heads, l, l)
+        bias = self.relative_position_bias_table[index].permute(2, 0, 1)[
+            None
+        ]  # (1, heads, l, l)
         if mask is not None:
             bias = (bias + mask[:, None].to(bias)).repeat(windows // len(mask), 1, 1, 1)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
@@ -105,13 +107,13 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = GatedMLP(channels)
 
-    def forward(self, x: Tensor, height: int, width: int, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, height: int, width: int, index: Tensor, mask: Tensor | None) -> Tensor:
         """(b, h * w, c) -> same; `mask` is `shift_mask` of this size, used by shifted blocks alone."""
         b, _, c = x.shape
         windows = self.norm1(x).view(b, height, width, c)
         if self.shift:
             windows = windows.roll((-self.shift, -self.shift), dims=(1, 2))
-        windows = self.attn(split_windows(windows, self.window), mask if self.shift else None)
+        windows = self.attn(split_windows(windows, self.window), index, mask if self.shift else None)
         windows = join_windows(windows, self.window, height, width)
         if self.shift:
             windows = windows.roll((self.shift, self.shift), dims=(1, 2))
@@ -129,12 +131,12 @@ class ResidualSwinGroup(nn.Module):
         self.residual_group.blocks = nn.ModuleList(blocks)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
         """(b, c, h, w) -> same."""
         height, width = x.shape[-2:]
         tokens = x.flatten(2).transpose(1, 2)
         for block in self.residual_group.blocks:
-            tokens = block(tokens, height, width, mask)
+            tokens = block(tokens, height, width, index, mask)
         return x + self.conv(tokens.transpose(1, 2).unflatten(2, (height, width)))
 
 
@@ -180,10 +182,13 @@ class SwinLayers(nn.Module):
         """
         height, width = x.shape[-2:]
         if height % self.window or width % self.window:
-            raise ValueError(f"The token grid must be a multiple of {self.window} on both sides, got {height} x {width}.")
+            raise ValueError(
+                f"The token grid must be a multiple of {self.window} on both sides, got {height} x {width}."
+            )
         shifts = {block.shift for group in self.swin_blks for block in group.residual_group.blocks} - {0}
         mask = shift_mask(height, width, self.window, shifts.pop(), x.device) if shifts else None
+        index = relative_position_index(self.window, x.device)
         y = self.conv_in(x)
         for group in self.swin_blks:
-            y = group(y, mask)
+            y = group(y, index, mask)
         return x + self.conv_out(y)
