@@ -1,0 +1,1 @@
+"""Images, tiles, metrics, pretrained folders and the refinement core that every system of this project shares."""

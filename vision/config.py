@@ -1,0 +1,226 @@
+"""Frozen dataclasses as JSON and as command lines.
+
+`Config` (what weights were made with) and `Options` (what one call may change) are frozen dataclasses that
+check themselves in `__post_init__`. Here they become plain JSON and come back equal, tuples, paths and nested
+dataclasses included, and `cli` turns one into a command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union
+
+from vision.files import atomic_path
+
+T = TypeVar("T")
+
+
+def version() -> str:
+    """The version of this project, as installed; "unknown" when it runs from a bare checkout."""
+    try:
+        return metadata.version("burnish")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON values: nested dataclasses become dicts, tuples lists, paths
+    strings."""
+    return {field.name: _to_json(getattr(config, field.name), field.name) for field in _fields(type(config))}
+
+
+def from_dict(cls: type[T], data: dict[str, Any]) -> T:
+    """The dataclass `cls` whose fields `data` holds, as `to_dict` writes them.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value has the wrong type; the sentence names it.
+    """
+    return _from_dict(cls, data, cls.__name__)
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write `to_dict(config)` with the names of its class and of this version as JSON."""
+    content = {"_class_name": type(config).__name__, "_version": version(), **to_dict(config)}
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_config(cls: type[T], path: str | Path) -> T:
+    """Read what `save_config` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON object, belongs to another class, or does not fit (see `from_dict`).
+    """
+    data = read_json(path)
+    saved_as = data.pop("_class_name", cls.__name__)
+    data.pop("_version", None)
+    if saved_as != cls.__name__:
+        raise ValueError(f"{path} was saved from {saved_as}, but {cls.__name__} was asked for.")
+    try:
+        return from_dict(cls, data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read or is not a JSON object.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:  # json.JSONDecodeError and UnicodeDecodeError
+        raise ValueError(f"{path} is not a JSON file: {error}.") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(data).__name__}.")
+    return data
+
+
+def cli(options: type[T], *, prog: str | None = None, args: Sequence[str] | None = None) -> T:
+    """`options`, a dataclass, filled from the command line (`args`: default `sys.argv[1:]`).
+
+    A wrong option, and any ValueError or TypeError with which the dataclass refuses its values, ends the
+    program with one sentence on stderr and exit code 2; `--help` prints the docstrings under the fields.
+    """
+    import tyro
+
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(options, prog=prog, args=args)
+    except (ValueError, TypeError) as error:
+        fail(str(error))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        fail(_one_sentence(captured.getvalue()))
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with `message` on stderr, in one line, and exit code 2."""
+    sys.stderr.write(" ".join(message.split()) + "\n")
+    raise SystemExit(2)
+
+
+def _one_sentence(report: str) -> str:
+    """The sentence inside a boxed report of the command-line library; its later parts repeat the help."""
+    lines = [line.strip(" │|") for line in report.splitlines() if not line.startswith(("╭", "╰"))]
+    parts: list[list[str]] = [[]]
+    for line in filter(None, lines):
+        if line.strip("─-"):
+            parts[-1].append(line)
+        else:
+            parts.append([])
+    if "╭" not in report:  # a terminal without box characters: the title is a part of its own
+        del parts[0]
+    message = re.sub(r"^Error parsing (?!-)\S+: ", "", " ".join(parts[0])).rstrip(".")
+    for part in parts[1:]:
+        if part and part[0].startswith("Perhaps you meant"):
+            names = [name for line in part for name in re.findall(r"^--[\w.-]+", line)]
+            message += f"; perhaps you meant {' or '.join(names)}"
+    return f"{message} (--help lists the options)."
+
+
+def _fields(cls: type) -> tuple[dataclasses.Field, ...]:
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls.__name__} is not a dataclass.")
+    return tuple(field for field in dataclasses.fields(cls) if field.init)
+
+
+def _to_json(value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item, where) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _to_json(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{where} holds a {type(value).__name__}, which has no JSON form.")
+
+
+def _from_dict(cls: type[T], data: Any, where: str) -> T:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} must be a JSON object, got {data!r}.")
+    names = [field.name for field in _fields(cls)]
+    unknown = [name for name in data if name not in names]
+    missing = [name for name in names if name not in data]
+    if unknown:
+        raise ValueError(f"{where} has no field {', '.join(map(repr, unknown))}; known fields: {', '.join(names)}.")
+    if missing:
+        raise ValueError(f"{where} lacks the field {', '.join(map(repr, missing))}.")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in names})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """`value`, read from JSON, as the annotation `hint` wants it."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is typing.Annotated:
+        return _value(args[0], value, where)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ValueError(f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}.")
+    if origin in (Union, types.UnionType):
+        return _union(args, value, where)
+    if origin in (tuple, list) and isinstance(value, (list, tuple)):
+        return _sequence(origin, args, value, where)
+    if origin is dict and isinstance(value, dict):
+        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return _from_dict(hint, value, where)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint is type(None) and value is None:
+        return value
+    if hint in (bool, int, str) and type(value) is hint:
+        return value
+    raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}.")
+
+
+def _union(args: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    choices = [hint for hint in args if hint is not type(None)]
+    exact = [hint for hint in choices if type(value) is hint]  # 3 stays an int in `float | int`
+    reasons = []
+    for hint in exact + choices:
+        try:
+            return _value(hint, value, where)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ValueError(reasons[0])
+
+
+def _sequence(origin: type, args: tuple[Any, ...], value: Sequence[Any], where: str) -> Any:
+    if origin is list or (len(args) == 2 and args[1] is Ellipsis):
+        hints = [args[0]] * len(value)
+    else:
+        hints = list(args)
+    if len(hints) != len(value):
+        raise ValueError(f"{where} must have {len(hints)} items, got {len(value)}.")
+    return origin(_value(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
