@@ -193,9 +193,7 @@ class TokenNet(nn.Module):
             tokens: the current ones.
             visible: which of those the net may see.
         """
-        return self(
-            first_tokens, tokens, first_flag=1 - trusted, second_weight=visible, second_flag=1 - visible
-        )
+        return self(first_tokens, tokens, first_flag=1 - trusted, second_weight=visible, second_flag=1 - visible)
 
 
 class SwinModel(TokenNet):
