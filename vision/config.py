@@ -130,7 +130,11 @@ def _one_sentence(report: str) -> str:
             parts.append([])
     if "╭" not in report:  # a terminal without box characters: the title is a part of its own
         del parts[0]
-    message = re.sub(r"^Error parsing (?!-)\S+: ", "", " ".join(parts[0])).rstrip(".")
+    message = " ".join(parts[0])
+    refused = re.match(r"Error parsing [^-\s]\S*: (.*)", message)
+    if refused:  # the dataclass's own sentence
+        return refused[1]
+    message = message.rstrip(".")
     for part in parts[1:]:
         if part and part[0].startswith("Perhaps you meant"):
             names = [name for line in part for name in re.findall(r"^--[\w.-]+", line)]

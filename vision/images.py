@@ -13,6 +13,7 @@ import io
 import math
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from vision.files import atomic_path
 from vision.png import write_png
 
 MAX_PIXELS = 100_000_000
-READ_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .gif .ppm .pgm .jp2 .avif".split())
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     ".png": {"format": "PNG"},
@@ -108,7 +109,8 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
         raise BadImage(f"Cannot read {path}: {error.strerror}.") from error
     if not data:
         raise BadImage(f"{path} is an empty file.")
-    with _open(data, path) as image:
+    with warnings.catch_warnings(), _open(data, path) as image:
+        warnings.simplefilter("ignore")  # Pillow's remarks on damaged metadata
         width, height = image.size
         if width * height > max_pixels:
             raise BadImage(
@@ -256,22 +258,17 @@ def save_bands(
 ) -> None:
     """Write horizontal bands (1, 3, rows, width) uint8 as one PNG while they come; whole or not at all.
 
-    The picture never exists in memory. `icc` and `alpha` as in `save_image`.
+    The picture never exists in memory (its transparency does). `icc` and `alpha` as in `save_image`.
     """
+
+    resized = None if alpha is None else np.asarray(alpha.resize((width, height), PIL.Image.Resampling.BICUBIC))
 
     def rows() -> Iterator[np.ndarray]:
         top = 0
         for band in bands:
             array = band[0].permute(1, 2, 0).cpu().contiguous().numpy()
-            if alpha is not None:
-                box = (
-                    0,
-                    top * alpha.height / height,
-                    alpha.width,
-                    (top + len(array)) * alpha.height / height,
-                )
-                part = alpha.resize((width, len(array)), PIL.Image.Resampling.BICUBIC, box=box)
-                array = np.concatenate([array, np.asarray(part)[..., None]], axis=2)
+            if resized is not None:
+                array = np.concatenate([array, resized[top : top + len(array), :, None]], axis=2)
             top += len(array)
             yield array
 
@@ -403,7 +400,9 @@ def _open(data: bytes, path: Path) -> Iterator[PIL.Image.Image]:
     with _pixel_limit_lock:
         limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
-            image = PIL.Image.open(io.BytesIO(data), formats=READ_FORMATS)
+            PIL.Image.init()  # registers the formats; builds of Pillow differ in them
+            formats = [name for name in READ_FORMATS if name in PIL.Image.OPEN]
+            image = PIL.Image.open(io.BytesIO(data), formats=formats)
         except UnidentifiedImageError:
             raise BadImage(f"{path} is not an image: its content has no known format (PNG, JPEG, WebP, ...).") from None
         except _DECODER_ERRORS as error:

@@ -1,0 +1,367 @@
+"""Pictures of every kind become upright RGB; bad ones become a sentence; what is written is whole."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from PIL import ImageCms
+from safetensors.torch import load_file
+
+from tests.parity.conftest import golden_root
+from vision import images
+from vision.images import (
+    BadImage,
+    LoadedImage,
+    composite,
+    crop,
+    image_files,
+    load_image,
+    match_color,
+    pad_to,
+    pad_to_multiple,
+    save_bands,
+    save_image,
+    to_pil,
+    to_tensor,
+    to_uint8,
+    to_y,
+)
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (13, 21, 3), dtype=np.uint8)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def picture() -> PIL.Image.Image:
+    return PIL.Image.fromarray(PIXELS)
+
+
+def png16(path: Path, values: np.ndarray) -> None:
+    """A 16-bit PNG, grey (h, w) or RGB (h, w, 3), which Pillow cannot write."""
+    height, width = values.shape[:2]
+    kind = 0 if values.ndim == 2 else 2
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ):
+        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+
+
+def test_tensor_and_picture_are_the_same_numbers():
+    tensor = to_tensor(picture())
+    assert tensor.shape == (1, 3, 13, 21) and tensor.dtype == torch.float32
+    assert torch.equal(to_tensor(PIXELS), tensor) and torch.equal(to_tensor(LoadedImage(picture())), tensor)
+    assert torch.equal(to_tensor(tensor[0]), tensor)
+    assert np.array_equal(np.asarray(to_pil(tensor)), PIXELS)
+    assert to_pil(tensor[:, :1]).mode == "L"
+    assert to_uint8(torch.tensor([-1.0, 0.0019, 0.999, 2.0])).tolist() == [0, 0, 255, 255]
+    assert to_uint8(torch.tensor([0.999]), truncate=True).tolist() == [254]
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((3, 3, 3)), np.zeros((3, 3, 4), np.uint8), torch.zeros(1, 1, 4, 4), torch.zeros(3, 4, 4).int()]
+)
+def test_arrays_that_are_no_pictures_are_refused(wrong):
+    with pytest.raises(ValueError, match="must be .* got "):
+        to_tensor(wrong)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation, tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    picture().save(tmp_path / "a.png", exif=exif)
+    expected = PIL.ImageOps.exif_transpose(PIL.Image.open(tmp_path / "a.png"))
+    loaded = load_image(tmp_path / "a.png").rgb
+    assert np.array_equal(np.asarray(loaded), np.asarray(expected.convert("RGB")))
+    save_image(loaded, tmp_path / "b.png")
+    assert load_image(tmp_path / "b.png").rgb.size == loaded.size
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LA", "RGBA", "PA", "RGBX"])
+def test_pil_images_of_every_mode_become_rgb(mode):
+    source = picture().convert("L").convert(mode) if mode in ("LA", "PA") else picture().convert(mode)
+    loaded = images.from_pil(source)
+    assert loaded.rgb.mode == "RGB" and loaded.alpha is None
+    assert np.array_equal(np.asarray(loaded.rgb), np.asarray(source.convert("RGB")))
+
+
+def test_palette_grey_and_cmyk_files(tmp_path):
+    picture().quantize(16).save(tmp_path / "p.png")
+    picture().convert("L").save(tmp_path / "l.jpg")
+    picture().convert("CMYK").save(tmp_path / "c.tif")
+    picture().convert("1").save(tmp_path / "b.png")
+    assert np.array_equal(load_image(tmp_path / "p.png").rgb, picture().quantize(16).convert("RGB"))
+    grey = np.asarray(load_image(tmp_path / "l.jpg").rgb)
+    assert (grey[..., :1] == grey).all()
+    assert np.array_equal(load_image(tmp_path / "c.tif").rgb, picture())
+    assert set(np.unique(load_image(tmp_path / "b.png").rgb)) == {0, 255}
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
+    values = np.linspace(0, 65535, 13 * 21).round().astype(np.uint16).reshape(13, 21)
+    expected = np.round(values / 257).astype(np.uint8)
+    png16(tmp_path / "a.png", values)
+    PIL.Image.fromarray(values).save(tmp_path / "b.tif")
+    for name in ("a.png", "b.tif"):
+        assert np.array_equal(np.asarray(load_image(tmp_path / name).rgb)[..., 0], expected)
+
+
+def test_16_bit_colour_keeps_8_bits(tmp_path):
+    values = np.random.default_rng(1).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    png16(tmp_path / "a.png", values)
+    assert np.abs(np.asarray(load_image(tmp_path / "a.png").rgb) - values / 257).max() <= 1
+
+
+def test_float_grey(tmp_path):
+    PIL.Image.fromarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)).save(tmp_path / "a.tif")
+    assert np.asarray(load_image(tmp_path / "a.tif").rgb)[-1, -1].tolist() == [255, 255, 255]
+    PIL.Image.fromarray(np.full((3, 4), 7, dtype=np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(BadImage, match=r"a.tif: its grey values must lie in \[0, 1\], got 7 to 7"):
+        load_image(tmp_path / "a.tif")
+
+
+def test_transparency_is_kept_or_composited(tmp_path):
+    alpha = PIL.Image.fromarray(np.arange(13 * 21, dtype=np.uint16).astype(np.uint8).reshape(13, 21))
+    rgba = picture()
+    rgba.putalpha(alpha)
+    rgba.save(tmp_path / "a.png")
+    loaded = load_image(tmp_path / "a.png")
+    assert np.array_equal(loaded.rgb, PIXELS) and np.array_equal(loaded.alpha, alpha)
+    flat = loaded.on("#ff0000")
+    expected = PIL.Image.alpha_composite(PIL.Image.new("RGBA", rgba.size, "red"), rgba).convert("RGB")
+    assert flat.alpha is None and np.abs(np.asarray(flat.rgb).astype(int) - np.asarray(expected)).max() <= 1
+    with pytest.raises(ValueError, match="'reddish' is not a colour"):
+        loaded.on("reddish")
+
+
+def test_transparent_palette_colours_become_alpha(tmp_path):
+    indexed = picture().quantize(4)
+    indexed.save(tmp_path / "a.png", transparency=0)
+    assert set(np.unique(load_image(tmp_path / "a.png").alpha)) == {0, 255}
+
+
+def test_colour_profiles_of_rgb_are_kept_and_others_converted(tmp_path):
+    picture().save(tmp_path / "a.jpg", icc_profile=SRGB)
+    assert load_image(tmp_path / "a.jpg").icc == SRGB
+    for suffix in (".png", ".jpg", ".webp", ".tif"):
+        save_image(picture(), tmp_path / f"b{suffix}", icc=SRGB)
+        assert load_image(tmp_path / f"b{suffix}").icc == SRGB
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    picture().save(tmp_path / "c.png", icc_profile=lab)  # does not belong to RGB pixels
+    assert load_image(tmp_path / "c.png").icc is None
+    picture().save(tmp_path / "d.png", icc_profile=b"nonsense")
+    assert load_image(tmp_path / "d.png").icc is None
+
+
+def test_lab_pixels_become_srgb():
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    pixels = ImageCms.profileToProfile(PIL.Image.new("RGB", (4, 4), (200, 30, 60)), srgb, lab, outputMode="LAB")
+    pixels.info["icc_profile"] = ImageCms.ImageCmsProfile(lab).tobytes()
+    colour = np.asarray(images.from_pil(pixels).rgb)[0, 0].astype(int)
+    assert np.abs(colour - [200, 30, 60]).max() < 12
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is an empty file"),
+        (b"some text, no picture", "is not an image: its content has no known format"),
+        (b"\x89PNG\r\n\x1a\n", "is (not an image|damaged)"),
+    ],
+)
+def test_files_without_picture_are_refused(content, sentence, tmp_path):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(BadImage, match=sentence):
+        load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated_files_are_refused(form, share, tmp_path):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, form)
+    (tmp_path / "a.png").write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
+    with pytest.raises(BadImage, match=r"a.png is (damaged or cut off|not an image)"):
+        load_image(tmp_path / "a.png")
+
+
+def test_damaged_bytes_give_a_sentence_or_a_picture(tmp_path):
+    generator = np.random.default_rng(0)
+    for form in ("PNG", "JPEG", "WEBP", "TIFF", "GIF"):
+        buffer = io.BytesIO()
+        picture().save(buffer, form)
+        for _ in range(40):
+            data = bytearray(buffer.getvalue())
+            for place in generator.integers(0, len(data), 6):
+                data[place] = generator.integers(256)
+            (tmp_path / "a").write_bytes(bytes(data))
+            try:
+                load_image(tmp_path / "a", max_pixels=10_000)
+            except BadImage as error:
+                assert "\n" not in str(error)
+
+
+def test_content_decides_not_the_name(tmp_path):
+    picture().save(tmp_path / "a.bmp")
+    (tmp_path / "a.bmp").rename(tmp_path / "a.jpg")
+    assert np.array_equal(load_image(tmp_path / "a.jpg").rgb, PIXELS)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animations_are_refused(form, tmp_path):
+    frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "a", form, save_all=True, append_images=frames[1:])
+    with pytest.raises(BadImage, match=r"animated or has several pages \(3\)"):
+        load_image(tmp_path / "a")
+
+
+def test_bombs_are_refused_before_decoding(tmp_path):
+    png16(tmp_path / "a.png", np.zeros((1, 1), np.uint16))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[16:24] = struct.pack(">II", 60_000, 50_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "a.png").write_bytes(bytes(data))
+    limit = PIL.Image.MAX_IMAGE_PIXELS
+    with pytest.raises(BadImage, match=r"60000 x 50000 pixels, more than the limit of 100,000,000; raise max_pixels"):
+        load_image(tmp_path / "a.png")
+    assert PIL.Image.MAX_IMAGE_PIXELS == limit
+    picture().save(tmp_path / "b.png")
+    with pytest.raises(BadImage, match="limit of 100"):
+        load_image(tmp_path / "b.png", max_pixels=100)
+
+
+def test_zero_sized_pictures_are_refused(tmp_path):
+    png16(tmp_path / "a.png", np.zeros((0, 5), np.uint16))
+    (tmp_path / "b.ppm").write_bytes(b"P6 0 5 255\n")
+    for name in ("a.png", "b.ppm"):
+        with pytest.raises(BadImage, match=r"has no pixels|is damaged|is not an image"):
+            load_image(tmp_path / name)
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        load_image(tmp_path / "none.png")
+    with pytest.raises(BadImage, match="is a folder"):
+        load_image(tmp_path)
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        image_files(tmp_path / "none")
+
+
+def test_image_files_are_sorted_and_visible(tmp_path):
+    for name in ("b.png", "a.JPG", ".c.png", "d.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in image_files(tmp_path)] == ["a.JPG", "b.png"]
+
+
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="Cannot write .*file/a.png: "):
+        save_image(picture(), tmp_path / "file" / "a.png")
+    with pytest.raises(ValueError, match=r"Cannot save as '.xyz'; use .png"):
+        save_image(picture(), tmp_path / "a.xyz")
+    with pytest.raises(ValueError, match="JPEG has no transparency"):
+        save_image(picture(), tmp_path / "a.jpg", alpha=picture().convert("L"))
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError, match="it is a folder"):
+        save_image(picture(), tmp_path / "folder.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+@pytest.mark.parametrize("heights", [[13], [1, 5, 7], [12, 1]])
+@pytest.mark.parametrize("with_alpha", [False, True])
+def test_streamed_png_equals_the_whole_picture(heights, with_alpha, tmp_path):
+    tensor = to_uint8(to_tensor(picture()))
+    alpha = PIL.Image.fromarray(PIXELS[:5, :7, 0]) if with_alpha else None
+    save_bands(tensor.split(heights, dim=2), tmp_path / "a.png", width=21, height=13, icc=SRGB, alpha=alpha)
+    save_image(picture(), tmp_path / "b.png", icc=SRGB, alpha=alpha)
+    streamed, whole = (PIL.Image.open(tmp_path / name) for name in ("a.png", "b.png"))
+    assert streamed.mode == whole.mode and streamed.info["icc_profile"] == SRGB
+    assert np.array_equal(streamed, whole)
+
+
+def test_streamed_png_of_smooth_pictures_is_small_and_right(tmp_path):
+    rows, columns = np.mgrid[0:300, 0:200]
+    smooth = np.stack([rows * 0.8, columns, (rows + columns) / 2], axis=2).astype(np.uint8)
+    tensor = torch.from_numpy(smooth).permute(2, 0, 1)[None]
+    save_bands(tensor.split(70, dim=2), tmp_path / "a.png", width=200, height=300)
+    save_image(PIL.Image.fromarray(smooth), tmp_path / "b.png")
+    assert np.array_equal(PIL.Image.open(tmp_path / "a.png"), smooth)
+    assert (tmp_path / "a.png").stat().st_size < 1.5 * (tmp_path / "b.png").stat().st_size
+
+
+def test_interrupted_streams_leave_nothing(tmp_path):
+    def bands():
+        yield torch.zeros(1, 3, 4, 21, dtype=torch.uint8)
+        raise RuntimeError("the network broke")
+
+    with pytest.raises(RuntimeError, match="the network broke"):
+        save_bands(bands(), tmp_path / "a.png", width=21, height=13)
+    with pytest.raises(ValueError, match="have 4 rows together, but the picture has 13"):
+        save_bands(list(torch.zeros(1, 1, 3, 4, 21, dtype=torch.uint8)), tmp_path / "a.png", width=21, height=13)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [(13, 21), (16, 40), (50, 90)])
+def test_padding_mirrors_as_often_as_needed(size):
+    image = to_tensor(picture())
+    for mode in ("symmetric", "reflect"):
+        padded = pad_to(image, *size, mode=mode)
+        expected = np.pad(image.numpy(), ((0, 0), (0, 0), (0, size[0] - 13), (0, size[1] - 21)), mode)
+        assert np.array_equal(padded.numpy(), expected)
+        assert torch.equal(crop(padded, 13, 21), image)
+    assert pad_to_multiple(image, 8).shape[-2:] == (16, 24)
+    assert pad_to_multiple(pad_to_multiple(image, 8), 8).shape[-2:] == (16, 24)
+
+
+def test_composite_takes_each_side_of_the_mask():
+    inside, outside = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    mask = torch.tensor([[[[True, False], [False, True]]]])
+    assert torch.equal(composite(mask, inside, outside), mask.float().expand(1, 3, 2, 2))
+
+
+def test_luma_follows_bt_601():
+    rgb = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0]]).T.reshape(1, 3, 1, 3)
+    assert torch.allclose(to_y(rgb).flatten() * 255, torch.tensor([16.0, 235.0, 81.481]))
+
+
+def golden_colorfix() -> list[tuple[str, dict[str, torch.Tensor]]]:
+    path = golden_root() / "pasd" / "colorfix.safetensors"
+    if not path.exists():
+        return []
+    tensors = load_file(path)
+    return [(key[: -len(".target_u8")], tensors) for key in tensors if key.endswith(".target_u8")]
+
+
+@pytest.mark.parametrize(("case", "tensors"), golden_colorfix())
+def test_colour_transfer_matches_the_reference(case, tensors):
+    """Floats to 1e-5; 8-bit values truncate, so one level may differ on a few pixels."""
+    target, source = (to_tensor(tensors[f"{case}.{name}_u8"].numpy()) for name in ("target", "source"))
+    for method in ("wavelet", "adain"):
+        matched = match_color(target, source, method)
+        torch.testing.assert_close(matched, tensors[f"{case}.{method}_float"], rtol=0, atol=1e-5)
+        pixels = np.asarray(to_pil(matched, truncate=True)).astype(int)
+        differences = np.abs(pixels - tensors[f"{case}.{method}_u8"].numpy())
+        assert differences.max() <= 1 and (differences > 0).mean() < 1e-3
+    high, low = images.split_frequencies(target, levels=3)
+    torch.testing.assert_close(high, tensors[f"{case}.target_high_l3"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(low, tensors[f"{case}.target_low_l3"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(images.blur(target, 4), tensors[f"{case}.blur_r4"], rtol=0, atol=1e-5)
+
+
+def test_colour_transfer_refuses_other_sizes_and_methods():
+    image = to_tensor(picture())
+    with pytest.raises(ValueError, match="must have one shape"):
+        match_color(image, image[..., :4])
+    with pytest.raises(ValueError, match="'wavelet' or 'adain', got 'mean'"):
+        match_color(image, image, "mean")
