@@ -109,8 +109,7 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
         raise BadImage(f"Cannot read {path}: {error.strerror}.") from error
     if not data:
         raise BadImage(f"{path} is an empty file.")
-    with warnings.catch_warnings(), _open(data, path) as image:
-        warnings.simplefilter("ignore")  # Pillow's remarks on damaged metadata
+    with _without_warnings(), _open(data, path) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise BadImage(
@@ -391,6 +390,14 @@ def _mirrored(length: int, wanted: int, mode: str) -> Tensor:
         phase = steps % period
         return torch.minimum(phase, period - phase) if length > 1 else torch.zeros_like(steps)
     raise ValueError(f"mode must be 'symmetric' or 'reflect', got {mode!r}.")
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow remarks on damaged metadata; what matters becomes an error of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ def test_other_sources_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="names revision 'v1', but revision='v2' was given"):
         find("org/name@v1", default=None, revision="v2")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match="neither a folder nor a .safetensors file"):
+    with pytest.raises(ValueError, match=r"neither a folder nor a .safetensors file"):
         find(tmp_path / "notes.txt", default=None)
 
 
@@ -176,5 +176,5 @@ def test_only_folders_are_uploaded(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         push_to_hub(tmp_path / "none", "org/name")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="Cannot upload .* as 'org/name'"):
+    with pytest.raises(ValueError, match=r"Cannot upload .* as 'org/name'"):
         push_to_hub(tmp_path, "org/name")

@@ -72,7 +72,7 @@ def test_tensor_and_picture_are_the_same_numbers():
     "wrong", [np.zeros((3, 3, 3)), np.zeros((3, 3, 4), np.uint8), torch.zeros(1, 1, 4, 4), torch.zeros(3, 4, 4).int()]
 )
 def test_arrays_that_are_no_pictures_are_refused(wrong):
-    with pytest.raises(ValueError, match="must be .* got "):
+    with pytest.raises(ValueError, match=r"must be .* got "):
         to_tensor(wrong)
 
 
@@ -266,7 +266,7 @@ def test_image_files_are_sorted_and_visible(tmp_path):
 
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="Cannot write .*file/a.png: "):
+    with pytest.raises(ValueError, match=r"Cannot write .*file/a.png: "):
         save_image(picture(), tmp_path / "file" / "a.png")
     with pytest.raises(ValueError, match=r"Cannot save as '.xyz'; use .png"):
         save_image(picture(), tmp_path / "a.xyz")
