@@ -89,19 +89,20 @@ class Noise(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class PlacedNoise:
-    """Random numbers that depend on the place in the picture, so that overlapping tiles draw alike where they overlap.
+    """Random numbers that depend on the place in the picture, so that overlapping tiles draw alike where they overlap."""
 
-    Args:
-        seed: of the picture.
-        top: first token row of the tile in the picture's token grid.
-        left: first token column.
-        width: token columns of the tile.
-        block: side of the squares of tokens that share a generator.
-    """
-
-    def __init__(self, seed: int, top: int, left: int, width: int, block: int = 16):
-        self.seed, self.top, self.left, self.width, self.block = seed, top, left, width, block
+    seed: int
+    """Of the picture."""
+    top: int
+    """First token row of the tile in the picture's token grid."""
+    left: int
+    """First token column."""
+    width: int
+    """Token columns of the tile."""
+    block: int = 16
+    """Side of the squares of tokens that share a generator."""
 
     def exponential(self, size: tuple[int, ...], kind: str, step: int) -> Tensor:
         """See `Noise`."""

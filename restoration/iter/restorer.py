@@ -1,0 +1,547 @@
+"""Restore pictures by iterative token evaluation and refinement (ITER, arXiv 2312.05616).
+
+Two networks share this pipeline: the published topology (`published.py`; weights come from the authors' checkpoints through
+`scripts/convert.py`) and the small network whose weights ship with the project (`mini.py`). What the two have in common is
+the protocol `ITERModel` and the sampling loop of `sampling.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from restoration.iter.mini import MiniConfig, MiniITER
+from restoration.iter.published import PublishedConfig, PublishedITER
+from restoration.iter.sampling import Keep, PlacedNoise, SamplingOptions, TokenSampler, TokenState, mask_schedule
+from restoration.iter.tokens import LQEncoderConfig, TokenNetConfig
+from restoration.iter.vqgan import VQGANConfig
+from vision import hub
+from vision.config import load_config, save_config
+from vision.images import ImageLike, as_loaded, pad_to, pad_to_multiple, to_pil, to_tensor, to_uint8
+from vision.refine import PerItem, Step
+from vision.resize import imresize
+from vision.tiles import Box, Tiles
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "iter-mini"
+"""Folder of the embedded default: one sub-folder per variant."""
+
+Variant = Literal["photo", "clean"]
+Observer = Callable[[Step[TokenState, Keep]], object]
+
+
+@dataclass(frozen=True)
+class ITERConfig:
+    """What the weights were made with, and the sampling that they were tuned for."""
+
+    architecture: Literal["published", "mini"] = "published"
+    """Which of the two networks."""
+    published: PublishedConfig | None = None
+    """Sizes of the published network; None for the other one."""
+    mini: MiniConfig | None = None
+    """Sizes of the small network; None for the other one."""
+    steps: int = 8
+    """Steps of the sampling schedule."""
+    schedule: str = "linear"
+    """Mask schedule."""
+    threshold: float = 0.7
+    """Probability from which first tokens are trusted."""
+    padding: Literal["official", "minimal"] = "official"
+    """official mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
+    tile: int = 128
+    """Side of the tiles that large pictures are cut into, in input pixels."""
+    tile_overlap: int = 16
+    """Context on each inner side of a tile, in input pixels."""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ("published", "mini"):
+            raise ValueError(f"architecture must be published or mini, got {self.architecture}.")
+        for name in ("published", "mini"):
+            if (getattr(self, name) is not None) != (name == self.architecture):
+                raise ValueError(f"An ITERConfig of architecture {self.architecture} needs its sizes, and those alone.")
+
+
+@dataclass(frozen=True)
+class ITEROptions:
+    """What one call may change. None stands for what the weights were tuned for."""
+
+    scale: float | None = None
+    """Output pixels per input pixel; other values than the model's resize its result."""
+    fidelity: float = 1.0
+    """0: deterministic picture without sampling; 1: fully sampled texture; between: blended (small network only)."""
+    variant: Variant | None = None
+    """Which embedded weights: photo for photographs with real faults, clean for sharp pictures that are only small."""
+    steps: int | None = None
+    """Steps of the sampling schedule; more are slower and finer."""
+    schedule: str | None = None
+    """Mask schedule: linear, cosine, powP or expE with a number, such as pow2 or exp10."""
+    threshold: float | None = None
+    """Probability from which first tokens are trusted; above 1 trusts none, 0 all."""
+    temperature_tokens: float = 1.0
+    """Above 1 tokens vary more, below 1 less."""
+    temperature_mask: float = 1.0
+    """Above 1 the choice of visible positions is more random, below 1 less."""
+    adaptive: bool = True
+    """Start from the trusted first tokens; otherwise from nothing."""
+    batch_counts: bool = False
+    """Count tokens over the whole batch, as the released code does."""
+    padding: Literal["official", "minimal"] | None = None
+    """official mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
+    tile: int | None = None
+    """Side of the tiles that larger pictures are cut into, in input pixels; 0 takes every picture whole."""
+    tile_overlap: int | None = None
+    """Context on each inner side of a tile, in input pixels."""
+    tiling: Literal["blended", "official"] = "blended"
+    """blended fades tiles into each other; official pastes 256-pixel tiles from 720 x 720 pixels on, as released."""
+    seed: int = 0
+    """Of the sampling; picture i of a batch uses seed + i."""
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not 0 < self.scale <= 32:
+            raise ValueError(f"scale must lie in (0, 32], got {self.scale}.")
+        if not 0 <= self.fidelity <= 1:
+            raise ValueError(f"fidelity must lie in [0, 1], got {self.fidelity}.")
+        if self.variant not in (None, "photo", "clean"):
+            raise ValueError(f"variant must be photo or clean, got {self.variant}.")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}.")
+        if self.schedule is not None:
+            mask_schedule(self.schedule, torch.zeros(1))
+        if self.threshold is not None and not self.threshold >= 0:
+            raise ValueError(f"threshold must be at least 0, got {self.threshold}.")
+        for name in ("temperature_tokens", "temperature_mask"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.padding not in (None, "official", "minimal"):
+            raise ValueError(f"padding must be official or minimal, got {self.padding}.")
+        if self.tile is not None and self.tile < 0:
+            raise ValueError(f"tile must be at least 0, got {self.tile}.")
+        if self.tile_overlap is not None and self.tile_overlap < 0:
+            raise ValueError(f"tile_overlap must be at least 0, got {self.tile_overlap}.")
+        if self.tiling not in ("blended", "official"):
+            raise ValueError(f"tiling must be blended or official, got {self.tiling}.")
+
+
+class ITERRestorer:
+    """Restores pictures with one network.
+
+    Args:
+        model: the network.
+        config: what it was made with.
+        variant: which embedded weights it has; None for other sources.
+    """
+
+    def __init__(self, model: nn.Module, config: ITERConfig, variant: Variant | None = None):
+        self.model, self.config, self.variant = model, config, variant
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        variant: Variant | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> ITERRestorer:
+        """Load a restorer.
+
+        Args:
+            source: folder, file, hub name, `builtin:tiny` or `builtin:tiny-mini` (random weights); None for the embedded
+                default.
+            revision: of a hub source.
+            variant: of the embedded default: photo (also when None) or clean.
+
+        Raises:
+            FileNotFoundError: the source looks like a path and does not exist.
+            ValueError: the source is not understood or its weights do not fit.
+        """
+        if source is None:
+            variant = variant or "photo"
+            if variant not in ("photo", "clean"):
+                raise ValueError(f"variant must be photo or clean, got {variant}.")
+        elif variant is not None:
+            raise ValueError(f"variant chooses among the embedded weights; leave it out for the source {source}.")
+        found = hub.find(source, default=PRETRAINED / (variant or "photo"), revision=revision)
+        if found.kind == "builtin":
+            if found.name not in BUILTIN:
+                raise ValueError(f"There is no builtin:{found.name} for ITER; there are {', '.join(BUILTIN)}.")
+            config = BUILTIN[found.name]
+            model = _build(config).to_empty(device="cpu")
+            _fill(model, seed=0)
+        else:
+            folder = found.path if found.path.is_dir() else found.path.parent
+            config = load_config(ITERConfig, folder / "config.json")
+            model = _build(config)
+            hub.load_weights(model, found.path)
+        return cls(model.eval(), config, variant).to(device, dtype)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config and weights, floating ones as `dtype` when it is given, to `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        hub.save_weights(self.model, folder, dtype=dtype)
+        save_config(self.config, folder / "config.json")
+
+    def push_to_hub(self, name: str, folder: str | Path, **arguments: Any) -> str:
+        """Save to `folder` and upload it to the model hub as `org/name`; returns its address."""
+        self.save_pretrained(folder)
+        return hub.push_to_hub(folder, name, **arguments)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ITERRestorer:
+        """Move the network; returns this restorer."""
+        self.model.to(device=device, dtype=dtype)
+        return self
+
+    @property
+    def scale(self) -> int:
+        """Output pixels per input pixel of the network."""
+        return self.model.scale
+
+    def __call__(
+        self,
+        image: ImageLike,
+        options: ITEROptions | None = None,
+        *,
+        observers: Iterable[Observer] = (),
+        progress: Callable[[float], object] | None = None,
+    ) -> Any:
+        """Restore a picture or a batch.
+
+        Args:
+            image: path, PIL image, (h, w, 3) uint8 array, or tensor (b, 3, h, w) or (3, h, w) RGB in [0, 1].
+            options: None for the defaults.
+            observers: called with every step of token sampling, tile by tile.
+            progress: called with the finished share in [0, 1].
+
+        Returns:
+            What was given: PIL image (for paths too; transparency is enlarged beside), array, or float32 tensor.
+        """
+        options = options or ITEROptions()
+        if isinstance(image, Tensor):
+            result = _join(self.bands(to_tensor(image), options, observers=observers, progress=progress))
+            return result if image.ndim == 4 else result[0]
+        loaded = None if isinstance(image, np.ndarray) else as_loaded(image)
+        pixels = to_tensor(image if loaded is None else loaded)
+        result = _join(self.bands(pixels, options, finish=to_uint8, observers=observers, progress=progress))
+        if loaded is None:
+            return result[0].permute(1, 2, 0).contiguous().numpy()
+        picture = to_pil(result)
+        if loaded.alpha is not None:
+            picture.putalpha(loaded.alpha.resize(picture.size, PIL.Image.Resampling.BICUBIC))
+        if loaded.icc is not None:
+            picture.info["icc_profile"] = loaded.icc
+        return picture
+
+    def bands(
+        self,
+        image: Tensor,
+        options: ITEROptions | None = None,
+        *,
+        finish: Callable[[Tensor], Tensor] | None = None,
+        observers: Iterable[Observer] = (),
+        progress: Callable[[float], object] | None = None,
+    ) -> Iterator[Tensor]:
+        """The result as finished bands (b, 3, rows, W) from top to bottom; with the default tiles, memory does not grow.
+
+        Args:
+            image: (b, 3, h, w) RGB in [0, 1].
+            finish: applied to finished pieces, for example `vision.images.to_uint8`.
+
+        Raises:
+            ValueError: the options do not suit this network.
+        """
+        options = options or ITEROptions()
+        restorer = self._chosen(options)
+        restorer._check(options)
+        finish = finish or (lambda piece: piece)
+        height, width = restorer.output_size(*image.shape[-2:], options)
+        if (height, width) == (image.shape[-2] * restorer.scale, image.shape[-1] * restorer.scale):
+            yield from restorer._bands(image, options, finish, list(observers), progress)
+            return
+        whole = _join(restorer._bands(image, options, lambda piece: piece, list(observers), progress))
+        yield finish(imresize(whole, size=(height, width)).clamp(0, 1))
+
+    def output_size(self, height: int, width: int, options: ITEROptions | None = None) -> tuple[int, int]:
+        """Height and width of the result of a picture of `height` x `width` pixels."""
+        scale = self.scale if options is None or options.scale is None else options.scale
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def steps(
+        self,
+        image: ImageLike,
+        options: ITEROptions | None = None,
+        *,
+        noise: Iterable[Any] | None = None,
+        **rules: Any,
+    ) -> Iterator[Step[TokenState, Keep]]:
+        """Iterate over token sampling of a picture taken whole; `decode(step.state)` shows where it is.
+
+        Args:
+            image: as in `__call__`.
+            noise: one source of random numbers per picture (see `sampling.Noise`); None makes them from the seed.
+            rules: further keyword arguments of `vision.refine.refine_steps`.
+        """
+        sampler, state = self.start(image, options, noise=noise)
+        yield from sampler.steps(state, **rules)
+
+    def start(
+        self, image: ImageLike, options: ITEROptions | None = None, *, noise: Iterable[Any] | None = None
+    ) -> tuple[TokenSampler, TokenState]:
+        """The sampler and the state before the first step, of a picture taken whole; arguments as in `steps`."""
+        options = options or ITEROptions()
+        restorer = self._chosen(options)
+        restorer._check(options)
+        padded = restorer._pad(to_tensor(image), options)
+        sampler = TokenSampler(restorer.model, restorer._sampling(options))
+        noise = restorer._noise(padded, options) if noise is None else PerItem(noise)
+        return sampler, sampler.start(restorer._move(padded), noise)
+
+    @torch.no_grad()
+    def decode(self, state: TokenState, size: tuple[int, int] | None = None, fidelity: float = 1.0) -> Tensor:
+        """The picture (b, 3, H, W) in [0, 1] of a sampling state.
+
+        Args:
+            size: (height, width) to cut the padding off to; None keeps it.
+            fidelity: as in `ITEROptions`.
+        """
+        model = self.model
+        picture = model.decode(state.observed, state.tokens, fidelity) if fidelity else model.decode_base(state.observed)
+        return picture.float() if size is None else picture[..., : size[0], : size[1]].float()
+
+    def token_grid(
+        self, image: ImageLike, options: ITEROptions | None = None, *, noise: Iterable[Any] | None = None
+    ) -> Tensor:
+        """(b, 3, 2 H, steps * W): the picture after every step above, the tokens visible in it below; padding is kept."""
+        sampler, state = self.start(image, options, noise=noise)
+        tokens, visible = sampler.reports(state, list(sampler.steps(state)))
+        restorer = self._chosen(options or ITEROptions())
+        pictures = [restorer.decode(replace(state, tokens=current)) for current in tokens]
+        masks = [F.interpolate(mask.float(), pictures[0].shape[-2:]).expand_as(pictures[0]) for mask in visible]
+        return torch.cat([torch.cat(pictures, dim=3), torch.cat(masks, dim=3)], dim=2)
+
+    def _bands(
+        self,
+        image: Tensor,
+        options: ITEROptions,
+        finish: Callable[[Tensor], Tensor],
+        observers: list[Observer],
+        progress: Callable[[float], object] | None,
+    ) -> Iterator[Tensor]:
+        """`bands` at the network's own scale."""
+        height, width = image.shape[-2:]
+        report = _Progress(observers, progress, self._sampling(options).steps)
+        if options.tiling == "official":
+            yield from self._official_tiles(image, options, finish, report)
+            return
+        tiles = self._tiles(options)
+        if tiles is None or max(height, width) <= tiles.size:
+            yield finish(self._restore(image, options, report))
+            return
+        padded = pad_to_multiple(image, self.model.unit)
+        report.total = len(tiles.boxes(*padded.shape[-2:]))
+        minimal = replace(options, padding="minimal")
+        left = height * self.scale
+        bands = tiles.bands(
+            lambda boxes, tile: self._restore(tile, minimal, report, boxes[0]),
+            padded,
+            scale=self.scale,
+            with_boxes=True,
+            finish=finish,
+        )
+        for band in bands:
+            if left > 0:
+                yield band[..., :left, : width * self.scale]
+            left -= band.shape[-2]
+
+    def _official_tiles(
+        self, image: Tensor, options: ITEROptions, finish: Callable[[Tensor], Tensor], report: _Progress
+    ) -> Iterator[Tensor]:
+        """Tiles pasted without blending, each restored with its own padding, as the released `test_tile` does."""
+        height, width = image.shape[-2:]
+        size = 256 if options.tile is None else options.tile
+        overlap = 16 if options.tile_overlap is None else options.tile_overlap
+        if size == 0 or (options.tile is None and height * width < 720 * 720):
+            yield finish(self._restore(image, options, report))
+            return
+        report.total = math.ceil(height / size) * math.ceil(width / size)
+        for top in range(0, height, size):
+            bottom, row = min(top + size, height), []
+            for left in range(0, width, size):
+                right = min(left + size, width)
+                box = Box(
+                    max(top - overlap, 0),
+                    max(left - overlap, 0),
+                    min(bottom + overlap, height),
+                    min(right + overlap, width),
+                )
+                tile = image[..., box.top : box.bottom, box.left : box.right]
+                result = self._restore(tile, options, report, box)
+                rows = slice((top - box.top) * self.scale, (bottom - box.top) * self.scale)
+                columns = slice((left - box.left) * self.scale, (right - box.left) * self.scale)
+                row.append(finish(result[..., rows, columns]))
+            yield torch.cat(row, dim=3)
+
+    def _restore(
+        self, image: Tensor, options: ITEROptions, report: _Progress, box: Box = Box(0, 0, 0, 0)  # noqa: B008
+    ) -> Tensor:
+        """A picture or tile (b, 3, h, w) -> (b, 3, h * scale, w * scale) float32 on the picture's device."""
+        height, width = image.shape[-2] * self.scale, image.shape[-1] * self.scale
+        padded = self._pad(image, options)
+        moved = self._move(padded)
+        if options.fidelity == 0:
+            with torch.no_grad():
+                picture = self.model.decode_base(self.model.observe(moved)).float()
+        else:
+            sampler = TokenSampler(self.model, self._sampling(options))
+            state = sampler.start(moved, self._noise(padded, options, box))
+            for step in sampler.steps(state):
+                state = step.state
+                report.step(step)
+            picture = self.decode(state, fidelity=options.fidelity)
+        report.piece()
+        return picture[..., :height, :width].to(image.device)
+
+    def _pad(self, image: Tensor, options: ITEROptions) -> Tensor:
+        """Mirrored below and on the right to multiples of the network's unit."""
+        unit = self.model.unit
+        if (options.padding or self.config.padding) == "minimal":
+            return pad_to_multiple(image, unit)
+        return pad_to(image, *[(side // unit + 1) * unit for side in image.shape[-2:]])
+
+    def _move(self, image: Tensor) -> Tensor:
+        weight = next(self.model.parameters())
+        return image.to(weight.device, weight.dtype)
+
+    def _noise(self, padded: Tensor, options: ITEROptions, box: Box = Box(0, 0, 0, 0)) -> PerItem[PlacedNoise]:  # noqa: B008
+        """Random numbers of a padded picture, or of the tile at `box`; item i has seed + i."""
+        top, left, width = (
+            side * self.scale // self.model.token_pixels for side in (box.top, box.left, padded.shape[-1])
+        )
+        return PerItem(PlacedNoise(options.seed + item, top, left, width) for item in range(len(padded)))
+
+    def _sampling(self, options: ITEROptions) -> SamplingOptions:
+        def tuned(name: str) -> Any:
+            return getattr(self.config, name) if getattr(options, name) is None else getattr(options, name)
+
+        return SamplingOptions(
+            tuned("steps"),
+            tuned("schedule"),
+            tuned("threshold"),
+            options.temperature_tokens,
+            options.temperature_mask,
+            options.adaptive,
+            options.batch_counts,
+        )
+
+    def _tiles(self, options: ITEROptions) -> Tiles | None:
+        """How to cut a large picture; sizes are rounded to the network's unit. None: not at all."""
+        unit = self.model.unit
+        size = self.config.tile if options.tile is None else options.tile
+        overlap = self.config.tile_overlap if options.tile_overlap is None else options.tile_overlap
+        if size == 0:
+            return None
+        overlap = math.ceil(overlap / unit) * unit
+        size = max(size // unit * unit, unit)
+        if 2 * overlap >= size:
+            raise ValueError(
+                f"tile must be more than twice tile_overlap in multiples of {unit}, got {size} and {overlap}."
+            )
+        return Tiles(size, overlap, unit)
+
+    def _check(self, options: ITEROptions) -> None:
+        if self.config.architecture == "published" and options.fidelity not in (0, 1):
+            raise ValueError(f"fidelity must be 0 or 1 for the published network, got {options.fidelity}.")
+
+    def _chosen(self, options: ITEROptions) -> ITERRestorer:
+        """This restorer, or one with the embedded weights of another variant when the options name it."""
+        if options.variant in (None, self.variant):
+            return self
+        if self.variant is None:
+            raise ValueError(f"variant {options.variant} belongs to the embedded weights; leave it out for others.")
+        weight = next(self.model.parameters())
+        return type(self).from_pretrained(variant=options.variant, device=weight.device, dtype=weight.dtype)
+
+
+class _Progress:
+    """Shows steps to observers and counts finished pieces."""
+
+    def __init__(self, observers: list[Observer], progress: Callable[[float], object] | None, steps: int):
+        self.observers, self.progress, self.steps = observers, progress, steps
+        self.total, self.done = 1, 0
+
+    def step(self, step: Step[TokenState, Keep]) -> None:
+        for observe in self.observers:
+            observe(step)
+        if self.progress is not None:
+            self.progress((self.done + (step.at.index + 1) / (self.steps + 1)) / self.total)
+
+    def piece(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done / self.total)
+
+
+def _join(bands: Iterable[Tensor]) -> Tensor:
+    bands = list(bands)
+    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
+
+
+def _build(config: ITERConfig) -> nn.Module:
+    """The network on the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        return PublishedITER(config.published) if config.architecture == "published" else MiniITER(config.mini)
+
+
+def _fill(module: nn.Module, seed: int) -> None:
+    """Seeded random weights: uniform by fan-in, norms one, biases zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(float(name.endswith("weight")))
+            else:
+                bound = parameter[0].numel() ** -0.5
+                parameter.uniform_(-bound, bound, generator=generator)
+
+
+BUILTIN = {
+    "tiny": ITERConfig(
+        "published",
+        PublishedConfig(
+            4,
+            VQGANConfig(
+                num_codes=32, code_dim=16, resolution=(128, 128), channels=8, swin_channels=16, swin_depth=2, num_heads=4
+            ),
+            LQEncoderConfig(channels=16, width=16, swin_channels=16, swin_groups=1, swin_depth=2, num_heads=4),
+            TokenNetConfig(channels=32, swin_groups=1, swin_depth=2, num_heads=4),
+        ),
+        tile=64,
+    ),
+    "tiny-mini": ITERConfig(
+        "mini",
+        mini=MiniConfig(
+            channels=8,
+            base_blocks=1,
+            decoder_blocks=1,
+            num_codes=16,
+            code_dim=4,
+            token_channels=8,
+            encoder_blocks=1,
+            refiner_blocks=1,
+            critic_blocks=1,
+        ),
+        padding="minimal",
+        tile=64,
+        tile_overlap=8,
+    ),
+}
+"""Small configurations with random weights, for tests."""
