@@ -1,6 +1,7 @@
 """Image restoration: degradations to train and measure with, and the systems that undo them."""
 
+from restoration.data import DegradedImages, PairedImages
 from restoration.degrade import Draws, degrade
 from restoration.recipes import RECIPES, recipe
 
-__all__ = ["RECIPES", "Draws", "degrade", "recipe"]
+__all__ = ["RECIPES", "DegradedImages", "Draws", "PairedImages", "degrade", "recipe"]

@@ -80,9 +80,7 @@ def degrade(
     """
     how = recipe(how) if isinstance(how, str) else how
     if image.ndim not in (3, 4) or image.shape[-3] != 3:
-        raise ValueError(
-            f"degrade takes (3, height, width) with or without a batch, got {tuple(image.shape)}."
-        )
+        raise ValueError(f"degrade takes (3, height, width) with or without a batch, got {tuple(image.shape)}.")
     height, width = (side - side % how.scale for side in image.shape[-2:])
     if min(height, width) == 0:
         raise ValueError(f"{image.shape[-1]} x {image.shape[-2]} pixels cannot shrink by {how.scale}.")

@@ -17,7 +17,7 @@ SHAPES = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso",
 
 
 def gaussian(size: int, sigma: float) -> np.ndarray:
-    """Isotropic Gaussian (size, size) centred between pixels when `size` is even; tails below 2e-16 are zero."""
+    """Isotropic Gaussian (size, size), between pixels if `size` is even; tails below 2e-16 are zero."""
     axis = np.arange(size) - (size - 1) / 2
     squared = axis[:, None] ** 2 + axis[None, :] ** 2
     kernel = np.exp(-(squared - squared.min()) / (2 * max(sigma, 1e-8) ** 2))
@@ -60,9 +60,7 @@ def laplacian(alpha: float) -> np.ndarray:
     return np.array([[corner, edge, corner], [edge, -4 / (alpha + 1), edge], [corner, edge, corner]])
 
 
-def shaped(
-    shape: str, size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float = 1.0
-) -> np.ndarray:
+def shaped(shape: str, size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float = 1.0) -> np.ndarray:
     """One of the six Real-ESRGAN blur shapes, (size, size) with odd size.
 
     With q the squared distance in units of the widths: Gaussians exp(-q / 2), generalised exp(-q^beta / 2),
@@ -86,7 +84,7 @@ def shaped(
 
 
 def sinc(cutoff: float, size: int, pad_to: int = 0) -> np.ndarray:
-    """Circular low-pass filter (size, size), zero-padded to `pad_to` if larger; `cutoff` in radians per pixel."""
+    """Circular low-pass filter (size, size), `cutoff` in radians per pixel, zero-padded up to `pad_to`."""
     axis = np.arange(size) - (size - 1) / 2
     radius = np.hypot(axis[:, None], axis[None, :])
     with np.errstate(invalid="ignore", divide="ignore"):
