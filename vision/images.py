@@ -46,7 +46,7 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
 # What Pillow's decoders raise on damaged files.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError,
-    NotImplementedError, struct.error, zlib.error,
+    RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 _pixel_limit_lock = threading.Lock()
 
