@@ -5,6 +5,8 @@ Pictures are (b, c, h, w) in [0, 1]; all losses are scalars unless said otherwis
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -115,3 +117,41 @@ def discriminator_loss(kind: GANKind, logits: Tensor, real: bool) -> Tensor:
 def _check_kind(kind: str) -> None:
     if kind not in GAN_KINDS:
         raise ValueError(f"The GAN loss must be one of {', '.join(GAN_KINDS)}, got {kind}.")
+
+
+def load_perceptual(net: str = "vgg") -> torch.nn.Module:
+    """LPIPS (Zhang et al. 2018) as a module: call it with two pictures (b, 3, h, w) in [0, 1], get (b,) distances.
+
+    The linear layers come with the package `lpips`; the backbone is torchvision's, which must lie in torch's hub folder.
+
+    Raises:
+        ValueError: the package or the weights are missing; the sentence says what to install or fetch.
+    """
+    files = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
+    if net not in files:
+        raise ValueError(f"The backbone must be one of {', '.join(files)}, got {net}.")
+    if importlib.util.find_spec("lpips") is None:
+        raise ValueError(
+            "The perceptual loss needs the package lpips (pip install 'burnish[metrics]'); "
+            "set the weight of the perceptual loss to 0 to train without it."
+        )
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / files[net]
+    if not weights.exists():
+        raise ValueError(
+            f"The perceptual loss needs torchvision's weights {weights}, which are not there; fetch them once, or set the "
+            "weight of the perceptual loss to 0 to train without it."
+        )
+    return _Perceptual(net)
+
+
+class _Perceptual(torch.nn.Module):
+    """The package's module for pictures in [0, 1], frozen."""
+
+    def __init__(self, net: str):
+        super().__init__()
+        import lpips
+
+        self.distance = lpips.LPIPS(net=net, verbose=False).eval().requires_grad_(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.distance(a, b, normalize=True).flatten()

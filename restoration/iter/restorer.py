@@ -21,7 +21,15 @@ from torch import Tensor, nn
 
 from restoration.iter.mini import MiniConfig, MiniITER
 from restoration.iter.published import PublishedConfig, PublishedITER
-from restoration.iter.sampling import Keep, PlacedNoise, SamplingOptions, TokenSampler, TokenState, mask_schedule
+from restoration.iter.sampling import (
+    Keep,
+    PlacedNoise,
+    SamplingOptions,
+    TokenSampler,
+    TokenState,
+    mask_schedule,
+    sample_tokens,
+)
 from restoration.iter.tokens import LQEncoderConfig, TokenNetConfig
 from restoration.iter.vqgan import VQGANConfig
 from vision import hub
@@ -30,6 +38,8 @@ from vision.images import ImageLike, as_loaded, pad_to, pad_to_multiple, to_pil,
 from vision.refine import PerItem, Step
 from vision.resize import imresize
 from vision.tiles import Box, Tiles
+
+__all__ = ["ITERConfig", "ITEROptions", "ITERRestorer", "sample_tokens"]
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "iter-mini"
 """Folder of the embedded default: one sub-folder per variant."""
