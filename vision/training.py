@@ -10,6 +10,7 @@ stopped and started again ends with the weights of the run that was not (bit for
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -105,6 +106,8 @@ class Context:
     modules: Mapping[str, nn.Module]
     """The prepared modules by their objectives' names."""
     device: torch.device
+    shared: dict[str, Any]
+    """What an earlier objective of this update left for later ones on the same batch, e.g. generated pictures."""
 
 
 class StepSampler(Sampler[int]):
@@ -182,6 +185,7 @@ def fit(
     while progress.step < options.steps:
         step = progress.step
         micro = [_to_device(next(batches), accelerator.device) for _ in range(options.accumulate)]
+        shared: list[dict[str, Any]] = [{} for _ in micro]
         for objective in objectives:
             if step < objective.start:
                 continue
@@ -192,7 +196,7 @@ def fit(
                 for number, batch in enumerate(micro):
                     seed = ((options.seed * 1_000_003 + step) * 64 + number) * 4096 + rank
                     generator = torch.Generator().manual_seed(seed % (2**63))
-                    context = Context(step, generator, modules, accelerator.device)
+                    context = Context(step, generator, modules, accelerator.device, shared[number])
                     synchronise = number + 1 == options.accumulate
                     with accelerator.autocast(), _synchronise(accelerator, module, synchronise):
                         loss, logs = objective.loss(batch, context)
@@ -311,8 +315,6 @@ class _frozen:
 
 
 def _synchronise(accelerator: Accelerator, module: nn.Module, now: bool) -> Any:
-    import contextlib
-
     return contextlib.nullcontext() if now else accelerator.no_sync(module)
 
 

@@ -1,79 +1,360 @@
-"""Training of the small default network (see `mini.py`), stage by stage."""
+"""Training of the small default network (see `mini.py`) in four stages.
+
+    python scripts/train.py iter --recipe mini --mini.photos photos --mini.variant clean
+    python scripts/train.py iter --recipe mini --mini.photos photos --mini.variant photo --mini.start runs/iter-mini/clean
+
+`photos` is the folder that `restoration/photos.py` tells how to fill. Each command writes checkpoints, goes on from them when it
+is started again, and ends with the folder `<folder>/<variant>/weights`, which `ITERRestorer.from_pretrained` loads.
+
+1. `base`: mean absolute error of the deterministic picture.
+2. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks (base frozen).
+3. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the released code do (masking ratio
+   cos(pi u / 2), class-balanced critic at the start, per-token losses), all else frozen.
+4. `texture`: the decoder alone is tuned on tokens that the sampler drew, with the absolute error, its low-pass version and
+   an adversarial loss whose weight keeps its gradient at a fixed share of the error's (Esser et al. 2021, eq. 7).
+
+Data: 21 photographs (BSD-2-Clause, CC-BY-4.0, CC0-1.0), halved once and twice. Variant `clean` sees MATLAB-bicubic inputs,
+`photo` the mixture `PHOTO_MIXTURE` of degradations. Times and measured results stand in the model card beside the weights.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from restoration.iter.mini import Base, MiniConfig
+from restoration.degrade import Draws, degrade
+from restoration.iter.mini import MiniConfig, MiniITER, ResidualBlock
+from restoration.iter.model import Observed
+from restoration.iter.sampling import SamplingOptions, TokenSampler
+from restoration.photos import collect_photos
+from restoration.recipes import recipe
+from vision.files import atomic_path
+from vision.losses import class_balanced_cross_entropy, discriminator_loss, generator_loss
+from vision.refine import PerItem
 from vision.resize import imresize
-from vision.training import Context, Objective, TrainOptions, fit
+from vision.training import Context, Objective, TrainOptions, finished, fit
+
+STAGES = ("base", "tokeniser", "tokens", "texture")
+
+CLEAN_MIXTURE = {"bicubic": 1.0}
+PHOTO_MIXTURE = {"bsrgan_light": 0.4, "realesrgan": 0.3, "bsrgan": 0.15, "bicubic": 0.15}
+"""Shares of the degradations that the variant `photo` is trained on."""
 
 
-class SharpCrops(Dataset[Tensor]):
-    """Random square crops with something to see in them, flipped and transposed; item i depends on (seed, i) alone.
+@dataclass(frozen=True)
+class MiniTraining:
+    """The recipe of the small default."""
 
-    A crop is drawn again, at most three times, while the standard deviation of its Laplacian is below `sharpness`
-    (grey levels): half of a typical photograph is sky and blur, from which little can be learnt.
+    photos: Path = Path("photos")
+    """Folder below which the photographs lie."""
+    folder: Path = Path("runs/iter-mini")
+    """Runs go to a folder in it that is named after the variant."""
+    variant: Literal["clean", "photo"] = "clean"
+    """Degradations to learn."""
+    start: Path | None = None
+    """Folder of a finished run whose networks this one starts from."""
+    steps: tuple[int, int, int, int] = (10000, 3000, 2500, 2000)
+    """Updates of the four stages."""
+    rates: tuple[float, float, float, float] = (1e-3, 1e-3, 1e-3, 2e-4)
+    """Peak learning rates of the four stages."""
+    crop: int = 112
+    """Pixels per side of the high-resolution crops."""
+    batch_sizes: tuple[int, int, int, int] = (16, 16, 16, 8)
+    """Crops per update and process in the four stages."""
+    adversarial_share: float = 0.8
+    """Norm of the adversarial gradient as a share of the error's, in the last layer of the decoder."""
+    seed: int = 0
+    """Of the initial weights, the data and the losses."""
+    workers: int = 1
+    """Processes that load data."""
+    network: MiniConfig = field(default_factory=MiniConfig)
+    """Sizes of the network."""
+
+    def __post_init__(self) -> None:
+        if self.crop % self.network.scale:
+            raise ValueError(f"crop must be a multiple of the scale {self.network.scale}, got {self.crop}.")
+
+
+class SharpPairs(Dataset[dict[str, Tensor]]):
+    """Random crops with something to see in them, flipped and transposed, and their degraded versions.
+
+    Item i depends on (seed, i) alone. A crop is drawn again, at most three times, while the standard deviation of its
+    Laplacian is below `sharpness` (grey levels): half of a typical photograph is sky and blur, from which little is learnt.
     """
 
-    def __init__(self, paths: Iterable[Path], size: int, seed: int = 0, sharpness: float = 5.0):
-        self.paths, self.size, self.seed, self.sharpness = list(paths), size, seed, sharpness
-        if not self.paths:
-            raise ValueError("There are no pictures to train on.")
+    def __init__(
+        self,
+        paths: Iterable[Path],
+        size: int,
+        mixture: Mapping[str, float],
+        scale: int = 4,
+        seed: int = 0,
+        sharpness: float = 5.0,
+    ):
+        self.paths, self.size, self.mixture, self.scale = list(paths), size, dict(mixture), scale
+        self.seed, self.sharpness = seed, sharpness
         self.images = [np.asarray(Image.open(path).convert("RGB")) for path in self.paths]
-        areas = np.array([image.shape[0] * image.shape[1] for image in self.images], dtype=float)
-        self.shares = np.cumsum(np.sqrt(areas) / np.sqrt(areas).sum())
+        roots = np.array([math.sqrt(image.shape[0] * image.shape[1]) for image in self.images])
+        self.shares = np.cumsum(roots / roots.sum())
+        self.recipes = [replace(recipe(name), scale=scale) for name in self.mixture]
+        self.recipe_shares = np.cumsum(list(self.mixture.values())) / sum(self.mixture.values())
 
     def __len__(self) -> int:
         return 2**62
 
-    def __getitem__(self, index: int) -> Tensor:
-        """(3, size, size) float32 in [0, 1]."""
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """hr (3, size, size) and lr (3, size / scale, size / scale), float32 in [0, 1]."""
         rng = np.random.default_rng((self.seed, index))
         for _ in range(4):
             image = self.images[min(int(np.searchsorted(self.shares, rng.random())), len(self.images) - 1)]
             y, x = (int(rng.integers(0, side - self.size + 1)) for side in image.shape[:2])
             crop = image[y : y + self.size, x : x + self.size]
-            if _sharpness(crop) >= self.sharpness:
+            if _laplacian_deviation(crop[..., 1]) >= self.sharpness:
                 break
-        flips = rng.integers(0, 2, 3)
-        if flips[0]:
-            crop = crop[::-1]
-        if flips[1]:
-            crop = crop[:, ::-1]
-        if flips[2]:
-            crop = crop.transpose(1, 0, 2)
-        return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).float() / 255
+        down, across, transpose = rng.integers(0, 2, 3)
+        crop = crop[:: -1 if down else 1, :: -1 if across else 1]
+        crop = crop.transpose(1, 0, 2) if transpose else crop
+        hr = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).float() / 255
+        how = self.recipes[int(np.searchsorted(self.recipe_shares, rng.random()))]
+        return {"hr": hr, "lr": degrade(hr, how, Draws.seeded(self.seed, index))}
 
 
-def _sharpness(crop: np.ndarray) -> float:
-    green = crop[..., 1].astype(np.float32)
-    laplacian = green[1:-1, :-2] + green[1:-1, 2:] + green[:-2, 1:-1] + green[2:, 1:-1] - 4 * green[1:-1, 1:-1]
-    return float(laplacian.std())
+def _laplacian_deviation(channel: np.ndarray) -> float:
+    x = channel.astype(np.float32)
+    return float((x[1:-1, :-2] + x[1:-1, 2:] + x[:-2, 1:-1] + x[2:, 1:-1] - 4 * x[1:-1, 1:-1]).std())
 
 
-def shrink(hr: Tensor, scale: int) -> Tensor:
-    """The clean low-resolution picture: MATLAB bicubic, rounded to 8 bits."""
-    return (imresize(hr, 1 / scale).clamp(0, 1) * 255).round() / 255
+class TokenEncoder(nn.Module):
+    """What the base's picture lacks, as one code vector per low-resolution pixel; needed in training only."""
+
+    def __init__(self, config: MiniConfig, blocks: int = 3):
+        super().__init__()
+        c, self.scale = config.channels, config.scale
+        self.head = nn.Conv2d(6 * config.scale**2, c, 3, padding=1)
+        self.blocks = nn.Sequential(*[ResidualBlock(c) for _ in range(blocks)])
+        self.tail = nn.Conv2d(c, config.code_dim, 1)
+
+    def forward(self, hr: Tensor, picture: Tensor) -> Tensor:
+        """Pictures (b, 3, H, W) -> code vectors (b, d, H / scale, W / scale)."""
+        x = F.pixel_unshuffle(torch.cat([4 * (hr - picture), picture - 0.5], 1), self.scale)
+        return self.tail(self.blocks(self.head(x)))
 
 
-def base_loss(scale: int) -> Callable[[Any, Context], tuple[Tensor, Mapping[str, Tensor]]]:
-    """Mean absolute error of the deterministic picture."""
+class Discriminator(nn.Module):
+    """Patch logits of a picture beside the deterministic one, with spectral normalisation."""
 
-    def loss(batch: Any, context: Context) -> tuple[Tensor, Mapping[str, Tensor]]:
-        hr, lr = (batch["hr"], batch["lr"]) if isinstance(batch, dict) else (batch, shrink(batch, scale))
-        _, picture = context.modules["base"](lr.contiguous(memory_format=torch.channels_last))
-        return F.l1_loss(picture, hr), {}
+    def __init__(self, channels: int = 48):
+        super().__init__()
 
-    return loss
+        def conv(into: int, out: int, stride: int) -> nn.Module:
+            return nn.utils.parametrizations.spectral_norm(nn.Conv2d(into, out, 3, stride, 1))
+
+        self.layers = nn.Sequential(
+            conv(24, channels, 1), nn.LeakyReLU(0.2),
+            conv(channels, channels, 1), nn.LeakyReLU(0.2),
+            conv(channels, 2 * channels, 2), nn.LeakyReLU(0.2),
+            conv(2 * channels, 2 * channels, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * channels, 1, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, image: Tensor, picture: Tensor) -> Tensor:
+        """(b, 3, H, W) twice -> (b, 1, H / 4, W / 4)."""
+        return self.layers(F.pixel_unshuffle(torch.cat([image - 0.5, 4 * (image - picture)], 1), 2))
+
+
+class Networks(nn.Module):
+    """The network with its training-only encoder; `forward` computes the loss of a stage."""
+
+    def __init__(self, config: MiniConfig, adversarial_share: float):
+        super().__init__()
+        self.model, self.encoder = MiniITER(config), TokenEncoder(config)
+        self.adversarial_share = adversarial_share
+
+    def train_only(self, stage: str) -> Networks:
+        """Let gradients reach only what this stage trains."""
+        model = self.model
+        parts: dict[str, list[nn.Module | nn.Parameter]] = {
+            "base": [model.base],
+            "tokeniser": [self.encoder, model.codebook, model.decoder],
+            "tokens": [model.first_tokens, model.critic, model.refiner],
+            "texture": [model.decoder],
+        }
+        self.requires_grad_(False)
+        for part in parts[stage]:
+            part.requires_grad_(True)
+        return self
+
+    def forward(self, stage: str, batch: dict[str, Tensor], context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and logs of a stage on hr (b, 3, H, W) and lr (b, 3, h, w)."""
+        hr, lr = (batch[name].contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
+        return {"base": self.base, "tokeniser": self.tokeniser, "tokens": self.tokens, "texture": self.texture}[stage](
+            hr, lr, context
+        )
+
+    def base(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        """Absolute error of the deterministic picture."""
+        return F.l1_loss(self.model.base(lr)[1], hr), {}
+
+    def tokeniser(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        """Absolute error of the picture decoded from the true tokens, and the quantiser's loss."""
+        with torch.no_grad():
+            features, picture = self.model.base(lr)
+        vectors = self.encoder(hr, picture)
+        if context.step % 100 == 0 and context.step < 2000:
+            self._revive_codes(vectors, context)
+        codes = self.model.codebook[self._nearest(vectors)].permute(0, 3, 1, 2)
+        quantiser = F.mse_loss(codes, vectors.detach()) + 0.25 * F.mse_loss(vectors, codes.detach())
+        out = picture + self.model.decoder(vectors + (codes - vectors).detach(), features)
+        error = F.l1_loss(out, hr)
+        logs = {"error": error, "error_of_base": F.l1_loss(picture, hr), "quantiser": quantiser}
+        return error + 0.1 * quantiser, logs
+
+    def tokens(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross entropies of first tokens, critic (twice) and refiner, as the released code sums them."""
+        model = self.model
+        with torch.no_grad():
+            features, picture = model.base(lr)
+            target = self._nearest(self.encoder(hr, picture))
+        first_logits = model.first_tokens(features, [], [])
+        first = first_logits.detach().argmax(1, keepdim=True)
+        observed = Observed(first, {"features": features})
+        first_loss = F.cross_entropy(first_logits, target)
+        trust_logits = model.confidence(observed, first)
+        right = first[:, 0] == target
+        trust_loss = class_balanced_cross_entropy(trust_logits, right.long())
+        trusted = trust_logits.detach().argmax(1, keepdim=True).float()
+
+        b, h, w = target.shape
+        ratio = torch.cos(torch.rand(b, generator=context.generator) * math.pi / 2)
+        noise = torch.rand(b, h * w, generator=context.generator)
+        hidden = (ratio * h * w).long().clamp(min=1)
+        kept = (noise.argsort(1).argsort(1) >= hidden[:, None]).view(b, 1, h, w).to(hr)
+        logits = model.token_logits(observed, trusted, target[:, None], kept)
+        weight = 1 - kept.mean((1, 2, 3))
+        refine_loss = (F.cross_entropy(logits, target, reduction="none").mean((1, 2)) * weight).mean()
+        guess = logits.detach().argmax(1, keepdim=True)
+        agrees = guess[:, 0] == target
+        critic_loss = F.cross_entropy(model.confidence(observed, guess), agrees.long())
+        logs = {
+            "first": first_loss,
+            "first_right": right.float().mean(),
+            "refine": refine_loss,
+            "refined_right": agrees.float().mean(),
+            "trust": trust_loss,
+            "critic": critic_loss,
+        }
+        return first_loss + trust_loss + refine_loss + critic_loss, logs
+
+    def texture(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        """Absolute error, its low-pass version and the adversarial loss of pictures decoded from sampled tokens."""
+        model = self.model
+        with torch.no_grad():
+            observed = model.observe(lr)
+            sampler = TokenSampler(model, SamplingOptions(steps=4))
+            state = sampler.start_from(observed, PerItem([context.generator] * len(lr)))
+            for step in sampler.steps(state):
+                state = step.state
+            tokens = state.tokens
+        picture = observed.context["picture"]
+        codes = F.embedding(tokens[:, 0], model.codebook).permute(0, 3, 1, 2)
+        fake = picture + model.decoder(codes, observed.context["features"])
+        context.shared["fake"], context.shared["picture"] = fake.detach(), picture
+        error, scale = F.l1_loss(fake, hr), 1 / model.scale
+        smooth = F.l1_loss(imresize(fake, scale), imresize(hr, scale))
+        adversarial = generator_loss("hinge", context.modules["discriminator"](fake, picture))
+        last = model.decoder.tail.weight
+        (error_gradient,) = torch.autograd.grad(error, last, retain_graph=True)
+        (adversarial_gradient,) = torch.autograd.grad(adversarial, last, retain_graph=True)
+        weight = self.adversarial_share * error_gradient.norm() / (adversarial_gradient.norm() + 1e-8)
+        weight = weight.clamp(max=1.0) * min(1.0, context.step / 200)
+        logs = {"error": error, "error_of_base": F.l1_loss(picture, hr), "adversarial": adversarial, "weight": weight}
+        return error + smooth + weight * adversarial, logs
+
+    @torch.no_grad()
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        """Code numbers (b, h, w) of vectors (b, d, h, w)."""
+        flat = vectors.permute(0, 2, 3, 1).reshape(-1, vectors.shape[1])
+        book = self.model.codebook
+        distances = book.square().sum(1) - 2 * flat @ book.T
+        return distances.argmin(1).view(vectors.shape[0], *vectors.shape[2:])
+
+    @torch.no_grad()
+    def _revive_codes(self, vectors: Tensor, context: Context) -> None:
+        """Put codes that no vector of the batch chose onto random vectors of it."""
+        counts = torch.bincount(self._nearest(vectors).flatten(), minlength=len(self.model.codebook))
+        dead = (counts == 0).nonzero()[:, 0]
+        flat = vectors.permute(0, 2, 3, 1).reshape(-1, vectors.shape[1])
+        chosen = torch.randint(len(flat), (len(dead),), generator=context.generator).to(flat.device)
+        self.model.codebook[dead] = flat[chosen]
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(self.model.codebook, 0)
+
+
+def _discriminate(batch: Any, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+    net, fake, picture = context.modules["discriminator"], context.shared["fake"], context.shared["picture"]
+    real = discriminator_loss("hinge", net(batch["hr"], picture), True)
+    return real + discriminator_loss("hinge", net(fake, picture), False), {}
+
+
+def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None = None) -> Path | None:
+    """Run the stages that are not finished and return the folder of the weights, or None when time ran out."""
+    from restoration.iter.restorer import ITERConfig, ITERRestorer
+
+    folder = options.folder / options.variant
+    paths = collect_photos(options.photos, options.folder / "pictures")
+    mixture = CLEAN_MIXTURE if options.variant == "clean" else PHOTO_MIXTURE
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(options.seed)
+        networks, discriminator = Networks(options.network, options.adversarial_share), Discriminator()
+    networks.to(memory_format=torch.channels_last)
+    if options.start is not None:
+        networks.load_state_dict(load_file(options.start / "texture.safetensors"))
+    for number, stage in enumerate(STAGES):
+        done = folder / f"{stage}.safetensors"
+        if done.exists():
+            networks.load_state_dict(load_file(done))
+            continue
+        settings = TrainOptions(
+            folder=folder / stage,
+            steps=options.steps[number],
+            batch_size=options.batch_sizes[number],
+            learning_rate=options.rates[number],
+            final_learning_rate=options.rates[number] / 1000,
+            warmup=min(200, options.steps[number] // 10),
+            max_grad_norm=1.0,
+            ema_decay=0.999,
+            seed=options.seed * len(STAGES) + number,
+            workers=options.workers,
+            log_every=min(100, options.steps[number]),
+        )
+        data = SharpPairs(paths, options.crop, mixture, options.network.scale, settings.seed)
+
+        def loss(batch: Any, context: Context, stage: str = stage) -> tuple[Tensor, dict[str, Tensor]]:
+            return context.modules["networks"](stage, batch, context)
+
+        objectives = [Objective("networks", networks.train_only(stage), loss)]
+        if stage == "texture":
+            objectives.append(
+                Objective("discriminator", discriminator, _discriminate, learning_rate=4e-4, betas=(0.5, 0.99))
+            )
+        trained = fit(objectives, data, settings, log=log, max_seconds=max_seconds)["networks"]
+        if not finished(settings.folder, settings.steps):
+            return None
+        networks.load_state_dict(trained.state_dict())
+        with atomic_path(done) as part:
+            save_file({key: value.contiguous() for key, value in networks.state_dict().items()}, part)
+    restorer = ITERRestorer(networks.model.requires_grad_(False), ITERConfig(architecture="mini", mini=options.network))
+    restorer.save_pretrained(folder / "weights", dtype=torch.float16)
+    return folder / "weights"
