@@ -1,19 +1,21 @@
 """The small x4 network that ships with the project: ITER's sampler and roles on a decoder that also sees the picture.
 
-Differences from the paper (arXiv 2312.05616), all of them because a decoder that is fed by tokens alone stays below bicubic
-interpolation after hours of training on a CPU:
+Differences from the paper (arXiv 2312.05616), all of them because a decoder that is fed by tokens alone stays below
+bicubic interpolation after hours of training on a CPU:
 
-- A plain super-resolution network (`base`) makes a deterministic picture first. Tokens describe what that picture lacks, and
-  the decoder adds it as a residual: a wrong token costs little, a right one brings texture.
+- A plain super-resolution network (`base`) makes a deterministic picture first. Tokens describe what that picture
+  lacks, and the decoder adds it as a residual: a wrong token costs little, a right one brings texture.
 - One token stands for one low-resolution pixel (4 x 4 output pixels), not for 8 x 8 output pixels.
-- The token nets are small convolutional nets that see the base's features beside the tokens; nothing is global, so tiles that
-  overlap by the receptive field equal the whole.
+- The token nets are small convolutional nets that see the base's features beside the tokens; nothing is global, so
+  tiles that overlap by the receptive field equal the whole.
 - `strength` blends the tokens' embedding into the decoder: 0 is the deterministic picture, 1 the fully sampled one.
 
-The roles are the paper's: `first_tokens` is the distortion-removal encoder E_l (a classifier of codes), `critic` the evaluation
-net phi_e, `refiner` the refinement net phi_r; the sampling loop in `restorer.py` is the same for both networks.
+The roles are the paper's: `first_tokens` is the distortion-removal encoder E_l (a classifier of codes), `critic` the
+evaluation net phi_e, `refiner` the refinement net phi_r; the sampling loop in `restorer.py` is the same for both
+networks.
 
-Shapes: b batch, h x w low-resolution pixels = tokens, c channels, n codes, d code dimensions; pictures are RGB in [0, 1].
+Shapes: b batch, h x w low-resolution pixels = tokens, c channels, n codes, d code dimensions; pictures are RGB in [0,
+    1].
 """
 
 from __future__ import annotations
@@ -147,7 +149,7 @@ class TokenNet(nn.Module):
 
 
 class MiniITER(nn.Module):
-    """Base, codebook, decoder and the three token nets; implements the protocol of `restoration.iter.model.ITERModel`."""
+    """Base, codebook, decoder and the three token nets, behind the protocol `restoration.iter.model.ITERModel`."""
 
     def __init__(self, config: MiniConfig):
         super().__init__()
@@ -163,9 +165,8 @@ class MiniITER(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Input pixels around a pixel that its output can depend on, through every net and `steps` of sampling excluded."""
-        base = 2 + 2 * self.config.base_blocks + 1
-        return base + 2 + 2 * self.config.decoder_blocks + 2
+        """Input pixels on each side of a pixel that its deterministic picture depends on."""
+        return 2 * self.config.base_blocks + 3
 
     def observe(self, image: Tensor) -> Observed:
         """(b, 3, h, w) -> first tokens (b, 1, h, w) and the context: features and the deterministic picture."""
@@ -183,7 +184,7 @@ class MiniITER(nn.Module):
         return self.refiner(observed.context["features"], [observed.first, hidden], [1 - trusted, 1 - kept])
 
     def decode(self, observed: Observed, tokens: Tensor, strength: float = 1.0) -> Tensor:
-        """Picture (b, 3, scale h, scale w) in [0, 1] with the residual that the tokens describe, weighted by `strength`."""
+        """Picture (b, 3, scale h, scale w) in [0, 1] plus `strength` times the residual that the tokens describe."""
         embedding = F.embedding(tokens[:, 0], self.codebook).permute(0, 3, 1, 2)
         residual = self.decoder(embedding, observed.context["features"])
         return (observed.context["picture"] + strength * residual).clamp(0, 1)

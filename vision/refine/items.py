@@ -1,8 +1,8 @@
 """Batch items of nested states: select, merge, copy; and one random generator per item.
 
-A state is a tree of tensors (batch in dimension 0), dataclasses, dicts, lists and tuples, and `PerItem` lists that hold one
-Python object per item. What belongs to an item lives in the state; what is shared lives in the move's closure. Strings,
-numbers and None are leaves that every item shares: they are taken from the newer tree.
+A state is a tree of tensors (batch in dimension 0), dataclasses, dicts, lists and tuples, and `PerItem` lists that
+hold one Python object per item. What belongs to an item lives in the state; what is shared lives in the move's
+closure. Strings, numbers and None are leaves that every item shares: they are taken from the newer tree.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def put_items(tree: Tree, indices: Tensor, part: Tree) -> Tree:
 
 
 def where_items(mask: Tensor, new: Tree, old: Tree) -> Tree:
-    """Items of `new` where the (batch,) bool mask is true, of `old` elsewhere. Tensors are selected without a device sync."""
+    """Items of `new` where the (batch,) bool mask is true, of `old` elsewhere; tensors without a device sync."""
 
     def where(fresh: Any, stale: Any) -> Any:
         if isinstance(fresh, PerItem):

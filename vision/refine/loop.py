@@ -95,12 +95,13 @@ def refine_steps(
         schedule: what the run steps through: timesteps, keep counts, prompts, seeds, rounds.
         evaluate: judges the candidate.
         accept: returns the next state; None takes the candidate.
-        stop: True ends the run after this step; a (batch,) bool tensor finishes these items, whose state then stays as it is.
-        keep_best: a function that copies a state; with it `Step.best` is the best-scored candidate. Moves that write in place
-            need a real copy.
+        stop: True ends the run after this step; a (batch,) bool tensor finishes these items, whose state then stays
+            as it is.
+        keep_best: a function that copies a state; with it `Step.best` is the best-scored candidate. Moves that write
+            in place need a real copy.
         resume: continue after this step of an earlier run.
-        drop_finished: give only unfinished items to `propose`, `evaluate` and `accept`; everything that belongs to an item
-            must then be in the state.
+        drop_finished: give only unfinished items to `propose`, `evaluate` and `accept`; everything that belongs to an
+            item must then be in the state.
     """
     memory = resume
     start = 0
@@ -157,8 +158,8 @@ def refine(
     """Run `refine_steps` to its end, show every step to the observers and return the outcome.
 
     Args:
-        observers: called with every step; they see and change nothing. One that has a `close` method is closed at the end,
-            also after an error.
+        observers: called with every step; they see and change nothing. One that has a `close` method is closed at the
+            end, also after an error.
         result: "best" returns the best-scored state (needs `evaluate` and `keep_best`), "last" the final one.
         progress: label of a progress bar; None shows none.
         rules: the keyword arguments of `refine_steps`.

@@ -36,7 +36,7 @@ class ProgressBar:
 
 
 class Trace:
-    """Rows of index, seconds and score, one per step; `row(step)` adds columns. Tensors reach the host once, in `rows`."""
+    """Rows of index, seconds and score; `row(step)` adds columns. Tensors reach the host once, in `rows`."""
 
     def __init__(self, row: Callable[[Step], Mapping[str, Any]] | None = None):
         self.row, self.kept = row, []
@@ -67,8 +67,9 @@ def previews(folder: Path | str, render: Callable[[Any], Any], every: int = 1) -
 def checkpoints(folder: Path | str, every: int = 1, pack: Callable[[Any], Any] | None = None) -> Callable[[Step], None]:
     """Save the step every few steps, so that `load_checkpoint` can resume the run after a kill at any moment.
 
-    Tensors go into one safetensors file, the rest into step.json, which is replaced last and names its file. `pack(state)`
-    turns states that are no trees of tensors (a module with its optimiser) into one; it is applied to `best` as well.
+    Tensors go into one safetensors file, the rest into step.json, which is replaced last and names its file.
+    `pack(state)` turns states that are no trees of tensors (a module with its optimiser) into one; it is applied to
+    `best` as well.
     """
     folder = Path(folder)
 

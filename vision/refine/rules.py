@@ -45,7 +45,7 @@ def composite_outside(mask: Tensor, outside: Callable[[Step], Tensor]) -> Callab
 
 
 def max_seconds(seconds: float, sync_every: int | None = None) -> Stop:
-    """Stop once the run has taken `seconds`. On an accelerator, work is queued: `sync_every=k` waits for it every k steps."""
+    """Stop once the run has taken `seconds`; on an accelerator `sync_every=k` waits for queued work every k steps."""
 
     def stop(step: Step) -> bool:
         if sync_every and step.index % sync_every == 0 and torch.cuda.is_available():
