@@ -1,8 +1,8 @@
 """One training loop for every recipe: accumulation, EMA, mixed precision, clipping, logging, checkpoints, exact resume.
 
 A recipe describes what it trains as a list of `Objective`s. An ordinary training has one; an adversarial one has two
-(the generator, then the discriminator), which are stepped in that order on the same batch. Devices, processes and precision
-are accelerate's: `accelerate launch --num_processes 8 scripts/train.py ...` needs no other code.
+(the generator, then the discriminator), which are stepped in that order on the same batch. Devices, processes and
+precision are accelerate's: `accelerate launch --num_processes 8 scripts/train.py ...` needs no other code.
 
 A run is a function of its options: sample i of step s is drawn from the seed, s and the process alone, and a run that
 was stopped and started again ends with the weights of the run that was not (bit for bit on a CPU).

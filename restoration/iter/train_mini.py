@@ -1,8 +1,8 @@
 """Training of the small default network (see `mini.py`) in four stages.
 
     python scripts/train.py iter --recipe mini --mini.photos photos --mini.variant clean
-    python scripts/train.py iter --recipe mini --mini.photos photos --mini.variant photo --mini.start
-    runs/iter-mini/clean
+    python scripts/train.py iter --recipe mini --mini.photos photos --mini.variant photo \\
+        --mini.start runs/iter-mini/clean
 
 `photos` is the folder that `restoration/photos.py` tells how to fill. Each command writes checkpoints, goes on from
 them when it is started again, and ends with the folder `<folder>/<variant>/weights`, which
@@ -13,8 +13,8 @@ them when it is started again, and ends with the folder `<folder>/<variant>/weig
 3. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the released code do (masking ratio
    cos(pi u / 2), class-balanced critic at the start, per-token losses), all else frozen.
 4. `texture`: the decoder alone is tuned on tokens that the sampler drew, with the absolute error, its low-pass
-  version and
-   an adversarial loss whose weight keeps its gradient at a fixed share of the error's (Esser et al. 2021, eq. 7).
+   version and an adversarial loss whose weight keeps its gradient at a fixed share of the error's (Esser et al. 2021,
+   equation 7).
 
 Data: 21 photographs (BSD-2-Clause, CC-BY-4.0, CC0-1.0), halved once and twice. Variant `clean` sees MATLAB-bicubic
 inputs, `photo` the mixture `PHOTO_MIXTURE` of degradations. Times and measured results stand in the model card beside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ def test_a_rule_that_stops_one_item_changes_no_other(stops, drop):
 def test_finished_items_stay_unchanged_and_the_run_ends_with_the_last():
     steps = list(refine_steps(walks(1, 4), move, [0.5] * 30, evaluate=closeness, stop=reaches(-0.4)))
     assert len(steps) < 30 and not steps[-1].active.any()
-    for before, after in zip(steps[:-1], steps[1:], strict=True):
+    for before, after in itertools.pairwise(steps):
         done = torch.ones(4, dtype=torch.bool) if before.active is None else ~before.active
         if before.active is not None:
             assert torch.equal(before.state.place[done], after.state.place[done])

@@ -35,16 +35,17 @@ STEPS = 30
 class Walk:
     place: Tensor
     noise: PerItem[torch.Generator]
-    words: tuple[str, ...] = ()
+    words: PerItem[tuple[str, ...]]
 
 
 def start() -> Walk:
-    return Walk(torch.zeros(3, 2), item_generators(7, 3))
+    return Walk(torch.zeros(3, 2), item_generators(7, 3), PerItem([()] * 3))
 
 
 def move(walk: Walk, at: int) -> Walk:
     noise = torch.cat([torch.randn(1, 2, generator=g) for g in walk.noise])
-    return replace(walk, place=walk.place * 0.95 + noise, words=(*walk.words, str(at)))
+    words = PerItem((*said, str(at)) for said in walk.words)
+    return replace(walk, place=walk.place * 0.95 + noise, words=words)
 
 
 RULES = {
