@@ -1,0 +1,1 @@
+"""Textured 3D objects from posed pictures, refined in geometry and texture through a differentiable renderer."""
