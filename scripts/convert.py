@@ -1,0 +1,92 @@
+"""Turn published checkpoints, which are pickled, into folders that this project loads.
+
+    python scripts/convert.py iter --checkpoint ITER_x4.pth --vqgan ITER_swinvqgan.pth --out weights/iter-x4
+
+Files are read as weights only: one that holds code is refused, not run.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from restoration.iter.checkpoint import convert as convert_iter
+from vision.config import cli, fail
+
+
+@dataclass(frozen=True)
+class ITERFiles:
+    """The authors' ITER_x2.pth or ITER_x4.pth."""
+
+    checkpoint: Path
+    """The ITER file."""
+    out: Path
+    """Folder to write; must not hold weights yet."""
+    vqgan: Path | None = None
+    """The authors' ITER_swinvqgan.pth, when the ITER file does not hold the VQGAN."""
+    half: bool = False
+    """Write float16 instead of float32."""
+
+
+def main(options: ITERFiles) -> Path:
+    """Convert and return the folder that was written."""
+    if (options.out / "model.safetensors").exists():
+        raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")
+    checkpoint = read_pickled(options.checkpoint)
+    vqgan = None if options.vqgan is None else read_pickled(options.vqgan)
+    try:
+        restorer = convert_iter(checkpoint, vqgan)
+    except ValueError as error:
+        raise ValueError(f"{options.checkpoint} cannot be converted. {error}") from error
+    restorer.save_pretrained(options.out, dtype=torch.float16 if options.half else None)
+    return options.out
+
+
+def read_pickled(path: Path) -> Any:
+    """What a pickled file holds, as long as that is tensors and plain containers.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, no checkpoint, or holds code.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is an empty file.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        reason = "it holds objects other than tensors, which could run code" if "weights_only" in str(error) else str(error)
+        raise ValueError(f"{path} was refused: {reason}.") from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"{path} is damaged or no checkpoint of torch ({type(error).__name__}: {reason}).") from error
+
+
+SYSTEMS = {"iter": ITERFiles}
+
+
+def parse(arguments: Sequence[str]) -> ITERFiles:
+    """Options from the command line; the first word is the system."""
+    if not arguments or arguments[0] not in SYSTEMS:
+        if arguments and arguments[0] in ("-h", "--help"):
+            sys.stdout.write(f"{__doc__}\nusage: convert.py {{{','.join(SYSTEMS)}}} [options]; iter --help lists them\n")
+            raise SystemExit(0)
+        fail(f"Name the system whose checkpoint is to be converted: {', '.join(SYSTEMS)}.")
+    return cli(SYSTEMS[arguments[0]], prog=f"convert.py {arguments[0]}", args=arguments[1:])
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(f"{main(parse(sys.argv[1:]))}\n")
+    except (ValueError, OSError) as error:
+        fail(str(error))
