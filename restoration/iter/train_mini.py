@@ -1,8 +1,8 @@
 """Training of the small default network (see `mini.py`) in four stages.
 
-    python scripts/train.py iter --recipe mini --mini.photos photos --mini.variant clean
-    python scripts/train.py iter --recipe mini --mini.photos photos --mini.variant photo \\
-        --mini.start runs/iter-mini/clean
+    python scripts/train.py iter --recipe mini --photos photos --variant clean
+    python scripts/train.py iter --recipe mini --photos photos --variant photo \\
+        --start runs/iter-mini/clean
 
 `photos` is the folder that `restoration/photos.py` tells how to fill. Each command writes checkpoints, goes on from
 them when it is started again, and ends with the folder `<folder>/<variant>/weights`, which
