@@ -104,3 +104,27 @@ class TriplaneField(nn.Module):
         """Density (s, n, 1) and colour (s, n, 3) of points (s, n, 3) in triplanes (s, 3, c, h, w)."""
         features = sample_triplane(code, points)
         return self.decode_density(features), self.decode_color(features)
+
+
+@torch.no_grad()
+def grid_density(field: TriplaneField, code: Tensor, resolution: int, slab_points: int = 1 << 16) -> Tensor:
+    """(n, n, n) density of one scene (3, c, h, w) on the grid points of [-1, 1]^3, index order x, y, z, no gradient.
+
+    On a grid the features of a plane depend on two coordinates only, so the planes are sampled and sent through
+    the first layer as n x n maps; their sum over the grid equals `density` up to rounding, at a fraction of the work.
+    """
+    first, *rest = field.mlp_sigma.layers
+    axis = torch.linspace(-1, 1, resolution, device=code.device, dtype=code.dtype)
+    v, u = torch.meshgrid(axis, axis, indexing="ij")
+    where = torch.stack([u, v], -1).expand(3, -1, -1, -1)
+    maps = nn.functional.grid_sample(code, where, padding_mode="border", align_corners=False)  # 3 c n(v) n(u)
+    weight = first.weight.view(first.out_features, -1, 3)  # width c 3
+    xy, xz, yz = torch.einsum("pcvu,wcp->puvw", maps, weight)  # n(u) n(v) width
+    slices = []
+    for start in range(0, resolution, max(1, slab_points // resolution**2)):
+        part = slice(start, start + max(1, slab_points // resolution**2))
+        x = xy[part, :, None] + xz[part, None] + (yz + first.bias)
+        for layer in rest:
+            x = layer(nn.functional.gelu(x))
+        slices.append(nn.functional.softplus(x[..., 0]))
+    return torch.cat(slices)

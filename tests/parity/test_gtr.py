@@ -17,11 +17,14 @@ from torch import Tensor
 from recon3d import cameras as cams
 from recon3d.gtr import losses
 from recon3d.gtr.fields import TriplaneField, sample_triplane
+from recon3d.gtr.fit import Budget, Fit
 from recon3d.gtr.network import Generator, GeneratorConfig, condition
+from recon3d.gtr.refine import SurfacePoints, TextureRates, texture_stage
 from recon3d.isosurface import extract_sparse, extract_surface, find_topology
 from recon3d.mesh import Mesh
 from recon3d.raster import antialias, interpolate, rasterize
 from recon3d.volume import MISS, ray_box, render_rays
+from vision.refine import Trace, refine
 
 SHARED_MESHES = Path(__file__).resolve().parents[3] / "shared" / "data" / "meshes"
 
@@ -334,3 +337,37 @@ def test_render_of_reference_mesh(case: Case, golden: Path) -> None:
             assert (difference > tolerance).float().mean() < (0 if name in ("position", "depth") else 0.002) + 1e-9, (
                 name
             )
+
+
+@fixture("texture_refine")
+def test_texture_refinement_as_released(case: Case) -> None:
+    meta = case.meta
+    init = case.part("init.")
+    field = field_like({k.removeprefix("field."): v for k, v in init.items() if k.startswith("field.")})
+    _, views, height, width, _ = case["tex_pts"].shape
+    index = case["hard_mask"].flatten().nonzero().squeeze(-1)
+    surface = SurfacePoints(case["tex_pts"].reshape(-1, 3)[index], index, (views, height, width))
+    side = [int(v) for v in re.search(r"(\d+)x(\d+)", meta["loss"]).groups()]
+    images = torch.nn.functional.interpolate(case["cond_low"], side, mode="bilinear")
+    floor, steps = re.search(r"to (\d*\.\d+) over (\d+) steps", meta["schedule"]).groups()
+    rates = TextureRates(
+        code=meta["code_lr"],
+        mlp=meta["mlp_lr"],
+        betas=tuple(meta["betas"]),
+        weight_decay=meta["weight_decay"],
+        floor=float(floor),
+        schedule_steps=int(steps),
+        max_grad_norm=meta["max_grad_norm_mlp"],
+    )
+    fit = Fit(torch.nn.Parameter(init["code"][0].clone()), field, field.aabb.clone(), torch.Generator())
+    stage = texture_stage(fit, surface, images, Budget(meta["iters"]), mode="release", rates=rates)
+    trace = Trace(lambda step: {"loss": step.verdict.detail["loss"]})
+    refine(stage.fit, stage.propose, stage.schedule, evaluate=stage.evaluate, observers=[trace])
+    losses = torch.tensor([row["loss"] for row in trace.rows])
+    close(losses[: meta["iters"]], case["losses"], 1e-5)
+    final = case.part("final.")
+    close(fit.code[None], final["code"], 1e-4)
+    for name, value in field.state_dict().items():
+        close(value, final[f"field.{name}"], 1e-4)
+        if "mlp_color" not in name:
+            assert torch.equal(value, init[f"field.{name}"])

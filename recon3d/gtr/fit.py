@@ -1,0 +1,170 @@
+"""One object while it is being fitted, and what a stage of the refinement core needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from recon3d.gtr.fields import TriplaneField, grid_density
+from recon3d.isosurface import extract_sparse
+from vision.refine import Step, Verdict, any_of, max_seconds, no_progress
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a run is: a stage, the number of its move (0 measures only) and how many there are."""
+
+    stage: str
+    number: int
+    total: int
+    resolution: int = 0
+    """Grid points per side of the surface, where there is one."""
+
+
+@dataclass
+class Fit:
+    """One object while it is being fitted; moves write in place.
+
+    `code`: (3, channels, height, width) triplane. `box`: (6,) minimum and maximum corner of the part of [-1, 1]^3
+    that may hold the object; there is no density outside. `generator`: random numbers of rays and views. `prediction`:
+    colours that the last verdict computed with gradient, for the next move to use; it is not saved.
+    """
+
+    code: nn.Parameter
+    field: TriplaneField
+    box: Tensor
+    generator: torch.Generator
+    optimizer: torch.optim.Optimizer | None = None
+    prediction: Tensor | None = None
+
+    def weights(self) -> Weights:
+        """Copies of triplane, field and box."""
+        named = {"code": self.code, "box": self.box}
+        named |= {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        return {name: value.detach().clone() for name, value in named.items()}
+
+    def load(self, weights: Weights) -> None:
+        """Take over what `weights` gave."""
+        with torch.no_grad():
+            self.code.copy_(weights["code"])
+        self.box = weights["box"].to(self.code.device)
+        self.field.load_state_dict({k.removeprefix("field."): v for k, v in weights.items() if k.startswith("field.")})
+        self.prediction = None
+
+    def density(self, points: Tensor) -> Tensor:
+        """(points,) density at points (points, 3)."""
+        inside = ((points >= self.box[:3]) & (points <= self.box[3:])).all(-1)
+        return self.field.density(self.code, points) * inside
+
+    def color(self, points: Tensor) -> Tensor:
+        """(points, 3) colour at points (points, 3)."""
+        return self.field.color(self.code, points)
+
+    @torch.no_grad()
+    def grid(self, resolution: int) -> Tensor:
+        """(n, n, n) density on the grid points of [-1, 1]^3, without gradient."""
+        axis = torch.linspace(-1, 1, resolution, device=self.code.device)
+        x, y, z = ((axis >= low) & (axis <= high) for low, high in zip(self.box[:3], self.box[3:], strict=True))
+        inside = x[:, None, None] & y[None, :, None] & z[None, None]
+        return grid_density(self.field, self.code, resolution) * inside
+
+    def surface(self, resolution: int, level: float) -> tuple[Tensor, Tensor]:
+        """Vertices (vertices, 3), differentiable, and faces (faces, 3) of the surface density = level."""
+        return extract_sparse(self.density, self.grid(resolution), level)
+
+    def with_adam(self, code_rate: float, mlp_rate: float) -> Fit:
+        """The same object with a fresh Adam for triplane and field."""
+        groups = [
+            {"params": [self.code], "lr": code_rate, "initial_lr": code_rate},
+            {"params": list(self.field.parameters()), "lr": mlp_rate, "initial_lr": mlp_rate},
+        ]
+        return replace(self, optimizer=torch.optim.Adam(groups, foreach=True), prediction=None)
+
+    def descend(self, loss: Tensor, factor: float) -> None:
+        """One optimiser step on a loss, with all rates times `factor`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+
+def new_fit(
+    channels: int, size: tuple[int, int], field: TriplaneField, generator: torch.Generator, scale: float = 0.1
+) -> Fit:
+    """A fresh triplane with small random features for a field, which is used as it is."""
+    code = torch.randn(3, channels, *size, generator=generator) * scale
+    return Fit(nn.Parameter(code.to(field.aabb.device)), field, field.aabb.clone(), generator)
+
+
+def pack(state: Fit | Weights) -> dict:
+    """A tree of tensors of a fit, or the weights of one as they are, for `vision.refine.checkpoints`."""
+    if isinstance(state, Fit):
+        return {"fit": state.weights(), "optimizer": state.optimizer.state_dict(), "generator": state.generator}
+    return state
+
+
+def unpacker(fit: Fit) -> Callable[[dict], Fit | Weights]:
+    """The inverse of `pack`; it fills `fit`, which must have the optimiser of the stage."""
+
+    def unpack(tree: dict) -> Fit | Weights:
+        if "fit" not in tree:
+            return tree
+        fit.load(tree["fit"])
+        fit.optimizer.load_state_dict(tree["optimizer"])
+        fit.generator = tree["generator"]
+        return fit
+
+    return unpack
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a stage ends, and how often it is judged."""
+
+    steps: int
+    """Moves."""
+    seconds: float | None = None
+    """Wall-clock limit; None: no limit."""
+    patience: int | None = None
+    """Verdicts without a better one; None: all steps are made."""
+    evaluate_every: int = 1
+    """Moves between verdicts."""
+
+    def stop(self) -> Callable[[Step], bool] | None:
+        """The rule for the refinement core."""
+        rules = []
+        if self.seconds is not None:
+            rules.append(max_seconds(self.seconds, sync_every=5))
+        if self.patience is not None:
+            rules.append(no_progress(self.patience))
+        return any_of(*rules) if rules else None
+
+    def judged(self, at: At) -> bool:
+        """Whether a verdict is due."""
+        return at.number % self.evaluate_every == 0 or at.number == at.total
+
+    def schedule(self, stage: str, resolutions: Sequence[int] = (0,)) -> list[At]:
+        """Move 0 measures only; the resolutions share the moves evenly, the last one is used for measuring."""
+        ats = [At(stage, 0, self.steps, resolutions[-1])]
+        for number in range(self.steps):
+            resolution = resolutions[number * len(resolutions) // self.steps]
+            ats.append(At(stage, number + 1, self.steps, resolution))
+        return ats
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as arguments of the refinement core."""
+
+    name: str
+    fit: Fit
+    schedule: list[At]
+    propose: Callable[[Fit, At], Fit]
+    evaluate: Callable[[Fit, At], Verdict]
+    stop: Callable[[Step], bool] | None = None

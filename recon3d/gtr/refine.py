@@ -1,0 +1,345 @@
+"""Fit and refine one object: volume (A), geometry (B), texture (C), each a stage for the refinement core.
+
+A. Volume: a triplane is fitted to the views by volume rendering.
+B. Geometry: marching cubes surfaces of the density are rendered and compared with the views in colour and silhouette;
+   gradients reach the field through the vertices and through the colours on the surface (paper, section 3.2).
+C. Texture: the surface stays as it is; triplane and colour MLP are tuned on the views (paper, section 3.3).
+
+Every stage starts with a move that changes nothing and only measures, so that the best state is never worse than
+what the stage was given, in PSNR over the views it sees.
+
+The release (`texture_stage(mode="release")`) differs from the default in this: the rate of the triplane stays
+constant, the colour MLP starts with rate zero and follows a cosine over 500 steps, the triplane is subject to
+weight decay (which pulls what no view sees to grey), gradients of the MLP are clipped, and the last state is
+taken, not the best.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recon3d.gtr.fit import At, Budget, Fit, Stage
+from recon3d.gtr.losses import mask_loss, ray_opacity_loss, ray_opacity_points, rgb_loss
+from recon3d.raster import interpolate, opposite_vertices, rasterize
+from recon3d.views import Views, render_surface, visual_hull
+from recon3d.volume import render_rays
+from vision.refine import Verdict
+
+TextureMode = Literal["default", "release"]
+
+
+def psnr_of(mse: float) -> float:
+    """Decibels of a mean squared error of values in [0, 1]."""
+    return -10 * math.log10(max(mse, 1e-10))
+
+
+def object_box(views: Views, margin: float = 0.1, resolution: int = 48) -> Tensor:
+    """(6,) box around the visual hull with a margin, inside [-1, 1]^3: where the object must be."""
+    hull = visual_hull(views, resolution)
+    if not hull.any():
+        raise ValueError("The silhouettes do not meet inside the box [-1, 1]^3; check poses, intrinsics and masks.")
+    index = hull.nonzero()
+    low, high = (end * (2 / (resolution - 1)) - 1 for end in (index.amin(0), index.amax(0)))
+    return torch.cat([(low - margin).clamp(min=-1), (high + margin).clamp(max=1)])
+
+
+# A ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VolumeRates:
+    """How the volume fit descends."""
+
+    code: float = 2e-2
+    """Learning rate of the triplane."""
+    mlp: float = 5e-3
+    """Learning rate of both MLPs."""
+    decay: float = 0.998
+    """Both rates are multiplied by this in every step."""
+    rays: int = 768
+    """Rays per step."""
+    samples: int = 40
+    """Samples per ray."""
+    mask: float = 0.5
+    """Weight of the squared error of the opacity."""
+
+
+def volume_stage(fit: Fit, views: Views, budget: Budget, rates: VolumeRates | None = None) -> Stage:
+    """Stage A. Three quarters of the rays pass near the object; the verdict is the PSNR of a fixed set of rays."""
+    rates = rates or VolumeRates()
+    fit = fit.with_adam(rates.code, rates.mlp)
+    origins, directions = (rays.reshape(-1, 3) for rays in views.cameras.rays())
+    colors, masks = views.images.permute(0, 2, 3, 1).reshape(-1, 3), views.masks.reshape(-1, 1)
+    near = torch.nn.functional.max_pool2d(views.masks, 9, 1, 4).flatten().nonzero().squeeze(-1)
+
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        close = torch.randint(len(near), (count * 3 // 4,), generator=generator).to(near.device)
+        anywhere = torch.randint(len(masks), (count - len(close),), generator=generator).to(near.device)
+        return torch.cat([near[close], anywhere])
+
+    judged_rays = draw(2048, torch.Generator().manual_seed(0))
+
+    def march(rays: Tensor, jitter: Tensor | None) -> tuple[Tensor, Tensor]:
+        def field(points: Tensor) -> tuple[Tensor, Tensor]:
+            density, rgb = fit.field(fit.code[None], points[None])
+            return density.flatten(), rgb[0]
+
+        return render_rays(field, origins[rays], directions[rays], fit.box, rates.samples, jitter=jitter)
+
+    def propose(fit: Fit, at: At) -> Fit:
+        if at.number == 0:
+            return fit
+        rays = draw(rates.rays, fit.generator)
+        jitter = torch.rand(len(rays), rates.samples + 1, generator=fit.generator).to(origins)
+        rgb, opacity = march(rays, jitter)
+        loss = rgb_loss(rgb, colors[rays]) + rates.mask * mask_loss(opacity, masks[rays])
+        fit.descend(loss, rates.decay ** (at.number - 1))
+        return fit
+
+    @torch.no_grad()
+    def evaluate(fit: Fit, at: At) -> Verdict:
+        if not budget.judged(at):
+            return Verdict()
+        rgb, _ = march(judged_rays, None)
+        return Verdict(psnr_of(float(rgb_loss(rgb.clamp(0, 1), colors[judged_rays]))))
+
+    return Stage("volume", fit, budget.schedule("volume"), propose, evaluate, budget.stop())
+
+
+# B ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GeometryRates:
+    """How the geometry refinement descends."""
+
+    code: float = 3e-3
+    """Learning rate of the triplane."""
+    mlp: float = 4e-4
+    """Learning rate of both MLPs."""
+    decay: float = 0.99
+    """Both rates are multiplied by this in every step."""
+    views: int = 3
+    """Views per step."""
+    ray_opacity: float = 0.1
+    """Weight of the opacity in front of the background."""
+    empty_rays: int = 2048
+    """Background rays per step for it."""
+    judged_views: int = 6
+    """Views that the verdict looks at, spread over all."""
+
+
+def geometry_stage(
+    fit: Fit,
+    views: Views,
+    budget: Budget,
+    *,
+    level: float = 10.0,
+    resolutions: tuple[int, ...] = (64,),
+    rates: GeometryRates | None = None,
+) -> Stage:
+    """Stage B. The verdict is the PSNR of rendered surfaces; its detail has the overlap of the silhouettes.
+
+    Args:
+        level: density of the surface.
+        resolutions: grid points per side, coarse to fine.
+    """
+    rates = rates or GeometryRates()
+    fit = fit.with_adam(rates.code, rates.mlp)
+    origins, directions = (rays.reshape(-1, 3) for rays in views.cameras.rays(normalise=False))
+    background = (views.masks.flatten() == 0).nonzero().squeeze(-1)
+    count = min(rates.judged_views, len(views))
+    judged_views = [round(i * (len(views) - 1) / max(1, count - 1)) for i in range(count)]
+
+    def empty_space(fit: Fit) -> Tensor:
+        pick = torch.randint(max(1, len(background)), (rates.empty_rays,), generator=fit.generator)
+        uniform = torch.rand(rates.empty_rays, 1, generator=fit.generator).to(origins)
+        if len(background) == 0:
+            return origins.new_zeros(())
+        rays = background[pick.to(background.device)]
+        points, lengths, hit = ray_opacity_points(
+            origins[rays], directions[rays], torch.zeros_like(uniform), fit.box, uniform
+        )
+        return ray_opacity_loss(fit.density(points)[:, None], lengths, hit)
+
+    def propose(fit: Fit, at: At) -> Fit:
+        if at.number == 0:
+            return fit
+        chosen = torch.randperm(len(views), generator=fit.generator)[: rates.views].tolist()
+        loss = rates.ray_opacity * empty_space(fit)
+        vertices, faces = fit.surface(at.resolution, level)
+        if len(faces):
+            loss = loss + surface_loss(fit, vertices, faces, views, chosen)
+        fit.descend(loss, rates.decay ** (at.number - 1))
+        return fit
+
+    @torch.no_grad()
+    def evaluate(fit: Fit, at: At) -> Verdict:
+        if not budget.judged(at):
+            return Verdict()
+        vertices, faces = fit.surface(budget_resolution, level)
+        if len(faces) == 0:
+            return Verdict(-math.inf, {"iou": 0.0})
+        mse, overlap, union = 0.0, 0.0, 0.0
+        for number in judged_views:
+            camera = views.cameras[number]
+            fragments = rasterize(camera.clip(vertices)[0], faces, (camera.height, camera.width))
+            color = fit.color(interpolate(vertices, faces, fragments)).clamp(0, 1)
+            picture = fragments.scatter(color, 1.0).permute(2, 0, 1)
+            mse += float(rgb_loss(picture, views.images[number])) / len(judged_views)
+            mine, given = fragments.face_id >= 0, views.masks[number, 0] > 0.5
+            overlap, union = overlap + float((mine & given).sum()), union + float((mine | given).sum())
+        return Verdict(psnr_of(mse), {"iou": overlap / max(union, 1.0)})
+
+    budget_resolution = resolutions[-1]
+    return Stage("geometry", fit, budget.schedule("geometry", resolutions), propose, evaluate, budget.stop())
+
+
+def surface_loss(fit: Fit, vertices: Tensor, faces: Tensor, views: Views, chosen: list[int]) -> Tensor:
+    """Mean over the chosen views of the squared errors of colour (white outside) and antialiased mask."""
+    opposite = opposite_vertices(faces)
+    loss = vertices.new_zeros(())
+    for number in chosen:
+        surface = render_surface(vertices, faces, views.cameras[number], opposite=opposite, normals=False)
+        picture = surface.fragments.scatter(fit.color(surface.position), 1.0).permute(2, 0, 1)
+        loss = loss + rgb_loss(picture, views.images[number])
+        loss = loss + mask_loss(surface.mask[..., 0], views.masks[number, 0])
+    return loss / len(chosen)
+
+
+# C ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextureRates:
+    """How the texture refinement descends."""
+
+    code: float = 0.15
+    """Learning rate of the triplane."""
+    mlp: float = 1e-4
+    """Learning rate of the colour MLP."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Of Adam."""
+    weight_decay: float = 0.05
+    """Of the weights of the MLP; in the release of the triplane too."""
+    floor: float = 0.05
+    """The cosine ends at this share of the rates."""
+    schedule_steps: int | None = None
+    """Length of the cosine; None: the steps of the stage. The release has 500."""
+    max_grad_norm: float | None = None
+    """Gradient norm of the MLP is clipped to this; the release has 1."""
+
+
+RELEASE_RATES = TextureRates(schedule_steps=500, max_grad_norm=1.0)
+
+
+@dataclass(frozen=True)
+class SurfacePoints:
+    """Surface points seen by pixels, fixed while the texture is refined.
+
+    `points`: (points, 3). `pixel_index`: (points,) flat index into (views, height, width). `size`: views, height,
+    width.
+    """
+
+    points: Tensor
+    pixel_index: Tensor
+    size: tuple[int, int, int]
+
+    def picture(self, colors: Tensor) -> Tensor:
+        """(views, 3, height, width) colours (points, 3) on white."""
+        views, height, width = self.size
+        canvas = colors.new_ones(views * height * width, 3).index_copy(0, self.pixel_index, colors)
+        return canvas.view(views, height, width, 3).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def surface_points(vertices: Tensor, faces: Tensor, views: Views, supersample: int = 1) -> SurfacePoints:
+    """The points of a surface that the pixels of the views see (at `supersample` times their resolution)."""
+    height, width = views.cameras.height * supersample, views.cameras.width * supersample
+    points, index = [], []
+    for number, clip in enumerate(views.cameras.resized(height, width).clip(vertices)):
+        fragments = rasterize(clip, faces, (height, width))
+        points.append(interpolate(vertices, faces, fragments))
+        index.append(fragments.pixel_index + number * height * width)
+    return SurfacePoints(torch.cat(points), torch.cat(index), (len(views), height, width))
+
+
+def cosine_factor(step: int, steps: int, floor: float, warm_up: int = 0) -> float:
+    """Linear warm-up from 0, then half a cosine from 1 to `floor` at `steps`."""
+    if step < warm_up:
+        return step / warm_up
+    progress = (step - warm_up) / max(1, steps - warm_up)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def texture_stage(
+    fit: Fit,
+    surface: SurfacePoints,
+    images: Tensor,
+    budget: Budget,
+    *,
+    mode: TextureMode = "default",
+    rates: TextureRates | None = None,
+) -> Stage:
+    """Stage C. Colours at fixed surface points descend on the mean absolute error over whole pictures.
+
+    The verdict is the PSNR over all views; its detail has the loss. A verdict keeps its prediction for the next
+    move, which starts from the same weights, so that every move costs one evaluation of the colours.
+
+    Args:
+        surface: the points that the pixels see; their pictures are resized bilinearly to the images where sizes differ.
+        images: (views, 3, height, width) targets on white.
+        mode: "release" does what the published code does; pass the fit's last state on, not its best.
+    """
+    release = mode == "release"
+    rates = rates or (RELEASE_RATES if release else TextureRates())
+    mlp = list(fit.field.mlp_color.parameters())
+    groups = [
+        {"params": [fit.code], "lr": rates.code, "weight_decay": rates.weight_decay if release else 0.0},
+        {"params": [p for p in mlp if p.dim() > 1], "lr": rates.mlp, "weight_decay": rates.weight_decay},
+        {"params": [p for p in mlp if p.dim() <= 1], "lr": rates.mlp, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=rates.betas, foreach=True)
+    fit = Fit(fit.code, fit.field, fit.box, fit.generator, optimizer)
+    same_size = surface.size[1:] == images.shape[-2:]
+
+    def errors(colors: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean absolute and mean squared error over whole pictures."""
+        picture = surface.picture(colors)
+        if not same_size:
+            picture = torch.nn.functional.interpolate(picture, images.shape[-2:], mode="bilinear")
+        difference = picture - images
+        return difference.abs().mean(), difference.detach().square().mean()
+
+    def propose(fit: Fit, at: At) -> Fit:
+        if at.number == 0:
+            return fit
+        step = at.number - 1
+        factor = cosine_factor(step, rates.schedule_steps or at.total, rates.floor, warm_up=1 if release else 0)
+        for index, group in enumerate(optimizer.param_groups):
+            base = rates.code if index == 0 else rates.mlp
+            group["lr"] = base if release and index == 0 else base * factor
+        colors = fit.color(surface.points) if fit.prediction is None else fit.prediction
+        fit.prediction = None
+        fit.optimizer.zero_grad(set_to_none=True)
+        errors(colors)[0].backward(inputs=[fit.code, *mlp])
+        if rates.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(mlp, rates.max_grad_norm)
+        fit.optimizer.step()
+        return fit
+
+    def evaluate(fit: Fit, at: At) -> Verdict:
+        if not budget.judged(at):
+            return Verdict()
+        with torch.enable_grad():
+            fit.prediction = fit.color(surface.points)
+        with torch.no_grad():
+            loss, mse = errors(fit.prediction)
+        return Verdict(psnr_of(float(mse)), {"loss": float(loss)})
+
+    return Stage("texture", fit, budget.schedule("texture"), propose, evaluate, budget.stop())
