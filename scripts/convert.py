@@ -65,8 +65,7 @@ def read_pickled(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        reason = "it holds objects other than tensors, which could run code" if "weights_only" in str(error) else str(error)
-        raise ValueError(f"{path} was refused: {reason}.") from error
+        raise ValueError(f"{path} was refused: it holds objects other than tensors, which could run code.") from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{path} is damaged or no checkpoint of torch ({type(error).__name__}: {reason}).") from error
@@ -79,7 +78,7 @@ def parse(arguments: Sequence[str]) -> ITERFiles:
     """Options from the command line; the first word is the system."""
     if not arguments or arguments[0] not in SYSTEMS:
         if arguments and arguments[0] in ("-h", "--help"):
-            sys.stdout.write(f"{__doc__}\nusage: convert.py {{{','.join(SYSTEMS)}}} [options]; iter --help lists them\n")
+            sys.stdout.write(f"{__doc__}\nSystems: {', '.join(SYSTEMS)}; convert.py iter --help lists the options.\n")
             raise SystemExit(0)
         fail(f"Name the system whose checkpoint is to be converted: {', '.join(SYSTEMS)}.")
     return cli(SYSTEMS[arguments[0]], prog=f"convert.py {arguments[0]}", args=arguments[1:])

@@ -73,8 +73,8 @@ def _blur(image: Tensor, kernel: Tensor) -> Tensor:
 def class_balanced_cross_entropy(logits: Tensor, labels: Tensor, beta: float = 0.9999) -> Tensor:
     """Cross entropy with classes weighted by their effective number in the batch (Cui et al. 2019, eq. 2).
 
-    Weights are (1 - beta) / (1 - beta^count), normalised to sum to the number of classes; a class that does not occur gets
-    the largest weight by the formula and no say.
+    Weights are (1 - beta) / (1 - beta^count), normalised to sum to the number of classes; a class that does not occur
+    gets the largest weight by the formula and no say.
 
     Args:
         logits: (b, classes, ...).
@@ -122,7 +122,8 @@ def _check_kind(kind: str) -> None:
 def load_perceptual(net: str = "vgg") -> torch.nn.Module:
     """LPIPS (Zhang et al. 2018) as a module: call it with two pictures (b, 3, h, w) in [0, 1], get (b,) distances.
 
-    The linear layers come with the package `lpips`; the backbone is torchvision's, which must lie in torch's hub folder.
+    The linear layers come with the package `lpips`; the backbone is torchvision's, which must lie in torch's hub
+    folder.
 
     Raises:
         ValueError: the package or the weights are missing; the sentence says what to install or fetch.
@@ -138,8 +139,8 @@ def load_perceptual(net: str = "vgg") -> torch.nn.Module:
     weights = Path(torch.hub.get_dir()) / "checkpoints" / files[net]
     if not weights.exists():
         raise ValueError(
-            f"The perceptual loss needs torchvision's weights {weights}, which are not there; fetch them once, or set the "
-            "weight of the perceptual loss to 0 to train without it."
+            f"The perceptual loss needs torchvision's weights {weights}, which are not there; fetch them once, or set "
+            "the weight of the perceptual loss to 0 to train without it."
         )
     return _Perceptual(net)
 

@@ -1,8 +1,8 @@
 """Restore pictures by iterative token evaluation and refinement (ITER, arXiv 2312.05616).
 
-Two networks share this pipeline: the published topology (`published.py`; weights come from the authors' checkpoints through
-`scripts/convert.py`) and the small network whose weights ship with the project (`mini.py`). What the two have in common is
-the protocol `ITERModel` and the sampling loop of `sampling.py`.
+Two networks share this pipeline: the published topology (`published.py`; weights come from the authors' checkpoints
+through `scripts/convert.py`) and the small network whose weights ship with the project (`mini.py`). What the two have
+in common is the protocol `ITERModel` and the sampling loop of `sampling.py`.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ class ITERRestorer:
         """Load a restorer.
 
         Args:
-            source: folder, file, hub name, `builtin:tiny` or `builtin:tiny-mini` (random weights); None for the embedded
-                default.
+            source: folder, file, hub name, `builtin:tiny` or `builtin:tiny-mini` (random weights); None for the
+                embedded default.
             revision: of a hub source.
             variant: of the embedded default: photo (also when None) or clean.
 
@@ -260,7 +260,7 @@ class ITERRestorer:
         observers: Iterable[Observer] = (),
         progress: Callable[[float], object] | None = None,
     ) -> Iterator[Tensor]:
-        """The result as finished bands (b, 3, rows, W) from top to bottom; with the default tiles, memory does not grow.
+        """The result as finished bands (b, 3, rows, W) from top to bottom; with tiles, memory does not grow.
 
         Args:
             image: (b, 3, h, w) RGB in [0, 1].
@@ -324,13 +324,15 @@ class ITERRestorer:
             fidelity: as in `ITEROptions`.
         """
         model = self.model
-        picture = model.decode(state.observed, state.tokens, fidelity) if fidelity else model.decode_base(state.observed)
+        picture = (
+            model.decode(state.observed, state.tokens, fidelity) if fidelity else model.decode_base(state.observed)
+        )
         return picture.float() if size is None else picture[..., : size[0], : size[1]].float()
 
     def token_grid(
         self, image: ImageLike, options: ITEROptions | None = None, *, noise: Iterable[Any] | None = None
     ) -> Tensor:
-        """(b, 3, 2 H, steps * W): the picture after every step above, the tokens visible in it below; padding is kept."""
+        """(b, 3, 2 H, steps * W): the picture after every step above, the tokens visible in it below, with padding."""
         sampler, state = self.start(image, options, noise=noise)
         tokens, visible = sampler.reports(state, list(sampler.steps(state)))
         restorer = self._chosen(options or ITEROptions())
@@ -401,7 +403,11 @@ class ITERRestorer:
             yield torch.cat(row, dim=3)
 
     def _restore(
-        self, image: Tensor, options: ITEROptions, report: _Progress, box: Box = Box(0, 0, 0, 0)  # noqa: B008
+        self,
+        image: Tensor,
+        options: ITEROptions,
+        report: _Progress,
+        box: Box = Box(0, 0, 0, 0),  # noqa: B008
     ) -> Tensor:
         """A picture or tile (b, 3, h, w) -> (b, 3, h * scale, w * scale) float32 on the picture's device."""
         height, width = image.shape[-2] * self.scale, image.shape[-1] * self.scale
@@ -529,7 +535,13 @@ BUILTIN = {
         PublishedConfig(
             4,
             VQGANConfig(
-                num_codes=32, code_dim=16, resolution=(128, 128), channels=8, swin_channels=16, swin_depth=2, num_heads=4
+                num_codes=32,
+                code_dim=16,
+                resolution=(128, 128),
+                channels=8,
+                swin_channels=16,
+                swin_depth=2,
+                num_heads=4,
             ),
             LQEncoderConfig(channels=16, width=16, swin_channels=16, swin_groups=1, swin_depth=2, num_heads=4),
             TokenNetConfig(channels=32, swin_groups=1, swin_depth=2, num_heads=4),

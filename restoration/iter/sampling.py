@@ -1,14 +1,14 @@
 """Masked token sampling: refine tokens step by step, keeping what the evaluation net trusts.
 
 ITER (arXiv 2312.05616), inference as in the released code. The evaluation net judges the first tokens; those above a
-threshold are trusted, and the run starts at the first step of the schedule that asks for at least as many. Each step draws
-all tokens anew from the refinement net, which sees the visible ones; then the evaluation net judges the draw, and more
-positions become visible, drawn without replacement in proportion to their probability of being right. Visible positions
-stay visible; their tokens change with every draw. The result is the last draw.
+threshold are trusted, and the run starts at the first step of the schedule that asks for at least as many. Each step
+draws all tokens anew from the refinement net, which sees the visible ones; then the evaluation net judges the draw,
+and more positions become visible, drawn without replacement in proportion to their probability of being right.
+Visible positions stay visible; their tokens change with every draw. The result is the last draw.
 
-Differences from the released code, none of which changes a single picture's result: every item of a batch counts its own
-tokens (the code sums over the batch, and uses the first item's count); visible positions are never drawn again (the code's
-weights leave them a chance of 1e-8). `batch_counts` brings both back.
+Differences from the released code, none of which changes a single picture's result: every item of a batch counts its
+own tokens (the code sums over the batch, and uses the first item's count); visible positions are never drawn again
+(the code's weights leave them a chance of 1e-8). `batch_counts` brings both back.
 
 Shapes: b batch, h x w token grid, n codes. Masks are (b, 1, h, w) with 1 = visible.
 """
@@ -91,7 +91,7 @@ class Noise(Protocol):
 
 @dataclass(frozen=True)
 class PlacedNoise:
-    """Random numbers that depend on the place in the picture, so that overlapping tiles draw alike where they overlap."""
+    """Random numbers that depend on the place in the picture, so that tiles draw alike where they overlap."""
 
     seed: int
     """Of the picture."""
@@ -163,7 +163,7 @@ def draw_tokens(logits: Tensor, temperature: float, noise: PerItem[Any], step: i
 
 
 def draw_positions(weights: Tensor, count: int, noise: Any, step: int) -> Tensor:
-    """Mask (h * w,) with `count` ones, drawn without replacement in proportion to weights (h * w,); below 0 never drawn."""
+    """Mask (h * w,) with `count` ones, drawn without replacement in proportion to weights (h * w,); never below 0."""
     race = weights.float() / _exponential(noise, (weights.numel(),), "mask", step).to(weights.device)
     return torch.zeros_like(race).index_fill_(0, race.topk(count).indices, 1.0)
 
@@ -287,7 +287,7 @@ class TokenSampler:
 def sample_tokens(
     model: ITERModel, observed: Observed, generator: torch.Generator, options: SamplingOptions | None = None
 ) -> Tensor:
-    """Tokens (b, 1, h, w) at the end of a run, all random numbers from one generator: what training on samples needs."""
+    """Tokens (b, 1, h, w) at the end of a run, all random numbers from one generator, for training on samples."""
     sampler = TokenSampler(model, options or SamplingOptions())
     state = sampler.start_from(observed, PerItem([generator] * len(observed.first)))
     for step in sampler.steps(state):

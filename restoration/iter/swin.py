@@ -4,8 +4,8 @@ Differences from SwinIR (Liang et al. 2021), all of them the published ITER netw
 
 - The perceptron's hidden units are gated by an average over all tokens of the picture, so every output depends on the
   whole picture: tiles and the whole differ everywhere, not only at seams.
-- `SwinLayers` ends without a norm; a block whose construction grid is not larger than its window shrinks the window to the
-  grid and never shifts, whatever size it sees later.
+- `SwinLayers` ends without a norm; a block whose construction grid is not larger than its window shrinks the window
+  to the grid and never shifts, whatever size it sees later.
 
 Attention masks and position indices follow from the sizes and are made once per call for all blocks; the authors'
 checkpoints carry them as buffers, ours do not.
@@ -30,7 +30,7 @@ def relative_position_index(window: int, device: torch.device | None = None) -> 
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device | None = None) -> Tensor:
-    """(n, l, l) float: 0 where two tokens of a shifted window are neighbours in the picture, -100 where they are not."""
+    """(n, l, l) float: 0 where two tokens of a shifted window are close in the picture, -100 where they are not."""
     rows = torch.arange(height, device=device)
     columns = torch.arange(width, device=device)
     row_region = (rows >= height - window).int() + (rows >= height - shift).int()
@@ -65,12 +65,10 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Windows (b * n, l, c) -> same; `index` is `relative_position_index`, mask (n, l, l) is added to the scores."""
+        """Windows (b * n, l, c) -> same; `index` as `relative_position_index`, mask (n, l, l) added to the scores."""
         windows, length, channels = x.shape
         q, k, v = self.qkv(x).view(windows, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[index].permute(2, 0, 1)[
-            None
-        ]  # (1, heads, l, l)
+        bias = self.relative_position_bias_table[index].permute(2, 0, 1)[None]  # (1, heads, l, l)
         if mask is not None:
             bias = (bias + mask[:, None].to(bias)).repeat(windows // len(mask), 1, 1, 1)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))

@@ -1,9 +1,9 @@
 """The three token networks of ITER: the distortion-removal encoder, the evaluation net and the refinement net.
 
-ITER (arXiv 2312.05616), stages 2 and 3. The encoder E_l classifies codes from a low-quality picture. The evaluation net
-phi_e (two logits per token: wrong, right) and the refinement net phi_r (one logit per code) have the same build: two token
-maps are embedded by the same matrix, joined, and sent through a body. The published body is window attention (`SwinModel`);
-the authors' code also has a transformer and a U-Net, which their options never use.
+ITER (arXiv 2312.05616), stages 2 and 3. The encoder E_l classifies codes from a low-quality picture. The evaluation
+net phi_e (two logits per token: wrong, right) and the refinement net phi_r (one logit per code) have the same build:
+two token maps are embedded by the same matrix, joined, and sent through a body. The published body is window
+attention (`SwinModel`); the authors' code also has a transformer and a U-Net, which their options never use.
 
 The official nets take one-hot maps and a 1x1 convolution; looking the matrix up is the same and saves both.
 

@@ -10,12 +10,14 @@ updates of 4 x 4 crops of 320 pixels on each of 8 GPUs (`accelerate launch --num
 At that scale a stage takes days; the tests run each for a few updates on tiny networks.
 
 - `vqgan`: L1 + LPIPS + (1 - SSIM) + quantiser + 0.1 hinge; the U-Net discriminator is trained from the first update.
-- `distortion`: cross entropy of the distortion-removal encoder with the codes of the good picture (stage 2 of the paper).
-- `refine`: encoder, evaluation and refinement net together, as the released code trains stages 2 and 3. It may start from a
-  `vqgan` folder at once, as the authors did, or from a finished network of another scale: tensors that fit are taken.
+- `distortion`: cross entropy of the distortion-removal encoder with the codes of the good picture (stage 2 of the
+  paper).
+- `refine`: encoder, evaluation and refinement net together, as the released code trains stages 2 and 3. It may start
+  from a `vqgan` folder at once, as the authors did, or from a finished network of another scale: tensors that fit are
+  taken.
 
-Differences from the released code, none of which changes a gradient: the picture of the encoder's tokens, whose losses reach no
-weight there, is not made; nor is the unused random draw of tokens.
+Differences from the released code, none of which changes a gradient: the picture of the encoder's tokens, whose
+losses reach no weight there, is not made; nor is the unused random draw of tokens.
 """
 
 from __future__ import annotations
@@ -197,7 +199,7 @@ class TokenLosses:
 
 
 def visible_targets(rates: Tensor, positions: Tensor) -> Tensor:
-    """Mask (b, 1, h, w), 1 = visible: the largest cos(pi / 2 u) h w of the positions' uniforms are hidden, at least one."""
+    """Mask (b, 1, h, w), 1 = visible: the largest cos(pi / 2 u) h w of the uniforms are hidden, at least one."""
     flat = positions.flatten(1)
     hidden = (torch.cos(math.pi / 2 * rates) * flat.shape[1]).long().clamp(min=1)
     smallest_hidden = flat.sort(1, descending=True).values.gather(1, hidden[:, None] - 1)
@@ -269,7 +271,8 @@ class _TokenStage(nn.Module):
         if self.perceptual is not None:
             picture = self.model.vqgan.decode_onehot(straight_through(losses.logits, chance.gumbel))
             logs["perceptual"] = self.perceptual(picture, high).mean()
-            total = total + 0.5 * self.weight * logs["perceptual"]  # the mean runs over two pictures, one without gradient
+            # The authors average over two pictures; one of them has no gradient.
+            total = total + 0.5 * self.weight * logs["perceptual"]
         return total, logs
 
 

@@ -1,8 +1,9 @@
 """Swin-VQGAN: pictures to codes and back, and the discriminator that it is trained with.
 
-ITER (arXiv 2312.05616), stage 1: 8 times smaller, a codebook without projections, one group of window attention in the middle
-of the encoder and of the decoder. The released code differs from the usual VQGAN in three ways that are kept: no activation
-before the last convolution of either half, no tanh, and the "legacy" weighting of the codebook loss.
+ITER (arXiv 2312.05616), stage 1: 8 times smaller, a codebook without projections, one group of window attention in
+the middle of the encoder and of the decoder. The released code differs from the usual VQGAN in three ways that are
+kept: no activation before the last convolution of either half, no tanh, and the "legacy" weighting of the codebook
+loss.
 
 Shapes: b batch, H x W picture, h x w grid of codes, n codes, d code dimensions. Pictures are RGB in [0, 1].
 """
@@ -263,7 +264,7 @@ class SwinVQGAN(nn.Module):
         return self.encoder(image.clamp(0, 1) * 2 - 1)
 
     def encode(self, image: Tensor, beta: float = 0.25, legacy: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Picture (b, 3, H, W) in [0, 1] -> quantised features (b, d, h, w), codes (b, h, w) and the quantiser's loss."""
+        """Picture (b, 3, H, W) in [0, 1] -> quantised features (b, d, h, w), codes (b, h, w), the quantiser's loss."""
         return self.quantize(self.features(image), beta, legacy)
 
     def decode(self, quantised: Tensor) -> Tensor:

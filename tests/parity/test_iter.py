@@ -1,8 +1,8 @@
 """ITER against tensors of the released code: every tensor of the folder iter/, degradations aside.
 
-Sizes, scales, depths and options come from iter_golden.json and from the shapes of the tensors; names and numbers of cases from
-the files. Tokens must be equal. Other numbers may differ by TOLERANCE times the largest magnitude (at least 1): the networks
-sum in another order than the released code, and activations reach 150.
+Sizes, scales, depths and options come from iter_golden.json and from the shapes of the tensors; names and numbers of
+cases from the files. Tokens must be equal. Other numbers may differ by TOLERANCE times the largest magnitude (at
+least 1): the networks sum in another order than the released code, and activations reach 150.
 """
 
 from __future__ import annotations
