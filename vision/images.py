@@ -15,7 +15,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -193,8 +193,13 @@ def as_loaded(image: str | Path | PIL.Image.Image | LoadedImage) -> LoadedImage:
 
 
 def to_uint8(image: Tensor, *, truncate: bool = False) -> Tensor:
-    """[0, 1] as uint8 of the same shape: clamped, times 255, rounded (or cut off, as torchvision's ToPILImage
-    does)."""
+    """[0, 1] as uint8 of the same shape: clamped, times 255, rounded (or cut off, as torchvision's ToPILImage does).
+
+    Raises:
+        ValueError: the picture holds NaN or infinite values.
+    """
+    if not image.isfinite().all():
+        raise ValueError("The picture holds numbers that are no colours (NaN or infinite); compute in float32.")
     scaled = image.float().clamp(0, 1).mul_(255)
     return (scaled if truncate else scaled.round_()).to(torch.uint8)
 
@@ -216,6 +221,7 @@ def save_image(
     *,
     icc: bytes | None = None,
     alpha: PIL.Image.Image | None = None,
+    before_rename: Callable[[Path], object] | None = None,
 ) -> None:
     """Write a picture, whole or not at all; the suffix of `path` chooses the format.
 
@@ -224,6 +230,7 @@ def save_image(
         path: .png, .jpg, .webp, .tif or .bmp.
         icc: colour profile of the pixels.
         alpha: transparency, resized (bicubic) to the picture.
+        before_rename: called with the complete temporary file, before it takes the name `path`.
 
     Raises:
         ValueError: the suffix is unknown, the format has no transparency, or the file cannot be written.
@@ -244,6 +251,8 @@ def save_image(
         options = {**options, "icc_profile": icc}
     with atomic_path(path) as part:
         picture.save(part, **options)
+        if before_rename is not None:
+            before_rename(part)
 
 
 def save_bands(
@@ -254,12 +263,16 @@ def save_bands(
     height: int,
     icc: bytes | None = None,
     alpha: PIL.Image.Image | None = None,
+    before_rename: Callable[[Path], object] | None = None,
 ) -> None:
-    """Write horizontal bands (1, 3, rows, width) uint8 as one PNG while they come; whole or not at all.
+    """Write horizontal bands (1, 3, rows, width) uint8 as a picture, whole or not at all.
 
-    The picture never exists in memory (its transparency does). `icc` and `alpha` as in `save_image`.
+    A PNG is written while the bands come and never exists in memory (its transparency does); for other formats they are
+    collected. Arguments and errors as in `save_image`.
     """
-
+    if Path(path).suffix.lower() != ".png":
+        save_image(torch.cat(list(bands), dim=2), path, icc=icc, alpha=alpha, before_rename=before_rename)
+        return
     resized = None if alpha is None else np.asarray(alpha.resize((width, height), PIL.Image.Resampling.BICUBIC))
 
     def rows() -> Iterator[np.ndarray]:
@@ -274,6 +287,8 @@ def save_bands(
     channels = 3 if alpha is None else 4
     with atomic_path(path) as part:
         write_png(part, rows(), width=width, height=height, channels=channels, icc=icc)
+        if before_rename is not None:
+            before_rename(part)
 
 
 def image_files(folder: str | Path) -> list[Path]:
