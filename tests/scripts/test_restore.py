@@ -299,7 +299,7 @@ def script(*arguments: object) -> list[str]:
 @pytest.mark.slow
 def test_a_killed_run_is_resumed_without_losing_or_repeating(tmp_path):
     (tmp_path / "in").mkdir()
-    for number in range(30):
+    for number in range(12):
         picture(number, (60, 60)).save(tmp_path / "in" / f"{number:02d}.png")
     out = tmp_path / "out"
     command = script(tmp_path / "in", "--out", out, "--source", SOURCE, "--device", "cpu")
@@ -310,13 +310,13 @@ def test_a_killed_run_is_resumed_without_losing_or_repeating(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
-    assert 4 <= len(finished) < 30
+    assert 4 <= len(finished) < 12
     assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
     run = json.loads((out / "run.json").read_text())
     assert {name for name, facts in run["images"].items() if facts["was_done"]} == set(finished)
     assert all((out / name).stat().st_mtime_ns == when for name, when in finished.items())
     main(options(tmp_path / "straight", tmp_path / "in"))
-    for number in range(30):
+    for number in range(12):
         name = f"{number:02d}.png"
         assert (out / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     assert not list(out.glob(".*.part"))
@@ -349,7 +349,10 @@ def test_several_processes_do_each_image_once(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_help_is_quick():
-    started = time.monotonic()
-    subprocess.run(script("--help"), check=True, capture_output=True)
-    assert time.monotonic() - started < 6
+def test_help_loads_no_more_than_it_needs():
+    code = "import sys; sys.argv = ['restore.py', '--help']\nfrom scripts import restore\ntry: restore.run()\nfinally: "
+    code += "sys.stderr.write(' '.join({name.split('.')[0] for name in sys.modules}))"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
+    assert finished.returncode == 0 and "--fidelity" in finished.stdout
+    heavy = {"diffusers", "transformers", "accelerate", "torchvision", "skimage", "matplotlib", "open_clip", "trimesh"}
+    assert not heavy & set(finished.stderr.split())
