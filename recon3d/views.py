@@ -96,13 +96,17 @@ class Views:
                 f"View {full[0]} has no background: its mask covers the whole picture. Give pictures with alpha, "
                 "on white, or ask for background removal."
             )
-        covered = hull_coverage(self)
-        if covered < 0.6:
-            raise ValueError(
-                f"The silhouettes contradict each other: only {covered:.0%} of them can come from one object at these "
-                "cameras. Check poses and intrinsics (focal length, image size) and the masks."
-            )
         return self
+
+
+def check_agreement(views: Views) -> None:
+    """Raise ValueError when the silhouettes cannot come from one object inside [-1, 1]^3 at these cameras."""
+    covered = hull_coverage(views)
+    if covered < 0.6:
+        raise ValueError(
+            f"The silhouettes contradict each other: only {covered:.0%} of them can come from one object at these "
+            "cameras. Check poses and intrinsics (focal length, image size) and the masks."
+        )
 
 
 def _check_intrinsics(cameras: Cameras) -> None:
@@ -204,7 +208,8 @@ def render(
 def visual_hull(views: Views, resolution: int = 48, tolerance: int = 0, radius: float = 1.0) -> Tensor:
     """(n, n, n) bool: grid points of the box [-radius, radius]^3 inside the silhouettes of all views but `tolerance`.
 
-    A point outside a picture counts as inside that silhouette (the picture says nothing about it).
+    A point outside a picture counts as inside its silhouette only where the silhouette touches the border: such a
+    picture may cut the object off.
     """
     points = grid_points((resolution,) * 3, views.masks.device) * radius
     votes = torch.zeros(len(points), dtype=torch.int64, device=points.device)
@@ -219,7 +224,8 @@ def _silhouette_hits(views: Views, number: int, points: Tensor) -> Tensor:
     mask = views.masks[number][None]
     value = torch.nn.functional.grid_sample(mask, xy[None, None], padding_mode="border", align_corners=False).flatten()
     outside = (xy.abs() > 1).any(-1)
-    return ((value > 0.25) | outside) & (clip[:, 3] > 0)
+    cut_off = max(float(edge.amax()) for edge in (mask[..., 0, :], mask[..., -1, :], mask[..., 0], mask[..., -1])) > 0.5
+    return torch.where(outside, torch.full_like(outside, cut_off), value > 0.25) & (clip[:, 3] > 0)
 
 
 @torch.no_grad()
@@ -241,6 +247,24 @@ def hull_coverage(views: Views, resolution: int = 40) -> float:
         if mask.any():
             shares.append(float((drawn & mask).sum() / mask.sum()))
     return float(np.mean(shares)) if shares else 0.0
+
+
+def place(views: Views, how: Literal["auto", "unit"] = "auto") -> tuple[Tensor, float]:
+    """Centre (3,) and scale with which (x - centre) * scale lies in [-1, 1]^3.
+
+    "unit": the world as it is. "auto": the same when the silhouettes meet there and fill a fair part of the box, else
+    `fit_box`.
+    """
+    as_it_is = torch.zeros(3, device=views.masks.device), 1.0
+    if how == "unit":
+        return as_it_is
+    hull = visual_hull(views, 48)
+    if hull.any():
+        index = hull.nonzero()
+        extent = int((index.amax(0) - index.amin(0)).max()) / 47
+        if 0.3 < extent < 0.98 and hull_coverage(views) > 0.9:
+            return as_it_is
+    return fit_box(views)
 
 
 def fit_box(views: Views, size: float = 1.6) -> tuple[Tensor, float]:

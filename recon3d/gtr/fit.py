@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -102,22 +103,37 @@ def new_fit(
     return Fit(nn.Parameter(code.to(field.aabb.device)), field, field.aabb.clone(), generator)
 
 
-def pack(state: Fit | Weights) -> dict:
+class Fitted(Protocol):
+    """What can be fitted, checkpointed and put back: a `Fit` or a mesh."""
+
+    generator: torch.Generator
+    optimizer: torch.optim.Optimizer | None
+
+    def weights(self) -> Weights:
+        """Copies of all that is refined."""
+        ...
+
+    def load(self, weights: Weights) -> None:
+        """Take over what `weights` gave."""
+        ...
+
+
+def pack(state: Fitted | Weights) -> dict:
     """A tree of tensors of a fit, or the weights of one as they are, for `vision.refine.checkpoints`."""
-    if isinstance(state, Fit):
-        return {"fit": state.weights(), "optimizer": state.optimizer.state_dict(), "generator": state.generator}
-    return state
+    if isinstance(state, dict):
+        return state
+    return {"fit": state.weights(), "optimizer": state.optimizer.state_dict(), "generator": state.generator}
 
 
-def unpacker(fit: Fit) -> Callable[[dict], Fit | Weights]:
+def unpacker(fit: Fitted) -> Callable[[dict], Fitted | Weights]:
     """The inverse of `pack`; it fills `fit`, which must have the optimiser of the stage."""
 
-    def unpack(tree: dict) -> Fit | Weights:
+    def unpack(tree: dict) -> Fitted | Weights:
         if "fit" not in tree:
             return tree
         fit.load(tree["fit"])
         fit.optimizer.load_state_dict(tree["optimizer"])
-        fit.generator = tree["generator"]
+        fit.generator.set_state(tree["generator"].get_state())  # shared with the stages before and after
         return fit
 
     return unpack
@@ -163,8 +179,9 @@ class Stage:
     """A stage as arguments of the refinement core."""
 
     name: str
-    fit: Fit
+    fit: Any
+    """The state: a `Fit`, or a mesh that keeps its topology."""
     schedule: list[At]
-    propose: Callable[[Fit, At], Fit]
-    evaluate: Callable[[Fit, At], Verdict]
+    propose: Callable[[Any, At], Any]
+    evaluate: Callable[[Any, At], Verdict]
     stop: Callable[[Step], bool] | None = None

@@ -1,0 +1,524 @@
+"""From posed pictures, or a mesh and posed pictures, to a refined textured mesh."""
+
+from __future__ import annotations
+
+import json
+import math
+import typing
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recon3d.cameras import Cameras, orbit
+from recon3d.gtr.direct import MeshFit, direct_geometry_stage, direct_texture_stage, new_mesh_fit, picture_of
+from recon3d.gtr.fields import TriplaneField
+from recon3d.gtr.fit import Budget, Fit, Stage, new_fit, pack, unpacker
+from recon3d.gtr.network import Generator as Network
+from recon3d.gtr.network import GeneratorConfig, condition
+from recon3d.gtr.refine import (
+    geometry_stage,
+    object_box,
+    psnr_of,
+    surface_points,
+    texture_stage,
+    volume_stage,
+)
+from recon3d.mesh import Mesh, bake, drop_hidden, simplify
+from recon3d.views import Views, check_agreement, place, render
+from vision.config import load_config, save_config
+from vision.files import atomic_path
+from vision.hub import find, load_weights, read_index, save_weights, write_index
+from vision.refine import Step, checkpoints, load_checkpoint, refine_steps
+
+COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
+MAX_FACES = 200_000
+"""Meshes with more faces are simplified before they are refined."""
+
+
+@dataclass(frozen=True)
+class GTRConfig:
+    """Sizes of field and generator; the defaults fit one object on a CPU, without weights."""
+
+    plane_channels: int = 16
+    """Channels of a triplane."""
+    plane_size: int = 64
+    """Pixels per side of a triplane."""
+    width: int = 32
+    """Hidden width of the density and the colour MLP."""
+    sigma_layers: int = 3
+    """Linear layers of the density MLP."""
+    color_layers: int = 4
+    """Linear layers of the colour MLP."""
+    level: float = 10.0
+    """Density of the surface."""
+    image_size: int = 512
+    """Picture side that the generator reads."""
+    generator: GeneratorConfig | None = None
+    """The network that makes a triplane from pictures; None: every object is fitted from nothing."""
+
+    def __post_init__(self) -> None:
+        if min(self.plane_channels, self.plane_size, self.width, self.sigma_layers, self.color_layers) < 1:
+            raise ValueError("All sizes of the field must be at least 1.")
+        if self.level <= 0:
+            raise ValueError(f"level must be positive, got {self.level}.")
+        made = self.generator
+        if made is not None:
+            size = {side * made.upsample_factor for side in made.plane_resolution}
+            if made.out_channels != self.plane_channels or size != {self.plane_size}:
+                raise ValueError(
+                    f"The generator makes planes of {made.out_channels} channels and sides {sorted(size)}, but the "
+                    f"field expects {self.plane_channels} channels and side {self.plane_size}."
+                )
+
+
+PUBLISHED = GTRConfig(plane_channels=40, plane_size=256, generator=GeneratorConfig())
+"""The released GTR."""
+TINY = GTRConfig(
+    plane_channels=8,
+    plane_size=32,
+    width=16,
+    image_size=32,
+    generator=GeneratorConfig(
+        plane_resolution=(8, 8),
+        out_channels=8,
+        patch_size=8,
+        model_channels=32,
+        num_layers=1,
+        num_heads=2,
+        num_head_channels=16,
+        upsample_factor=4,
+    ),
+)
+"""A generator with random weights for trying out the plumbing."""
+
+
+@dataclass(frozen=True)
+class GTROptions:
+    """What one reconstruction may change."""
+
+    refine: Literal["both", "geometry", "texture", "none"] = "both"
+    """Which refinements are made after the first fit."""
+    volume_steps: int | None = None
+    """Steps of the volume fit; None: 200, or 0 when a generator makes the start."""
+    geometry_steps: int = 40
+    """Steps of the geometry refinement."""
+    texture_steps: int = 50
+    """Steps of the texture refinement."""
+    volume_seconds: float | None = None
+    """Time limit of the volume fit; None: no limit."""
+    geometry_seconds: float | None = None
+    """Time limit of the geometry refinement; None: no limit."""
+    texture_seconds: float | None = None
+    """Time limit of the texture refinement; None: no limit."""
+    patience: int | None = None
+    """End a stage after so many measurements without progress; None: make all steps."""
+    view_size: int = 128
+    """The views are scaled down to this height for fitting and refining."""
+    grid_size: int = 64
+    """Grid points per side from which the surface is taken."""
+    coarse_to_fine: bool = False
+    """Refine the geometry on half the grid points first."""
+    texture_mode: Literal["default", "release"] = "default"
+    """"release" does exactly what the published code does."""
+    keep_topology: bool = False
+    """Refining a mesh: move its vertices and repaint it instead of making a new surface."""
+    placement: Literal["auto", "unit"] = "auto"
+    """Where the object is: "unit" trusts that it lies in [-1, 1]^3, "auto" finds it from cameras and silhouettes."""
+    texture: Literal["uv", "vertex"] = "uv"
+    """Colours of the result: a texture atlas, or vertex colours as in the release."""
+    texture_size: int = 1024
+    """Side of the atlas in pixels."""
+    max_faces: int = 10_000
+    """Faces of an unwrapped result (unwrapping larger meshes takes minutes)."""
+    seed: int = 0
+    """Of the start, the rays and the order of the views."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(GTROptions).items():
+            allowed = typing.get_args(hint)
+            if typing.get_origin(hint) is Literal and getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        for name in ("geometry_steps", "texture_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.volume_steps is not None and self.volume_steps < 0:
+            raise ValueError(f"volume_steps must not be negative, got {self.volume_steps}.")
+        for name in ("volume_seconds", "geometry_seconds", "texture_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1, got {self.patience}.")
+        for name, low, high in (("view_size", 16, 4096), ("grid_size", 8, 512), ("texture_size", 16, 8192)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must lie in [{low}, {high}], got {getattr(self, name)}.")
+        if self.max_faces < 4:
+            raise ValueError(f"max_faces must be at least 4, got {self.max_faces}.")
+
+    @property
+    def refines_geometry(self) -> bool:
+        """Whether the geometry refinement is made."""
+        return self.refine in ("both", "geometry") and self.geometry_steps > 0
+
+    @property
+    def refines_texture(self) -> bool:
+        """Whether the texture refinement is made."""
+        return self.refine in ("both", "texture") and self.texture_steps > 0
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A finished object in the box [-1, 1]^3, and how it came about.
+
+    `surface`: the mesh that was refined, without colours unless `fit` is None. `fit`: triplane and field that
+    colour it. `centre`, `scale`: the box holds (x - centre) * scale of the user's world. `scores`: PSNR over the
+    input views, by stage: before and after. `seconds`: by stage. `notes`: sentences for the user.
+    """
+
+    surface: Mesh
+    fit: Fit | None
+    centre: Tensor
+    scale: float
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def color(self, points: Tensor) -> Tensor:
+        """(points, 3) colours of surface points in the box."""
+        assert self.fit is not None, "a mesh that kept its topology has its own colours"
+        return self.fit.color(points).clamp(0, 1)
+
+    def render(self, cameras: Cameras, supersample: int = 2) -> Views:
+        """Pictures of the object, cameras in the box's world."""
+        return render(self.surface, cameras, supersample=supersample, color=None if self.fit is None else self.color)
+
+    @torch.no_grad()
+    def mesh(self, texture: Literal["uv", "vertex"] = "uv", size: int = 1024, max_faces: int = 10_000) -> Mesh:
+        """The textured mesh in the user's world, without hidden inner surfaces."""
+        if self.fit is None:
+            return self._back(self.surface)
+        outside = drop_hidden(self.surface)
+        if texture == "uv":
+            return self._back(bake(outside, self.color, size, max_faces))
+        return self._back(replace(outside, colors=self.color(outside.vertices)))
+
+    def _back(self, mesh: Mesh) -> Mesh:
+        return mesh.to("cpu").moved(-self.centre * self.scale, 1 / self.scale)
+
+
+class GTRReconstructor:
+    """Rebuilds and refines 3D objects.
+
+    Args:
+        config: sizes.
+        field: decodes triplanes; None: every object gets a fresh one.
+        generator: makes a triplane from pictures; None: every object is fitted from nothing.
+    """
+
+    def __init__(self, config: GTRConfig, field: TriplaneField | None = None, generator: Network | None = None) -> None:
+        self.config = config
+        self.field = field
+        self.generator = generator
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> GTRReconstructor:
+        """Build a reconstructor.
+
+        Args:
+            source: None needs no weights and fits every object from nothing; `builtin:tiny` is a small random
+            generator;
+                else a folder or hub name with a converted checkpoint.
+            dtype: of the generator; fields and geometry are always float32.
+        """
+        if source is None:
+            return cls(GTRConfig()).to(device)
+        found = find(source, default=None, revision=revision)
+        if found.kind == "builtin":
+            if found.name != "tiny":
+                raise ValueError(f'There is no builtin GTR {found.name!r}; known: "tiny".')
+            return cls._random(TINY).to(device, dtype)
+        if found.path is None or not found.path.is_dir():
+            raise ValueError(f"GTR is loaded from a folder with a model_index.json, got {found.path}.")
+        components = read_index(found.path, cls.__name__)
+        if components != COMPONENTS:
+            raise ValueError(f"{found.path} names the components {sorted(components)}, GTR has {sorted(COMPONENTS)}.")
+        config = load_config(GTRConfig, found.path / "config.json")
+        made = cls._random(config, empty=True)
+        load_weights(made.field, found.path / "field")
+        load_weights(made.generator, found.path / "generator")
+        return made.to(device, dtype)
+
+    @classmethod
+    def _random(cls, config: GTRConfig, empty: bool = False, seed: int = 0) -> GTRReconstructor:
+        if config.generator is None:
+            raise ValueError("This configuration has no generator, so there is nothing to load.")
+        with torch.device("meta" if empty else "cpu"):
+            network, decoder = Network(config.generator), new_field(config)
+        if empty:
+            network, decoder = network.to_empty(device="cpu"), decoder.to_empty(device="cpu")
+        else:
+            random = torch.Generator().manual_seed(seed)
+            decoder.reset_parameters(random)
+            with torch.no_grad():
+                for name, value in network.named_parameters():
+                    if value.dim() > 1:
+                        value.copy_(torch.randn(value.shape, generator=random) * value[0].numel() ** -0.5)
+                    else:
+                        value.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        return cls(config, decoder, network.eval())
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> GTRReconstructor:
+        """Move the networks; the generator also changes its type."""
+        self.device = torch.device(device)
+        if self.field is not None:
+            self.field.to(device)
+        if self.generator is not None:
+            self.generator.to(device, dtype)
+        return self
+
+    device: torch.device = torch.device("cpu")
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write a folder that `from_pretrained` reads."""
+        if self.generator is None or self.field is None:
+            raise ValueError("Without a generator there are no weights to save.")
+        folder = Path(folder)
+        write_index(folder, type(self).__name__, COMPONENTS)
+        save_config(self.config, folder / "config.json")
+        save_weights(self.field, folder / "field")
+        save_weights(self.generator, folder / "generator", dtype=dtype)
+
+    def __call__(self, views: Views, options: GTROptions | None = None) -> Mesh:
+        """Rebuild an object from its views: a textured mesh in the world of their cameras."""
+        options = options or GTROptions()
+        return self.reconstruct(views, options).mesh(options.texture, options.texture_size, options.max_faces)
+
+    def refine(self, mesh: Mesh, views: Views, options: GTROptions | None = None) -> Mesh:
+        """Improve a mesh against views in the same world; it comes back unchanged when that does not help."""
+        options = options or GTROptions()
+        done = self.reconstruct(views, options, mesh=mesh)
+        return done.mesh(options.texture, options.texture_size, options.max_faces)
+
+    def reconstruct(
+        self,
+        views: Views,
+        options: GTROptions | None = None,
+        *,
+        mesh: Mesh | None = None,
+        folder: Path | None = None,
+        observers: Iterable[Callable[[Step], object]] = (),
+    ) -> Reconstruction:
+        """Run `steps` to the end; the observers see every step."""
+        steps = self.steps(views, options, mesh=mesh, folder=folder)
+        observers = list(observers)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return end.value
+            for observe in observers:
+                observe(step)
+
+    def steps(
+        self,
+        views: Views,
+        options: GTROptions | None = None,
+        *,
+        mesh: Mesh | None = None,
+        folder: Path | None = None,
+    ) -> Generator[Step, None, Reconstruction]:
+        """Yield every step of every stage (`step.at.stage` names it); the generator returns the `Reconstruction`.
+
+        Args:
+            views: two or more posed pictures.
+            mesh: start from this mesh in the same world.
+            folder: keep checkpoints here and go on from those that it holds.
+
+        Raises:
+            ValueError: views or mesh cannot be used, or the fit found no surface.
+        """
+        options = options or GTROptions()
+        views = views.check().to(self.device)
+        notes = []
+        if mesh is not None:
+            mesh = mesh.check().to(self.device)
+            notes += mesh.notes()
+            if len(mesh.faces) > MAX_FACES:
+                notes.append(f"The mesh had {len(mesh.faces)} faces and was simplified to {MAX_FACES}.")
+                mesh = simplify(mesh, MAX_FACES)
+            centre, scale = mesh.placement()
+        else:
+            centre, scale = place(views, options.placement)
+        small = views.resized(*_scaled(views, options.view_size)).moved(centre, scale)
+        check_agreement(small)
+        run = _Run(options, small, folder)
+        if mesh is not None and options.keep_topology:
+            surface, fit = (yield from self._keep_topology(run, mesh.moved(centre, scale))), None
+        else:
+            moved = None if mesh is None else mesh.moved(centre, scale)
+            surface, fit = yield from self._triplane(run, views.moved(centre, scale), moved)
+            if moved is not None:
+                surface, fit = _better(run, surface, fit, moved, notes)
+        return Reconstruction(surface, fit, centre.cpu(), scale, run.scores, run.seconds, tuple(notes))
+
+    def _triplane(self, run: _Run, full: Views, mesh: Mesh | None) -> Generator[Step, None, tuple[Mesh, Fit]]:
+        """Stages A, B and C; `full` are the views in their own size, in the box's world."""
+        options, views, level = run.options, run.views, self.config.level
+        fit = self._start(full, options)
+        fit.box = object_box(views)
+        steps = options.volume_steps if options.volume_steps is not None else (200 if self.generator is None else 0)
+        if mesh is not None and steps:
+            seen = render(mesh, _around(views))
+            yield from run.stage(volume_stage(fit, seen, Budget(max(1, steps // 2), evaluate_every=25)), "mesh")
+        if steps:
+            budget = Budget(steps, options.volume_seconds, options.patience, evaluate_every=25)
+            yield from run.stage(volume_stage(fit, views, budget))
+        if not len(fit.surface(options.grid_size, level)[1]):
+            raise ValueError(
+                f"The fit holds no surface (no density above {level:g}): "
+                + ("give it more volume_steps, or check the masks." if steps else "set volume_steps to fit the object.")
+            )
+        if options.refines_geometry:
+            budget = Budget(options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=10)
+            sizes = (options.grid_size // 2, options.grid_size) if options.coarse_to_fine else (options.grid_size,)
+            yield from run.stage(geometry_stage(fit, views, budget, level=level, resolutions=sizes))
+        vertices, faces = (part.detach() for part in fit.surface(options.grid_size, level))
+        surface = Mesh(vertices, faces)
+        if options.refines_texture:
+            release = options.texture_mode == "release"
+            points = surface_points(vertices, faces, views, supersample=2 if release else 1)
+            budget = Budget(options.texture_steps, options.texture_seconds, options.patience)
+            stage = texture_stage(fit, points, views.images, budget, mode=options.texture_mode)
+            yield from run.stage(stage, keep_last=release)
+        return surface, fit
+
+    def _start(self, full: Views, options: GTROptions) -> Fit:
+        """The first triplane: from the generator, or small random numbers."""
+        random = torch.Generator().manual_seed(options.seed)
+        config = self.config
+        decoder = new_field(config).to(self.device)
+        if self.field is None:
+            decoder.reset_parameters(random)
+        else:
+            decoder.load_state_dict(self.field.state_dict())
+        fit = new_fit(config.plane_channels, (config.plane_size, config.plane_size), decoder, random)
+        if self.generator is not None:
+            sized = full.resized(config.image_size, config.image_size)
+            given = condition(sized.images, sized.masks, sized.cameras)[:, : self.generator.config.in_channels]
+            kind = self.generator.planes.dtype
+            with torch.no_grad():
+                fit.code.copy_(self.generator(given[None].to(kind))[0])
+        return fit
+
+    def _keep_topology(self, run: _Run, mesh: Mesh) -> Generator[Step, None, Mesh]:
+        options = run.options
+        fit = new_mesh_fit(mesh, torch.Generator().manual_seed(options.seed))
+        if options.refines_geometry:
+            budget = Budget(options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=10)
+            yield from run.stage(direct_geometry_stage(fit, run.views, budget))
+        if options.refines_texture:
+            budget = Budget(options.texture_steps, options.texture_seconds, options.patience)
+            yield from run.stage(direct_texture_stage(fit, run.views, budget))
+        with torch.no_grad():
+            done = fit.current()
+        return replace(
+            done,
+            vertices=done.vertices.detach(),
+            colors=None if done.colors is None else done.colors.detach(),
+            textures=tuple(texture.detach() for texture in done.textures),
+        )
+
+
+@dataclass
+class _Run:
+    """What the stages of one reconstruction share."""
+
+    options: GTROptions
+    views: Views
+    folder: Path | None
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def stage(self, stage: Stage, name: str | None = None, keep_last: bool = False) -> Generator[Step, None, None]:
+        """Run one stage with checkpoints; the fit then holds its best state (or its last)."""
+        name = name or stage.name
+        fit: Fit | MeshFit = stage.fit
+        trace: list[Callable[[Step], object]] = []
+        resume, before = None, None
+        if self.folder is not None:
+            before_file = self.folder / name / "before.json"
+            trace.append(checkpoints(self.folder / name, every=5, pack=pack))
+            resume = load_checkpoint(self.folder / name, unpack=unpacker(fit))
+            before = json.loads(before_file.read_text()) if resume is not None else None
+        last = resume
+        for step in refine_steps(
+            fit,
+            stage.propose,
+            stage.schedule,
+            evaluate=stage.evaluate,
+            stop=stage.stop,
+            keep_best=lambda state: state.weights(),
+            resume=resume,
+        ):
+            last = step
+            if before is None:
+                before = float(step.score)
+                if self.folder is not None:
+                    with atomic_path(before_file) as part:
+                        part.write_text(json.dumps(before))
+            for observe in trace:
+                observe(step)
+            yield step
+        assert last is not None and before is not None, "a schedule has at least its measuring move"
+        if self.folder is not None and last is not resume:
+            checkpoints(self.folder / name, pack=pack)(last)
+        if not keep_last:
+            fit.load(last.best)
+        self.scores[name] = (before, float(last.score if keep_last else last.best_score))
+        self.seconds[name] = last.seconds
+
+
+def new_field(config: GTRConfig) -> TriplaneField:
+    """A field of the sizes of a configuration, not yet initialised as the release does."""
+    return TriplaneField(config.plane_channels, config.width, config.sigma_layers, config.color_layers)
+
+
+def _scaled(views: Views, height: int) -> tuple[int, int]:
+    """Height and width with the views' aspect, not larger than they are."""
+    height = min(height, views.cameras.height)
+    return height, max(1, round(views.cameras.width * height / views.cameras.height))
+
+
+def _around(views: Views) -> Cameras:
+    """24 views of the box for showing a mesh to the volume fit."""
+    azimuth = [15.0 * n for n in range(24)]
+    return orbit(azimuth, [(-30.0, 0.0, 30.0, 60.0)[n % 4] for n in range(24)], size=views.cameras.height)
+
+
+def _better(run: _Run, surface: Mesh, fit: Fit, given: Mesh, notes: list[str]) -> tuple[Mesh, Fit | None]:
+    """The refined object, or the mesh as it was given when that shows the views better."""
+
+    def score(pictures: Tensor) -> float:
+        return psnr_of(float((pictures - run.views.images).square().mean()))
+
+    before = score(picture_of(given, run.views))
+    after = score(render(surface, run.views.cameras, supersample=1, color=fit.color).images)
+    run.scores["mesh given"] = (before, max(before, after))
+    if after > before and math.isfinite(after):
+        return surface, fit
+    notes.append(
+        f"The mesh as it was given shows the views better ({before:.2f} dB) than the refined one ({after:.2f} dB); "
+        "it is returned unchanged."
+    )
+    return given, None
