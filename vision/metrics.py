@@ -185,7 +185,9 @@ def _learned(module: str, package: str, backbone_file: str, backbone: str, devic
     else:
         from DISTS_pytorch import DISTS
 
-        network = DISTS()
+        network = DISTS(load_weights=False)
+        weights = torch.load(package_folder(module) / "weights.pt", map_location="cpu", weights_only=True)
+        network.alpha.data, network.beta.data = weights["alpha"], weights["beta"]
     return network.eval().requires_grad_(False).to(device)
 
 
