@@ -266,6 +266,6 @@ def brisque(image: Tensor) -> Tensor:
 
 for _metric, _higher in (
     (psnr, True), (ssim, True), (clip_similarity, True),
-    (texture_distance, False), (lpips, False), (dists, False), (brisque, False), (niqe, False),
+    (texture_distance, False), (lpips, False), (dists, False), (brisque, False),
 ):  # fmt: skip
     _metric.higher_is_better = _higher
