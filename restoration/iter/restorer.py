@@ -461,12 +461,14 @@ class ITERRestorer:
     def _tiles(self, options: ITEROptions) -> Tiles | None:
         """How to cut a large picture; sizes are rounded to the network's unit. None: not at all."""
         unit = self.model.unit
-        size = self.config.tile if options.tile is None else options.tile
-        overlap = self.config.tile_overlap if options.tile_overlap is None else options.tile_overlap
+        size = max(self.config.tile, 4 * unit) if options.tile is None else options.tile
         if size == 0:
             return None
-        overlap = math.ceil(overlap / unit) * unit
         size = max(size // unit * unit, unit)
+        overlap = self.config.tile_overlap if options.tile_overlap is None else options.tile_overlap
+        overlap = math.ceil(overlap / unit) * unit
+        if options.tile_overlap is None:
+            overlap = min(overlap, (size // unit - 1) // 2 * unit)
         if 2 * overlap >= size:
             raise ValueError(
                 f"tile must be more than twice tile_overlap in multiples of {unit}, got {size} and {overlap}."
