@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recon3d import cameras as cams
+from recon3d import evaluate
 from recon3d.gtr import losses
 from recon3d.gtr.fields import TriplaneField, sample_triplane
 from recon3d.gtr.fit import Budget, Fit
@@ -24,6 +25,7 @@ from recon3d.isosurface import extract_sparse, extract_surface, find_topology
 from recon3d.mesh import Mesh
 from recon3d.raster import antialias, interpolate, rasterize
 from recon3d.volume import MISS, ray_box, render_rays
+from vision.metrics import psnr, ssim
 from vision.refine import Trace, refine
 
 SHARED_MESHES = Path(__file__).resolve().parents[3] / "shared" / "data" / "meshes"
@@ -371,3 +373,25 @@ def test_texture_refinement_as_released(case: Case) -> None:
         close(value, final[f"field.{name}"], 1e-4)
         if "mlp_color" not in name:
             assert torch.equal(value, init[f"field.{name}"])
+
+
+@fixture("metrics")
+def test_metrics(case: Case) -> None:
+    values = case.meta["values"]
+    points, reference = case["points_a"], case["points_b"]
+    images, targets = (case[name].permute(0, 3, 1, 2) for name in ("image_a", "image_b"))
+    found = evaluate.chamfer(points, reference)
+    for threshold in {name.split("@")[1] for name in values if "@" in name}:
+        scores = evaluate.fscore(points, reference, float(threshold))
+        found |= {f"{name}@{threshold}": score for name, score in scores.items()}
+    per_image = psnr(images, targets, channel="rgb")
+    found["psnr_per_image"] = per_image.tolist()
+    found["psnr_mean_of_images"] = float(per_image.mean())
+    found["psnr_of_mean_mse"] = evaluate.psnr_of_mean(images, targets)
+    found["ssim_gaussian_skimage"] = ssim(images, targets, channel="rgb").tolist()
+    found["ssim_torchmetrics_default"] = float(evaluate.ssim_whole(images, targets, data_range=1.0).mean())
+    found["ssim_torchmetrics_no_data_range"] = float(evaluate.ssim_whole(images, targets).mean())
+    for name, expected in values.items():
+        # The values of torchmetrics were computed in float32.
+        tolerance = 1e-6 if "torchmetrics" in name else 1e-9
+        assert found[name] == pytest.approx(expected, abs=tolerance), name
