@@ -25,7 +25,6 @@ from torch import Tensor
 from recon3d.cameras import Cameras, concatenate, gtr_rig, orbit
 from recon3d.gtr.reconstructor import GTROptions, GTRReconstructor, Reconstruction
 from recon3d.mesh import Mesh, nearest_color, seen_faces, simplify
-from recon3d.raster import vertex_normals
 from recon3d.views import Views, render
 from vision.metrics import lpips, psnr, ssim
 
@@ -233,17 +232,6 @@ def spoil(mesh: Mesh, seed: int = 0, keep: float = 0.02, noise: float = 0.02, sh
     change = (torch.rand(3, generator=generator) * 2 - 1) * shift
     moved = simple.vertices + noise * (high - low).amax() * torch.randn(simple.vertices.shape, generator=generator)
     return Mesh(moved, simple.faces, (colors + change).clamp(0, 1))
-
-
-def shaded(mesh: Mesh, cameras: Cameras) -> Tensor:
-    """(views, 3, height, width) the bare shape, lit from the camera: for looking at geometry."""
-    normals = vertex_normals(mesh.vertices, mesh.faces)
-    pictures = []
-    for number in range(len(cameras)):
-        light = -cameras.forward[number]
-        grey = (0.15 + 0.8 * (normals @ light).clamp(min=0))[:, None].expand(-1, 3)
-        pictures.append(render(Mesh(mesh.vertices, mesh.faces, grey), cameras[number]).images)
-    return torch.cat(pictures)
 
 
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -357,9 +357,7 @@ class GTRReconstructor:
             if len(mesh.faces) > MAX_FACES:
                 notes.append(f"The mesh had {len(mesh.faces)} faces and was simplified to {MAX_FACES}.")
                 mesh = simplify(mesh, MAX_FACES)
-            centre, scale = mesh.placement()
-        else:
-            centre, scale = place(views, options.placement)
+        centre, scale = self.placement(views, options, mesh)
         small = views.resized(*_scaled(views, options.view_size)).moved(centre, scale)
         check_agreement(small)
         run = _Run(options, small, folder)
@@ -371,6 +369,10 @@ class GTRReconstructor:
             if moved is not None:
                 surface, fit = _better(run, surface, fit, moved, notes)
         return Reconstruction(surface, fit, centre.cpu(), scale, run.scores, run.seconds, tuple(notes))
+
+    def placement(self, views: Views, options: GTROptions, mesh: Mesh | None = None) -> tuple[Tensor, float]:
+        """Centre (3,) and scale of the box: (x - centre) * scale lies in [-1, 1]^3; a mesh decides if there is one."""
+        return place(views, options.placement) if mesh is None else mesh.placement()
 
     def _triplane(self, run: _Run, full: Views, mesh: Mesh | None) -> Generator[Step, None, tuple[Mesh, Fit]]:
         """Stages A, B and C; `full` are the views in their own size, in the box's world."""

@@ -1,0 +1,207 @@
+"""Rebuild a 3D object from posed pictures, or improve a mesh against them.
+
+    python scripts/reconstruct.py --out runs/vase                                  (a vase made by code, to try it out)
+    python scripts/reconstruct.py --views PICTURES --out runs/object               (transforms.json, COLMAP text, ...)
+    python scripts/reconstruct.py --grid SIX_VIEWS.png --out runs/object           (the six-view grid of Zero123++)
+    python scripts/reconstruct.py --mesh OBJECT.glb --views PICTURES --out runs/better
+    python scripts/reconstruct.py --mesh OBJECT.glb --out runs/copy                (renders twelve views of it first)
+
+Writes NAME.glb (or .obj), turntable.gif, contact.png (given views, before, after) and run.json. The same command again
+after an interruption goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from recon3d.cameras import Cameras
+from recon3d.evaluate import given_cameras
+from recon3d.gtr.reconstructor import GTROptions, GTRReconstructor
+from recon3d.mesh import Mesh, vase
+from recon3d.show import contact_sheet, looks, spread_views, turntable_frames
+from recon3d.views import Views, load_views, render, views_from_grid
+from vision.config import cli, fail, to_dict
+from vision.files import atomic_path
+from vision.refine import Step
+from vision.report import save_gif, save_mp4, write_run
+
+MAX_FACES = 200_000
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """Rebuild an object from posed pictures, or improve a mesh against them."""
+
+    out: Path
+    """Folder for the results."""
+    views: Path | None = None
+    """Folder of pictures with cameras: transforms.json, a COLMAP text model, or one text camera per picture."""
+    grid: Path | None = None
+    """Six views in one picture, three rows and two columns, in the order of Zero123++."""
+    mesh: Path | None = None
+    """A mesh: with views it is improved, alone its own rendered views are rebuilt."""
+    options: Annotated[GTROptions, tyro.conf.arg(name="")] = field(default_factory=GTROptions)
+    """What the system may change."""
+    source: str | None = None
+    """Weights of a generator: a folder, org/name on the model hub, or builtin:NAME; None fits from nothing."""
+    rig: Literal["files", "gtr"] = "files"
+    """Cameras of a folder: from its files, or the six of GTR in the order of the names."""
+    background: Literal["auto", "alpha", "white", "rembg"] = "auto"
+    """How the object is cut out: by transparency, a white background, or the package rembg."""
+    format: Literal["glb", "obj"] = "glb"
+    """File format of the mesh."""
+    name: str | None = None
+    """Name of the mesh file without ending; None takes it from the input."""
+    film: Literal["gif", "mp4", "none"] = "gif"
+    """Turntable."""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+
+    def __post_init__(self) -> None:
+        if self.views is not None and self.grid is not None:
+            raise ValueError("Give either --views FOLDER or --grid IMAGE, not both.")
+        if self.name is not None and (not self.name or Path(self.name).name != self.name):
+            raise ValueError(f"name must be a plain file name, got {self.name!r}.")
+
+    @property
+    def stem(self) -> str:
+        """Name of the mesh file without ending."""
+        given = self.mesh or self.grid or self.views
+        return self.name or (given.resolve().stem if given else "vase")
+
+
+def read(options: ReconstructOptions, console: Console) -> tuple[Views, Mesh | None]:
+    """The views, and the mesh that they improve."""
+    mesh = None
+    if options.mesh is not None:
+        mesh = Mesh.load(options.mesh)
+        if len(mesh.faces) > MAX_FACES:
+            console.print(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
+            mesh = Mesh.load(options.mesh, max_faces=MAX_FACES)
+    if options.views is not None:
+        return load_views(options.views, options.background, options.rig), mesh
+    if options.grid is not None:
+        return views_from_grid(options.grid, options.background), mesh
+    if mesh is None:
+        console.print("No views and no mesh were given: this is a vase made by code, to try it out.")
+    shown = (vase() if mesh is None else mesh).normalised()
+    return render(shown, given_cameras(options.options.view_size)), None
+
+
+def fingerprint(options: ReconstructOptions, views: Views, mesh: Mesh | None) -> str:
+    """Of everything that the result depends on: unfinished work goes on only when it is the same."""
+    digest = hashlib.sha256(json.dumps([to_dict(options.options), options.source], sort_keys=True).encode())
+    tensors = [views.images, views.masks, views.cameras.c2w, views.cameras.intrinsics]
+    tensors += [] if mesh is None else [mesh.vertices, mesh.faces, *mesh.textures]
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Bars:
+    """A progress bar per stage, with the PSNR over the given views; keeps how the object looked before refinement."""
+
+    def __init__(self, console: Console, cameras: Cameras, grid_size: int) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[db]}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console)
+        self.tasks: dict[str, TaskID] = {}
+        self.cameras, self.grid_size = cameras, grid_size
+        self.before: torch.Tensor | None = None
+
+    def __call__(self, step: Step) -> None:
+        stage = step.at.stage
+        if stage not in self.tasks:
+            self.tasks[stage] = self.progress.add_task(stage, total=step.at.total, db="")
+            if stage in ("geometry", "texture") and self.before is None and step.at.number == 0:
+                self.before = looks(step.state, self.cameras, self.grid_size)
+        shown = "" if step.best_score is None else f"{float(step.best_score):.2f} dB"
+        self.progress.update(self.tasks[stage], completed=step.at.number, db=shown)
+
+
+def main(options: ReconstructOptions) -> Path:
+    """Rebuild, save, and return the mesh file."""
+    started, console = time.monotonic(), Console(soft_wrap=True, highlight=False)
+    target = options.out / f"{options.stem}.{options.format}"
+    views, mesh = read(options, console)
+    key = fingerprint(options, views, mesh)
+    if target.exists() and _known(options.out / "run.json") == key:
+        console.print(f"{target} is already there.")
+        return target
+    reconstructor = GTRReconstructor.from_pretrained(options.source, device=options.device)
+    choice = options.options
+    shown = views[spread_views(len(views))]
+    centre, scale = reconstructor.placement(views.check(), choice, mesh)
+    work = options.out / ".unfinished"
+    if work.exists() and _known(work / "run.json") != key:
+        shutil.rmtree(work)
+    with atomic_path(work / "run.json") as part:
+        part.write_text(json.dumps({"fingerprint": key}))
+    bars = Bars(console, shown.moved(centre, scale).cameras, choice.grid_size)
+    try:
+        with bars.progress:
+            result = reconstructor.reconstruct(views, choice, mesh=mesh, folder=work, observers=[bars])
+    except ValueError:  # nothing to go on with
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    for note in result.notes:
+        console.print(note)
+    final = result.mesh(choice.texture, choice.texture_size, choice.max_faces)
+    final.save(target)
+    columns = [("given", shown.images), ("before", bars.before), ("after", render(final, shown.cameras).images)]
+    with atomic_path(options.out / "contact.png") as part:
+        contact_sheet([(label, pictures) for label, pictures in columns if pictures is not None]).save(part, "PNG")
+    if options.film == "gif":
+        save_gif(turntable_frames(final), options.out / "turntable.gif", fps=12)
+    elif options.film == "mp4":
+        save_mp4(turntable_frames(final, 72), options.out / "turntable.mp4")
+    scores = {stage: {"before": a, "after": b} for stage, (a, b) in result.scores.items()}
+    write_run(
+        options.out,
+        options=to_dict(options),
+        source=options.source,
+        seed=choice.seed,
+        seconds=round(time.monotonic() - started, 2),
+        stage_seconds=result.seconds,
+        psnr_given_views=scores,
+        faces=len(final.faces),
+        notes=list(result.notes),
+        fingerprint=key,
+    )
+    shutil.rmtree(work)
+    console.print(f"{target}: {len(final.faces):,} faces, {time.monotonic() - started:.0f} s.")
+    return target
+
+
+def _known(path: Path) -> str | None:
+    """The fingerprint in a run.json, None when there is no readable one."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text()).get("fingerprint")
+    except (json.JSONDecodeError, AttributeError):
+        return None
+
+
+if __name__ == "__main__":
+    try:
+        main(cli(ReconstructOptions, prog="reconstruct.py"))
+    except (ValueError, OSError) as error:
+        fail(str(error))
