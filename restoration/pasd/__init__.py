@@ -1,0 +1,1 @@
+"""PASD: restoration and stylisation with a pixel-aware latent diffusion model."""
