@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from restoration.iter import ITERConfig, ITEROptions, ITERRestorer
+from restoration.iter.checkpoint import infer_config, official_shapes
 from restoration.iter.published import PublishedConfig, PublishedITER
 from restoration.iter.restorer import BUILTIN
 from restoration.iter.sampling import PlacedNoise, SamplingOptions, TokenSampler, keep_counts, mask_schedule
@@ -277,6 +279,11 @@ def test_other_sizes_work_and_survive_saving(name, tmp_path):
         nets = TokenNetConfig(channels=32, swin_groups=1, swin_depth=2)
     config = ITERConfig("published", replace(config, encoder=encoder, token_nets=nets))
     assert from_dict(ITERConfig, to_dict(config)) == config
+    with torch.device("meta"):
+        shapes = official_shapes(PublishedITER(config.published))
+    if name != "transformer":  # whose heads leave no trace in the shapes
+        read = infer_config({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+        assert read == config.published
     restorer = ITERRestorer(PublishedITER(config.published).eval(), config)
     image = noise_picture(1, 3, 9, 10)
     result = restorer(image, ITEROptions(steps=2, threshold=0.9))
@@ -365,3 +372,10 @@ def test_sources_say_what_is_wrong(tmp_path):
         ITERConfig("published", mini=BUILTIN["tiny-mini"].mini)
     with pytest.raises(ValueError, match="scale must be a power of two up to 8, got 3"):
         PublishedConfig(scale=3)
+
+
+def test_half_precision_gives_float_pictures(restorer):
+    image = noise_picture(2, 3, 16, 16)
+    half = ITERRestorer(copy.deepcopy(restorer.model), restorer.config).to(dtype=torch.bfloat16)
+    result = half(image, ITEROptions(threshold=1.1, steps=3))
+    assert result.dtype == torch.float32 and result.isfinite().all()
