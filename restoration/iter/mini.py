@@ -189,6 +189,6 @@ class MiniITER(nn.Module):
         residual = self.decoder(embedding, observed.context["features"])
         return (observed.context["picture"] + strength * residual).clamp(0, 1)
 
-    def decode_base(self, observed: Observed) -> Tensor:
-        """The deterministic picture (b, 3, scale h, scale w) in [0, 1]."""
-        return observed.context["picture"].clamp(0, 1)
+    def restore_base(self, image: Tensor) -> Tensor:
+        """(b, 3, h, w) -> the deterministic picture (b, 3, scale h, scale w) in [0, 1]."""
+        return self.base(image)[1].clamp(0, 1)

@@ -44,6 +44,6 @@ class ITERModel(Protocol):
         """Tokens (b, 1, h, w) -> picture (b, 3, H, W)."""
         ...
 
-    def decode_base(self, observed: Observed) -> Tensor:
-        """The deterministic picture (b, 3, H, W): no sampling."""
+    def restore_base(self, image: Tensor) -> Tensor:
+        """Picture (b, 3, h, w) -> the deterministic result (b, 3, H, W): no sampling."""
         ...

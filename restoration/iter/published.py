@@ -114,9 +114,9 @@ class PublishedITER(nn.Module):
             raise ValueError(f"The published decoder sees tokens alone, so strength must be 1, got {strength}.")
         return self.vqgan.decode_indices(tokens)
 
-    def decode_base(self, observed: Observed) -> Tensor:
-        """The picture (b, 3, H, W) of the first tokens."""
-        return self.vqgan.decode_indices(observed.first)
+    def restore_base(self, image: Tensor) -> Tensor:
+        """(b, 3, h, w) -> the picture (b, 3, H, W) of the first tokens."""
+        return self.vqgan.decode_indices(self.observe(image).first)
 
     @torch.no_grad()
     def target_tokens(self, image: Tensor) -> Tensor:

@@ -323,10 +323,7 @@ class ITERRestorer:
             size: (height, width) to cut the padding off to; None keeps it.
             fidelity: as in `ITEROptions`.
         """
-        model = self.model
-        picture = (
-            model.decode(state.observed, state.tokens, fidelity) if fidelity else model.decode_base(state.observed)
-        )
+        picture = self.model.decode(state.observed, state.tokens, fidelity)
         return picture.float() if size is None else picture[..., : size[0], : size[1]].float()
 
     def token_grid(
@@ -415,7 +412,7 @@ class ITERRestorer:
         moved = self._move(padded)
         if options.fidelity == 0:
             with torch.no_grad():
-                picture = self.model.decode_base(self.model.observe(moved)).float()
+                picture = self.model.restore_base(moved).float()
         else:
             sampler = TokenSampler(self.model, self._sampling(options))
             state = sampler.start(moved, self._noise(padded, options, box))

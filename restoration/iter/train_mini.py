@@ -360,6 +360,7 @@ def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None =
         networks.load_state_dict(trained.state_dict())
         with atomic_path(done) as part:
             save_file({key: value.contiguous() for key, value in networks.state_dict().items()}, part)
-    restorer = ITERRestorer(networks.model.requires_grad_(False), ITERConfig(architecture="mini", mini=options.network))
+    config = ITERConfig("mini", mini=options.network, padding="minimal", tile=256, tile_overlap=24)
+    restorer = ITERRestorer(networks.model.requires_grad_(False), config)
     restorer.save_pretrained(folder / "weights", dtype=torch.float16)
     return folder / "weights"

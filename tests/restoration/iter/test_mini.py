@@ -43,9 +43,9 @@ def photo_folder(folder: Path, count: int = 2) -> Path:
 def test_no_strength_is_the_deterministic_picture():
     model = MiniITER(TINY)
     torch.nn.init.normal_(model.decoder.tail.weight)
-    observed = model.observe(picture(6, 9))
-    assert torch.equal(model.decode(observed, observed.first, 0.0), model.decode_base(observed))
-    assert not torch.equal(model.decode(observed, observed.first, 1.0), model.decode_base(observed))
+    observed, base = model.observe(picture(6, 9)), model.restore_base(picture(6, 9))
+    assert torch.equal(model.decode(observed, observed.first, 0.0), base)
+    assert not torch.equal(model.decode(observed, observed.first, 1.0), base)
 
 
 def test_the_deterministic_picture_depends_on_its_receptive_field_alone():
