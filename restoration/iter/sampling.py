@@ -115,7 +115,7 @@ class PlacedNoise:
                 key = f"{self.seed} {kind} {step} {row} {column}".encode()
                 seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
                 generator = torch.Generator().manual_seed(seed)
-                draw = torch.empty(self.block, self.block, *size[1:]).exponential_(1, generator=generator)
+                draw = torch.rand(self.block, self.block, *size[1:], generator=generator).log_().neg_()
                 top, left = row * self.block - self.top, column * self.block - self.left
                 area = result[max(top, 0) : top + self.block, max(left, 0) : left + self.block]
                 area.copy_(draw[max(-top, 0) :, max(-left, 0) :][: area.shape[0], : area.shape[1]])
@@ -156,8 +156,8 @@ def draw_tokens(logits: Tensor, temperature: float, noise: PerItem[Any], step: i
     b, n, h, w = logits.shape
     drawn = []
     for item in range(b):
-        weights = (logits[item] / temperature).softmax(0).flatten(1).t()  # (h * w, n)
-        race = weights.float() / _exponential(noise[item], (h * w, n), "tokens", step).to(weights.device)
+        weights = (logits[item] / temperature).softmax(0).flatten(1).t().float().contiguous()  # (h * w, n)
+        race = weights.div_(_exponential(noise[item], (h * w, n), "tokens", step).to(weights.device))
         drawn.append(race.argmax(1).view(1, h, w))
     return torch.stack(drawn)
 
