@@ -52,8 +52,10 @@ def plan(inputs: Iterable[Path], out: Path, suffix: str) -> tuple[list[tuple[Pat
     for item in inputs:
         try:
             pictures = {path.resolve(): path for path in expand(item)} | pictures
-        except (ValueError, FileNotFoundError) as error:
-            problems.append(str(error))
+        except (ValueError, OSError) as error:
+            problems.append(
+                f"Cannot read {item}: {error.strerror}." if isinstance(error, PermissionError) else str(error)
+            )
     stems = Counter(path.stem for path in pictures.values())
     taken: dict[Path, Path] = {}
     for resolved, path in sorted(pictures.items()):

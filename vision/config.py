@@ -193,7 +193,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return _sequence(origin, args, value, where)
     if origin is dict and isinstance(value, dict):
         return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _from_dict(hint, value, where)
     if hint is Path and isinstance(value, str):
         return Path(value)

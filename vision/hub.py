@@ -242,18 +242,16 @@ def _fetch(text: str, revision: str | None, components: tuple[str, ...] | None) 
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What the hub library raises; newer versions speak through httpx, whose errors are no OSError."""
-    from huggingface_hub.errors import HFValidationError
+    """What the hub library raises; the errors of some HTTP libraries that it was built on are no OSError."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    try:
-        import httpx
-    except ImportError:
-        return (OSError, HFValidationError)
-    return (OSError, HFValidationError, httpx.HTTPError)
+    transport = [base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"]
+    return (OSError, HFValidationError, *transport)
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def _weights_in(folder: Path, file: str) -> Path:

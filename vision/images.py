@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -34,7 +34,7 @@ from vision.png import write_png
 MAX_PIXELS = 100_000_000
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .gif .ppm .pgm .jp2 .avif".split())
-_SAVE_OPTIONS: dict[str, dict[str, object]] = {
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG"},
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -138,6 +138,7 @@ def from_pil(image: PIL.Image.Image) -> LoadedImage:
         BadImage: its numbers cannot be understood as colours.
     """
     profile = image.info.get("icc_profile")
+    profile = profile if isinstance(profile, bytes) and profile[36:40] == b"acsp" else None
     image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bit(image)
@@ -147,14 +148,13 @@ def from_pil(image: PIL.Image.Image) -> LoadedImage:
         alpha = rgba.getchannel("A")
         alpha = None if alpha.getextrema() == (255, 255) else alpha
         image = rgba.convert("RGB")
-    space = profile[16:20] if isinstance(profile, bytes) and profile[36:40] == b"acsp" else b""
-    if space and space != b"RGB ":
-        image, space = _to_srgb(image, profile), b""
+    if profile is not None and profile[16:20] != b"RGB ":
+        image, profile = _to_srgb(image, profile), None
     try:
         rgb = image if image.mode == "RGB" else image.convert("RGB")
     except ValueError:
         raise BadImage(f"pictures of mode {image.mode} cannot be read.") from None
-    return LoadedImage(_plain(rgb), alpha if alpha is None else _plain(alpha), profile if space else None)
+    return LoadedImage(_plain(rgb), alpha if alpha is None else _plain(alpha), profile)
 
 
 def to_tensor(image: ImageLike) -> Tensor:

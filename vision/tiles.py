@@ -114,23 +114,16 @@ class Tiles:
         carried: Tensor | None = None  # (b, c', shared rows, w * s): weighted sum of the rows above
         for i, (top, bottom) in enumerate(rows):
             final = self._scaled((rows[i + 1][0] if i + 1 < len(rows) else bottom) - top, scale)
-            band: Tensor | None = None
-            below: Tensor | None = None
+            parts, below = [], []
             pieces = self._columns(fn, tensors, (top, bottom), columns, column_weights, scale, with_boxes)
             for left, piece, dtype in pieces:
-                area = slice(left, left + piece.shape[-1])
                 piece = piece * row_weights[i].to(piece.device)[:, None]
                 if carried is not None:
-                    piece[..., : carried.shape[-2], :] += carried[..., area]
-                done = finish(piece[..., :final, :].to(dtype))
-                if band is None:
-                    full = self._scaled(width, scale)
-                    band = done.new_empty(*done.shape[:-1], full)
-                    below = piece.new_empty(*piece.shape[:2], piece.shape[-2] - final, full)
-                band[..., area] = done
-                below[..., area] = piece[..., final:, :]
-            carried = below
-            yield band
+                    piece[..., : carried.shape[-2], :] += carried[..., left : left + piece.shape[-1]]
+                parts.append(finish(piece[..., :final, :].to(dtype)))
+                below.append(piece[..., final:, :].clone())
+            carried = torch.cat(below, dim=-1)
+            yield torch.cat(parts, dim=-1)
 
     def _columns(
         self,

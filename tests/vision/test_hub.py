@@ -172,6 +172,12 @@ def test_index_names_classes_of_known_packages_only(tmp_path):
         read_index(tmp_path, "X")
 
 
+def test_a_refused_connection_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"Cannot upload .* as 'org/name'"):
+        push_to_hub(tmp_path, "org/name")
+
+
 def test_only_folders_are_uploaded(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         push_to_hub(tmp_path / "none", "org/name")
