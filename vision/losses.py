@@ -126,21 +126,21 @@ def load_perceptual(net: str = "vgg") -> torch.nn.Module:
     folder.
 
     Raises:
-        ValueError: the package or the weights are missing; the sentence says what to install or fetch.
+        FileNotFoundError: the package or the weights are missing; the sentence says what to install or fetch.
     """
     files = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
     if net not in files:
         raise ValueError(f"The backbone must be one of {', '.join(files)}, got {net}.")
     if importlib.util.find_spec("lpips") is None:
-        raise ValueError(
-            "The perceptual loss needs the package lpips (pip install 'burnish[metrics]'); "
-            "set the weight of the perceptual loss to 0 to train without it."
+        raise FileNotFoundError(
+            "LPIPS needs the package lpips (pip install 'burnish[metrics]'); a training whose weight of the perceptual "
+            "loss is 0 does without it."
         )
     weights = Path(torch.hub.get_dir()) / "checkpoints" / files[net]
     if not weights.exists():
-        raise ValueError(
-            f"The perceptual loss needs torchvision's weights {weights}, which are not there; fetch them once, or set "
-            "the weight of the perceptual loss to 0 to train without it."
+        raise FileNotFoundError(
+            f"LPIPS needs torchvision's weights {weights}, which are not there; fetch them once. A training whose weight "
+            "of the perceptual loss is 0 does without them."
         )
     return _Perceptual(net)
 

@@ -19,6 +19,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from vision.images import to_y
+from vision.losses import load_perceptual
 from vision.niqe import niqe as niqe  # listed here with the others
 
 # Pixels
@@ -151,11 +152,7 @@ def lpips(image: Tensor, reference: Tensor, *, backbone: str = "alex") -> Tensor
         FileNotFoundError: the package or torchvision's weights of the backbone are missing.
     """
     _check_pair(image, reference)
-    files = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
-    if backbone not in files:
-        raise ValueError(f'backbone must be "alex" or "vgg", got {backbone!r}.')
-    network = _learned("lpips", "lpips", files[backbone], backbone, str(image.device))
-    return network(image.float(), reference.float(), normalize=True).flatten()
+    return _lpips(backbone, str(image.device))(image.float(), reference.float())
 
 
 @torch.no_grad()
@@ -166,28 +163,27 @@ def dists(image: Tensor, reference: Tensor) -> Tensor:
         FileNotFoundError: the package or torchvision's VGG weights are missing.
     """
     _check_pair(image, reference)
-    network = _learned("DISTS_pytorch", "dists-pytorch", "vgg16-397923af.pth", "vgg", str(image.device))
-    return network(image.float(), reference.float()).reshape(-1)
+    return _dists(str(image.device))(image.float(), reference.float()).reshape(-1)
 
 
-@functools.lru_cache(maxsize=3)
-def _learned(module: str, package: str, backbone_file: str, backbone: str, device: str) -> nn.Module:
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / backbone_file
-    if package_folder(module) is None or not cached.exists():
+@functools.lru_cache(maxsize=2)
+def _lpips(backbone: str, device: str) -> nn.Module:
+    return load_perceptual(backbone).to(device)
+
+
+@functools.lru_cache(maxsize=1)
+def _dists(device: str) -> nn.Module:
+    folder, backbone = package_folder("DISTS_pytorch"), Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
+    if folder is None or not backbone.exists():
         raise FileNotFoundError(
-            f"This metric needs the package {package} (`pip install --no-deps {package}`) and torchvision's weights "
-            f"{backbone_file} in {cached.parent}."
+            "DISTS needs the package dists-pytorch (pip install 'burnish[metrics]') and torchvision's weights "
+            f"{backbone}; fetch them once."
         )
-    if module == "lpips":
-        from lpips import LPIPS
+    from DISTS_pytorch import DISTS
 
-        network = LPIPS(net=backbone, verbose=False)
-    else:
-        from DISTS_pytorch import DISTS
-
-        network = DISTS(load_weights=False)
-        weights = torch.load(package_folder(module) / "weights.pt", map_location="cpu", weights_only=True)
-        network.alpha.data, network.beta.data = weights["alpha"], weights["beta"]
+    network = DISTS(load_weights=False)
+    weights = torch.load(folder / "weights.pt", map_location="cpu", weights_only=True)
+    network.alpha.data, network.beta.data = weights["alpha"], weights["beta"]
     return network.eval().requires_grad_(False).to(device)
 
 

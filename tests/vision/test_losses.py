@@ -68,5 +68,5 @@ def test_unknown_kinds_are_named():
 
 def test_missing_perceptual_weights_are_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(ValueError, match=r"perceptual loss needs (the package lpips|torchvision's weights)"):
+    with pytest.raises(FileNotFoundError, match=r"LPIPS needs (the package lpips|torchvision's weights)"):
         losses.load_perceptual()
