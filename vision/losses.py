@@ -139,8 +139,8 @@ def load_perceptual(net: str = "vgg") -> torch.nn.Module:
     weights = Path(torch.hub.get_dir()) / "checkpoints" / files[net]
     if not weights.exists():
         raise FileNotFoundError(
-            f"LPIPS needs torchvision's weights {weights}, which are not there; fetch them once. A training whose weight "
-            "of the perceptual loss is 0 does without them."
+            f"LPIPS needs torchvision's weights {weights}, which are not there; fetch them once. A training whose "
+            "weight of the perceptual loss is 0 does without them."
         )
     return _Perceptual(net)
 
