@@ -15,15 +15,35 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from restoration.pasd import sizes
 from restoration.pasd.controlnet import DegradationRemoval, PASDControlNet
+from restoration.pasd.options import COLORIZE, PASDConfig, PASDOptions
+from restoration.pasd.prompts import Describer, full_prompt, prompt_with_caption
+from restoration.pasd.restorer import PUBLISHED, PASDRestorer
 from restoration.pasd.unet import PASDUNet
 from tests.parity.conftest import golden_root
+from vision.diffusion.backbone import Text, TextEncoders, load_scheduler
+from vision.diffusion.denoise import set_steps
+from vision.diffusion.latents import add_noise, decode_latents, posterior, signal_and_noise, vae_tiles
+from vision.diffusion.tiling import GaussianTiles
+from vision.images import blur, match_color, split_frequencies, to_uint8
 
 ROOT = golden_root() / "pasd"
 FORWARD = 2e-5  # float32 sums in another order; the released classes differ by less between machines
 HALF = 2e-3  # stored in half precision
+PIPELINE = 1e-5  # first latents and predictions; the small networks barely see the picture, so this must be tight
+LATENTS = 1e-3  # relative: the small networks do not denoise, so latents grow to a standard deviation of 16
 
 pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="no reference tensors of PASD")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads sum in another order, which guidance multiplies; the released code has no tolerance left to give away."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @cache
@@ -167,3 +187,274 @@ def test_image_encoder(case):
     assert (rgbs is not None) == heads
     for i, rgb in enumerate(rgbs or []):
         close(rgb, stored[f"{case}.rgb.{i}"], FORWARD)
+
+
+@cache
+def restorer_of(model: str, colorize: bool = False) -> PASDRestorer:
+    from diffusers import AutoencoderKL
+
+    unet, controlnet = nets(checkpoint_of(model))
+    vae = AutoencoderKL.from_pretrained(ROOT / "tiny_vae").eval()
+    scheduler = load_scheduler(ROOT / "scheduler", "UniPCMultistepScheduler")
+    config = COLORIZE if colorize else PASDConfig()
+    return PASDRestorer(unet, controlnet, vae, TextEncoders((), ()), scheduler, config)
+
+
+def options_of(told: dict[str, Any], **more: Any) -> PASDOptions:
+    """The options that a case's arguments of the released code stand for."""
+    given = told["args"]
+    named = {
+        "steps": given["num_inference_steps"],
+        "guidance_scale": given.get("guidance_scale", told.get("guidance_scale")),
+        "conditioning_scale": given.get("conditioning_scale", told.get("conditioning_scale")),
+        "guess_mode": told.get("guess_mode", False),
+        "start": "noise" if given["init_latent_with_noise"] else "image",
+        "start_level": given["added_noise_level"],
+        "tile": given["latent_tiled_size"],
+        "tile_overlap": given["latent_tiled_overlap"],
+        "vae_tile": 0,
+    }
+    return PASDOptions(**(PUBLISHED | named | more))
+
+
+def picture(stored: Tensor) -> Tensor:
+    """(h, w, 3) or (h, w) uint8 as (1, 3, h, w) in [0, 1]."""
+    stored = stored if stored.ndim == 3 else stored[..., None].expand(-1, -1, 3)
+    return stored.permute(2, 0, 1)[None].float() / 255
+
+
+def pixels(image: Tensor) -> Tensor:
+    return to_uint8(image)[0].permute(1, 2, 0)
+
+
+def nearly(actual: Tensor, expected: Tensor, most: int = 1) -> None:
+    assert actual.shape == expected.shape
+    assert int((actual.int() - expected.int()).abs().max()) <= most
+
+
+def recorded(stored: dict[str, Tensor], case: str) -> Any:
+    drawn = iter(
+        [stored[f"{case}.noise_{name}"] for name in ("posterior", "1", "2") if f"{case}.noise_{name}" in stored]
+    )
+    return lambda shape: next(drawn)
+
+
+@pytest.mark.parametrize("case", cases("pipeline"))
+@torch.no_grad()
+def test_pipeline(case):
+    told, stored = facts("pipeline")["cases"][case], tensors("pipeline")
+    restorer, options = restorer_of(told["model"]), options_of(told)
+    image = picture(stored.get(f"{case}.image_in_u8", stored["image_u8"]))
+    negative = f"{case}.negative_prompt_embeds"
+    text = Text(stored[f"{case}.prompt_embeds"]), Text(stored[negative]) if negative in stored else None
+    run = restorer.start(
+        image,
+        options,
+        text=text,
+        noise=recorded(stored, case),
+        latents=stored.get(f"{case}.given_latents"),
+        prepared=True,
+    )
+    assert run.scheduler.timesteps.tolist() == told["timesteps"]
+    torch.testing.assert_close(run.scheduler.sigmas, torch.tensor(told["sigmas"]), rtol=1e-6, atol=1e-6)
+    close(run.latents, stored[f"{case}.init_latents"], PIPELINE)
+
+    tiles: list[Tensor] = []
+    hook = restorer.unet.register_forward_hook(lambda module, inputs, output: tiles.append(output[0]))
+    steps = list(restorer.run_steps(run))
+    hook.remove()
+    for step, noise, latents in zip(steps, stored[f"{case}.noise_pred"], stored[f"{case}.latents"], strict=True):
+        close(step.state.noise_pred, noise, PIPELINE)
+        torch.testing.assert_close(step.state.latents, latents, rtol=LATENTS, atol=LATENTS)
+    if f"{case}.step0_tile_outputs" in stored:
+        expected = stored[f"{case}.step0_tile_outputs"]
+        close(torch.stack(tiles[: len(expected)]), expected, FORWARD)
+        assert len(tiles) == len(expected) * len(steps)
+
+    decoded = restorer.decode(steps[-1].state, options)
+    if f"{case}.image" in stored:
+        close(decoded[0].permute(1, 2, 0), stored[f"{case}.image"], HALF)
+    nearly(pixels(decoded), stored[f"{case}.image_u8"])
+    if f"{case}.wavelet_u8" in stored:
+        nearly(pixels(restorer.finish(run, decoded, image)), stored[f"{case}.wavelet_u8"], most=2)
+
+
+@pytest.mark.skipif(not (ROOT / "pipeline.json").exists(), reason="no pipeline tensors")
+def test_posterior():
+    stored = tensors("pipeline")
+    vae = restorer_of(next(iter(facts("pipeline")["cases"].values()))["model"]).vae
+    mean, logvar = posterior(vae, picture(stored["image_u8"]))
+    close(mean, stored["vae.mean"], FORWARD)
+    close(logvar, stored["vae.logvar"], FORWARD)
+
+
+@pytest.mark.parametrize("case", cases("cli"))
+@torch.no_grad()
+def test_command_line(case):
+    told, stored = facts("cli")["cases"][case], tensors("cli")
+    given = told["args"]
+    colorize = given["control_type"] == "grayscale"
+    restorer = restorer_of(next(facts(kind)["kind"] for kind in kinds() if facts(kind)["kind"] == "std"), colorize)
+    more = {} if colorize else {"scale": given["upscale"]}
+    options = options_of(
+        told,
+        prompt=given["prompt"],
+        added_prompt=given["added_prompt"],
+        process_size=given["process_size"],
+        **more,
+    )
+    image = picture(stored[f"{case}.input_u8"])
+
+    resolved = options.resolved(restorer.config)
+    prompt = full_prompt(Describer("none")(None, given["prompt"]), resolved.added_prompt, colorize)
+    assert prompt == told["call"]["prompt"]
+    assert (resolved.negative_prompt if colorize else given["negative_prompt"]) == told["call"]["negative_prompt"]
+
+    texts = [stored[f"{case}.{name}"] if f"{case}.{name}" in stored else stored[name] for name in TEXTS]
+    run = restorer.start(image, options, text=tuple(map(Text, texts)), noise=recorded(stored, case))
+    assert list(run.sizes.processed) == told["processed_size_wh"]
+    assert torch.equal(pixels(run.image), stored[f"{case}.processed_u8"])
+    assert list(reversed(restorer.output_size(*image.shape[-2:], options))) == told["output_size_wh"]
+
+    last = list(restorer.run_steps(run))[-1]
+    decoded = restorer.decode(last.state, options)
+    nearly(pixels(decoded), stored[f"{case}.pipeline_u8"])
+    # From the recorded result on, so that no rounding of the networks is passed on.
+    finished = restorer.finish(run, picture(stored[f"{case}.pipeline_u8"]), image)
+    nearly(pixels(finished), stored[f"{case}.output_u8"], most=2 if colorize else 1)
+
+
+TEXTS = ("prompt_embeds", "negative_prompt_embeds")
+
+
+@pytest.mark.skipif(not (ROOT / "sizes.json").exists(), reason="no sizes")
+def test_sizes():
+    for row in facts("sizes"):
+        width, height = row["input_wh"]
+        output = (width * row["upscale"], height * row["upscale"])
+        planned = sizes.plan(width, height, output, row["process_size"])
+        assert list(planned.resized) == row["after_resize_wh"]
+        assert list(planned.processed) == row["pipeline_wh"]
+        assert list(planned.output) == row["output_wh"]
+
+
+def recogniser(row: dict[str, Any]) -> tuple[str, Any]:
+    """What the released stub recognisers say: (kind, function of the picture)."""
+    seen, kind = row["high_level"], row["args"]["high_level_info"]
+    if kind == "classification":
+        from torchvision.models import ResNet50_Weights
+
+        first = ResNet50_Weights.DEFAULT.meta["categories"][0]  # gets the rest of the probability
+        chances = [(seen["class_name"], seen["score"]), (first, 1 - seen["score"])]
+        return "classes", lambda picture: chances
+    if kind == "detection":
+        return "objects", lambda picture: [seen["names"][str(i)] for i in seen["class_ids"]]
+    return "caption", lambda picture: seen["decoded"]
+
+
+@pytest.mark.parametrize("number", range(len(facts("prompts")["rows"]) if (ROOT / "prompts.json").exists() else 0))
+def test_prompts(number):
+    row = facts("prompts")["rows"][number]
+    if row["args"]["high_level_info"] is None:
+        prompt = Describer("none")(None, row["args"]["prompt"])
+    elif row["args"]["use_blip"]:
+        prompt = prompt_with_caption(row["args"]["prompt"], row["high_level"]["blip_caption"], ", ")
+    else:
+        prompt = Describer(*recogniser(row))(None, row["args"]["prompt"])
+    assert prompt == row["prompt"]
+    if "added_prompt" in row["args"]:
+        assert full_prompt(prompt, row["args"]["added_prompt"]) == row["full_prompt"]
+    else:
+        assert full_prompt(prompt, PASDConfig().added_prompt) == row["full_prompt"]
+
+
+@pytest.mark.parametrize("count", [count for count in cases("scheduler_table", "table") if count.isdigit()])
+def test_noise_schedule(count):
+    from diffusers import UniPCMultistepScheduler
+
+    told = facts("scheduler_table")["table"][count]
+    scheduler = set_steps(UniPCMultistepScheduler.from_config(facts("scheduler_table")["config"]), int(count))
+    assert scheduler.timesteps.tolist() == told["timesteps"]
+    torch.testing.assert_close(scheduler.sigmas, torch.tensor(told["sigmas"]), rtol=1e-6, atol=1e-6)
+    one, zero = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    for level, said in told["add_noise"].items():
+        signal = add_noise(scheduler, one, zero, int(level), "as_diffusers").item()
+        noise = add_noise(scheduler, zero, one, int(level), "as_diffusers").item()
+        assert (signal, noise) == pytest.approx((said["signal"], said["noise"]), abs=1e-6)
+        exact = signal_and_noise(scheduler, told["timesteps"][said["index"]])
+        assert exact == pytest.approx((said["signal"], said["noise"]), abs=1e-5)
+    for level, kept in facts("scheduler_table")["table"]["alphas_cumprod"].items():
+        assert float(scheduler.alphas_cumprod[int(level)]) == pytest.approx(float(kept), rel=1e-6)
+
+
+@pytest.mark.parametrize("number", range(len(facts("tiles")["latent"]) if (ROOT / "tiles.json").exists() else 0))
+def test_tiles(number):
+    row = facts("tiles")["latent"][number]
+    height, width, size, overlap = (row[key] for key in ("latent_h", "latent_w", "tile", "overlap"))
+    tiles = GaussianTiles(size, overlap)
+    boxes = tiles.boxes(height, width)
+    assert [[b.left, b.top, b.right - b.left, b.bottom - b.top] for b in boxes] == row["tile_xywh"]
+    assert (len(boxes) > 1) == row["tiled"]
+    number = iter(range(1, len(boxes) + 1))
+    blended = tiles.run(lambda part: torch.full_like(part, next(number)), torch.zeros(1, 1, height, width))
+    expected = tensors("tiles")[f"stitch.{height}x{width}_t{size}_o{overlap}"]
+    close(blended[0, 0], expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", [key for key in tensors("tiles") if key.startswith("weights.")] if (ROOT / "tiles.json").exists() else []
+)
+def test_tile_weights(name):
+    expected = tensors("tiles")[name]
+    torch.testing.assert_close(GaussianTiles.weights(len(expected)), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.skipif(not (ROOT / "tiled_vae.json").exists(), reason="no tensors of the tiled VAE")
+@torch.no_grad()
+def test_vae():
+    """Whole results to parity; tiled ones come closer to them than the released tiling does."""
+    from diffusers import AutoencoderKL
+
+    told, stored = facts("tiled_vae"), tensors("tiled_vae")
+    vae = AutoencoderKL.from_pretrained(ROOT / "tiny_vae").eval()
+    vae.post_quant_conv = vae.quant_conv = None  # the reference calls encoder and decoder alone
+    z, x = stored["z"] * vae.config.scaling_factor, (stored["x"].float() + 1) / 2
+
+    def decoded(tiles: Any) -> Tensor:
+        return decode_latents(vae, z, tiles)[..., ::4, ::4]
+
+    def encoded(tiles: Any) -> Tensor:
+        return torch.cat(posterior(vae, x, tiles), dim=1)
+
+    whole = (stored["decode.untiled"] / 2 + 0.5).clamp(0, 1)
+    mean, logvar = stored["encode.untiled"].chunk(2, dim=1)
+    moments = torch.cat([mean, logvar.clamp(-30, 20)], dim=1)
+    close(decoded(None), whole, FORWARD)
+    close(encoded(None), moments, FORWARD)
+
+    # The released tiles have a margin of 11 latents and 32 pixels beside their size.
+    ours, released = decoded(vae_tiles(told["decoder_tile"] + 22, 11)), stored["decode.tiled_single_norm"] / 2 + 0.5
+    assert (ours - whole).square().mean() < (released.clamp(0, 1) - whole).square().mean()
+    ours, released = encoded(vae_tiles(told["encoder_tile"] + 64, 32, 8)), stored["encode.tiled_single_norm"]
+    assert (ours - moments).square().mean() < (released - moments).square().mean()
+
+
+def color_cases() -> list[str]:
+    path = ROOT / "colorfix.safetensors"
+    return sorted({key.split(".")[0] for key in tensors("colorfix")}) if path.exists() else []
+
+
+@pytest.mark.parametrize("case", color_cases())
+def test_colors(case):
+    stored = tensors("colorfix")
+    target, source = picture(stored[f"{case}.target_u8"]), picture(stored[f"{case}.source_u8"])
+    for method in ("wavelet", "adain"):
+        matched = match_color(target, source, method)
+        close(matched, stored[f"{case}.{method}_float"], 1e-5)
+        found = to_uint8(matched.clamp(0, 1), truncate=True)[0].permute(1, 2, 0)
+        off = (found.int() - stored[f"{case}.{method}_u8"].int()).abs()
+        assert int(off.max()) <= 1 and off.bool().float().mean() < 1e-3
+    high, low = split_frequencies(target, 3)
+    close(high, stored[f"{case}.target_high_l3"], 1e-5)
+    close(low, stored[f"{case}.target_low_l3"], 1e-5)
+    close(blur(target, 4), stored[f"{case}.blur_r4"], 1e-5)

@@ -1,0 +1,195 @@
+"""The guided noise prediction of UNet and ControlNet, whole or in tiles.
+
+What depends neither on the step nor on the guidance half is computed once per picture: the embedding of the degraded
+picture, and the keys and values of the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.diffusion.attention import repeat_halves, repeat_keys, text_keys
+from vision.diffusion.backbone import Text
+from vision.diffusion.denoise import At, guide
+from vision.diffusion.tiling import GaussianTiles
+from vision.tiles import Box, Tiles
+
+EMBED = Tiles(1024, 48, 8)
+"""The image encoder sees 23 pixels to each side, so its tiles fit together without a difference."""
+
+
+class NoisePredictor:
+    """Predicts the noise in latents, of one batch of pictures; one object per run.
+
+    Args:
+        unet: a `PASDUNet`.
+        controlnet: a `PASDControlNet`.
+        image: (b, 3, 8h, 8w) degraded pictures, RGB in [0, 1].
+        positive: encoded prompts, one per picture.
+        negative: what to move away from; None without guidance.
+        guidance_scale: of classifier-free guidance.
+        conditioning_scale: factor of the ControlNet's residuals.
+        guess_mode: with guidance, the ControlNet works for the positive half alone, and weaker in early layers.
+        fg_mask: (b or 1, 1, any, any); see `PASDControlNet.forward`.
+        tiles: in latents; None takes every picture whole.
+        guidance_every: the difference between the halves is reused until the next multiple of this step number.
+        control_every: likewise the ControlNet's residuals.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        controlnet: nn.Module,
+        image: Tensor,
+        positive: Text,
+        negative: Text | None = None,
+        *,
+        guidance_scale: float = 1.0,
+        conditioning_scale: float = 1.0,
+        guess_mode: bool = False,
+        fg_mask: Tensor | None = None,
+        tiles: Tiles | GaussianTiles | None = None,
+        guidance_every: int = 1,
+        control_every: int = 1,
+    ):
+        self.unet, self.controlnet, self.image = unet, controlnet, image
+        self.positive, self.negative = positive, negative
+        self.guidance_scale, self.conditioning_scale = guidance_scale, conditioning_scale
+        self.guess_mode, self.tiles = guess_mode, tiles
+        self.guidance_every, self.control_every = guidance_every, control_every
+        self.fg_mask = fg_mask
+        self.pieces: dict[Any, Any] = {}  # of the picture: computed once, or kept from an earlier step
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor, at: At) -> Tensor:
+        """(b, 4, h, w) -> (b, 4, h, w), after guidance."""
+        self._check_size(latents)
+        if self.tiles is None:
+            return self._predict([Box(0, 0, *latents.shape[-2:])], latents, self._embedding(None), at)
+        if isinstance(self.tiles, GaussianTiles):
+            return self.tiles.run(
+                lambda boxes, part: self._predict(boxes, part, self._embedding(boxes[0]), at),
+                latents,
+                with_boxes=True,
+            )
+        return self.tiles.run(
+            lambda boxes, part, embedding: self._predict(boxes, part, embedding, at),
+            latents,
+            self._embedding(None),
+            with_boxes=True,
+        )
+
+    def _predict(self, boxes: Sequence[Box], latents: Tensor, embedding: Tensor, at: At) -> Tensor:
+        """Guided prediction of (n * b, 4, h, w), the tiles of n boxes."""
+        key = ("guidance", *boxes)
+        if self.negative is None:
+            return self._halves(boxes, latents, embedding, at, guided=False)
+        if at.index % self.guidance_every and key in self.pieces:
+            return self._halves(boxes, latents, embedding, at, guided=False) + self.pieces[key]
+        negative, positive = self._halves(boxes, latents, embedding, at, guided=True).chunk(2)
+        guided = guide(negative, positive, self.guidance_scale)
+        if self.guidance_every > 1:
+            self.pieces[key] = guided - positive
+        return guided
+
+    def _halves(self, boxes: Sequence[Box], latents: Tensor, embedding: Tensor, at: At, guided: bool) -> Tensor:
+        """Predictions of the negative and the positive half when `guided`, else of the positive one."""
+        halves = 2 if guided else 1
+        sample = torch.cat([latents] * halves)
+        down, mid = self._residuals(boxes, sample, embedding, at, guided)
+        text, added, keys = self._text("unet", guided, len(boxes))
+        return self.unet(
+            sample,
+            at.timestep,
+            text,
+            added_cond_kwargs=added,
+            cross_attention_kwargs=keys,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            return_dict=False,
+        )[0]
+
+    def _residuals(
+        self, boxes: Sequence[Box], sample: Tensor, embedding: Tensor, at: At, guided: bool
+    ) -> tuple[list[Tensor], Tensor]:
+        key = ("residuals", guided, *boxes)
+        if at.index % self.control_every and key in self.pieces:
+            return self.pieces[key]
+        alone = self.guess_mode and guided
+        if alone:
+            sample = sample.chunk(2)[1]
+        embedding = torch.cat([embedding] * 2)[: len(sample)]  # both halves see the same
+        text, added, keys = self._text("controlnet", guided and not alone, len(boxes))
+        _, down, mid = self.controlnet(
+            sample,
+            at.timestep,
+            text,
+            fg_mask=self._mask(boxes, len(sample)),
+            conditioning_scale=self.conditioning_scale,
+            guess_mode=self.guess_mode,
+            added_cond_kwargs=added,
+            cross_attention_kwargs=keys,
+            cond_embedding=embedding,
+        )
+        if alone:
+            *down, mid = (torch.cat([torch.zeros_like(part), part]) for part in (*down, mid))
+        if self.control_every > 1:
+            self.pieces[key] = down, mid
+            if guided:  # steps without the negative half reuse the positive one
+                positive = [part.chunk(2)[1] for part in (*down, mid)]
+                self.pieces[("residuals", False, *boxes)] = positive[:-1], positive[-1]
+        return down, mid
+
+    def _embedding(self, box: Box | None) -> Tensor:
+        """(b, c, h, w) of the whole picture; of one box of latents, (2b, c, th, tw) when both halves will need it.
+
+        One half would do, but convolutions round differently for a batch of two, and guidance makes nine times as much
+        of it: with published tiles, results should be those of the released code.
+        """
+        if ("embedding", box) not in self.pieces:
+            image = self.image
+            if box is not None:
+                top, left, bottom, right = (8 * side for side in box)
+                halves = 1 if self.negative is None or self.guess_mode else 2
+                image = torch.cat([image[..., top:bottom, left:right]] * halves)
+            self.pieces["embedding", box] = EMBED.run(lambda part: self.controlnet.embed(part)[0], image, scale=1 / 8)
+        return self.pieces["embedding", box]
+
+    def _text(self, net: str, guided: bool, copies: int) -> tuple[Tensor, dict[str, Tensor] | None, Any]:
+        """Text, added conditions and prepared keys of one net for `copies` tiles, negative half first."""
+        key = ("text", net, guided, copies)
+        if key not in self.pieces:
+            module, halves = getattr(self, net), 2 if guided else 1
+            texts = [self.negative, self.positive] if guided else [self.positive]
+            embeds = torch.cat([text.embeds for text in texts])
+            added = None
+            if self.positive.pooled is not None:
+                height, width = self.image.shape[-2:]
+                pooled = torch.cat([text.pooled for text in texts])
+                ids = pooled.new_tensor([[height, width, 0, 0, height, width]]).expand(len(pooled), -1)
+                added = {
+                    "text_embeds": repeat_halves(pooled, halves, copies),
+                    "time_ids": repeat_halves(ids, halves, copies),
+                }
+            keys = repeat_keys(text_keys(module, embeds), halves, copies)
+            self.pieces[key] = repeat_halves(embeds, halves, copies), added, keys
+        return self.pieces[key]
+
+    def _mask(self, boxes: Sequence[Box], count: int) -> Tensor | None:
+        if self.fg_mask is None:
+            return None
+        mask = F.interpolate(self.fg_mask.float(), self.image.shape[-2:], mode="nearest")
+        mask = mask.expand(len(self.image), -1, -1, -1)
+        parts = [mask[..., 8 * b.top : 8 * b.bottom, 8 * b.left : 8 * b.right] for b in boxes]
+        return torch.cat(parts * (count // (len(boxes) * len(mask)))).to(self.image.device)
+
+    def _check_size(self, latents: Tensor) -> None:
+        if tuple(8 * side for side in latents.shape[-2:]) != tuple(self.image.shape[-2:]):
+            raise ValueError(
+                f"Latents of {tuple(latents.shape[-2:])} do not belong to a picture of {tuple(self.image.shape[-2:])}."
+            )

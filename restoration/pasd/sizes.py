@@ -1,0 +1,114 @@
+"""Sizes on the way through PASD, and the colours and the size of the result.
+
+Pictures are resized in 8 bits by Pillow, as the released code does: it is what the networks were trained with, and
+files hold no more.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from PIL.Image import Resampling
+from torch import Tensor
+
+from vision.images import match_color, to_pil, to_tensor, to_uint8
+
+Size = tuple[int, int]
+Color = Literal["wavelet", "adain", "none"]
+
+
+class Sizes(NamedTuple):
+    """(width, height) in pixels, in the order of the steps."""
+
+    enlarged: Size
+    """The result's size."""
+    resized: Size
+    """With a short side of at least the process size."""
+    processed: Size
+    """In multiples of the unit."""
+    output: Size
+
+
+def plan(width: int, height: int, output: Size, process_size: int, unit: int = 8, longest: int | None = None) -> Sizes:
+    """How a picture of `width` x `height` is resized.
+
+    Args:
+        output: (width, height) of the result.
+        process_size: short side that the networks should see at least; smaller pictures are enlarged and the result is
+            shrunk again.
+        unit: sides are rounded down to multiples of it.
+        longest: with it the short side becomes exactly `process_size` (colourization), unless the long side would
+            exceed this.
+    """
+    enlarged = (width, height) if longest is not None else output
+    short, long = sorted(enlarged)
+    resized = enlarged
+    if longest is not None or short < process_size:
+        sides = [process_size, int(process_size * long / short)]
+        if longest is not None and sides[1] > longest:
+            sides = [int(longest * sides[0] / sides[1]), longest]
+        resized = (sides[0], sides[1]) if enlarged[0] <= enlarged[1] else (sides[1], sides[0])
+    processed = tuple(max(side // unit, 1) * unit for side in resized)
+    return Sizes(enlarged, resized, processed, output)
+
+
+def prepare(image: Tensor, sizes: Sizes) -> Tensor:
+    """The picture (b, 3, h, w) in [0, 1] as the networks see it: (b, 3, H, W) in [0, 1], in steps of 1/255."""
+    return torch.cat([to_tensor(_prepared(to_pil(item), sizes)) for item in image])
+
+
+def _prepared(picture: PIL.Image.Image, sizes: Sizes) -> PIL.Image.Image:
+    picture = _resize(picture, sizes.enlarged)
+    picture = _resize(picture, sizes.resized, Resampling.BILINEAR)
+    return _resize(picture, sizes.processed)
+
+
+def finish(image: Tensor, source: Tensor, size: Size, color: Color = "wavelet", eight_bit: bool = False) -> Tensor:
+    """The result with the source's colours at its final size.
+
+    Args:
+        image: (b, 3, H, W) decoded, in [0, 1].
+        source: (b, 3, H, W) what the networks saw.
+        size: (width, height).
+        color: how colours are transferred.
+        eight_bit: round and cut to 8 bits where the released code does; otherwise once, for the resize.
+
+    Returns:
+        (b, 3, height, width) in [0, 1].
+    """
+    if eight_bit:
+        image = to_uint8(image).float() / 255
+    if color != "none":
+        image = match_color(image, source, color).clamp(0, 1)
+        if eight_bit:
+            image = to_uint8(image, truncate=True).float() / 255
+    if size == (image.shape[-1], image.shape[-2]):
+        return image
+    return torch.cat([to_tensor(_resize(to_pil(item), size)) for item in image])
+
+
+def transfer_chroma(result: Tensor, gray: Tensor) -> Tensor:
+    """The brightness of `gray` with the colours of `result`, as PASD colourizes.
+
+    Args:
+        result: (b, 3, H, W) in [0, 1], resized (bilinear) to the other's size.
+        gray: (b, 3, h, w) in [0, 1].
+
+    Returns:
+        (b, 3, h, w) in [0, 1].
+    """
+    colors = F.interpolate(result, gray.shape[-2:], mode="bilinear", align_corners=False)
+    to_yuv = gray.new_tensor(
+        [[0.299, 0.587, 0.114], [-0.147108, -0.288804, 0.435912], [0.614777, -0.514799, -0.099978]]
+    )  # ITU-R BT.601: U = 0.492 (B - Y), V = 0.877 (R - Y)
+    luma = torch.einsum("rc,bchw->brhw", to_yuv[:1], gray)
+    chroma = torch.einsum("rc,bchw->brhw", to_yuv[1:], colors)
+    back = gray.new_tensor([[1.0, 0.0, 1.140], [1.0, -0.395, -0.581], [1.0, 2.032, 0.0]])
+    return torch.einsum("rc,bchw->brhw", back, torch.cat([luma, chroma], dim=1)).clamp(0, 1)
+
+
+def _resize(picture: PIL.Image.Image, size: Size, filter: Resampling = Resampling.BICUBIC) -> PIL.Image.Image:
+    return picture if picture.size == size else picture.resize(size, filter)

@@ -1,0 +1,202 @@
+"""A latent diffusion model in diffusers' folders: VAE, UNet, text encoders, scheduler; and prompts as it wants them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Encoded prompts."""
+
+    embeds: Tensor
+    """(b, tokens, width)."""
+    pooled: Tensor | None = None
+    """(b, width), of models that have a second encoder (SDXL)."""
+
+
+@dataclass
+class TextEncoders:
+    """One pair of tokenizer and encoder (Stable Diffusion 1.x and 2.x) or two (SDXL)."""
+
+    tokenizers: tuple[Any, ...]
+    encoders: tuple[nn.Module, ...]
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> Text:
+        """Encode prompts.
+
+        Raises:
+            ValueError: a prompt is longer than the tokenizer's limit.
+        """
+        states, pooled = [], None
+        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
+            ids = token_ids(tokenizer, prompts).to(encoder.device)
+            output = encoder(ids, output_hidden_states=len(self.encoders) > 1)
+            if len(self.encoders) == 1:
+                return Text(output[0])
+            states.append(output.hidden_states[-2])
+            pooled = output[0]
+        return Text(torch.cat(states, dim=-1), pooled)
+
+
+def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """(b, limit) int64, padded to the tokenizer's limit.
+
+    Raises:
+        ValueError: a prompt is longer than that.
+    """
+    limit = tokenizer.model_max_length
+    found = []
+    for prompt in prompts:
+        ids = tokenizer(expand_concepts(tokenizer, prompt), padding="max_length", max_length=limit).input_ids
+        if len(ids) > limit:
+            raise ValueError(
+                f"The prompt has {len(ids) - 2} tokens, but at most {limit - 2} fit; shorten it: {prompt[:60]!r}."
+            )
+        found.append(ids)
+    return torch.tensor(found)
+
+
+def expand_concepts(tokenizer: Any, prompt: str) -> str:
+    """The prompt with every concept that has several vectors spelled out: `<name>` -> `<name> <name>_1 ...`."""
+    added = tokenizer.get_added_vocab()
+    for token in added:
+        more = []
+        while f"{token}_{len(more) + 1}" in added:
+            more.append(f"{token}_{len(more) + 1}")
+        if more and token in prompt and more[0] not in prompt:
+            prompt = prompt.replace(token, " ".join([token, *more]))
+    return prompt
+
+
+def add_concept(text: TextEncoders, path: str | Path, token: str | None = None) -> str:
+    """Teach the first text encoder a textual inversion (Gal et al. 2022); returns the word to use in prompts.
+
+    Args:
+        path: safetensors file with `emb_params` or one tensor named by its word, (vectors, width) or (width,).
+        token: the word; None takes the tensor's name, or the file's.
+
+    Raises:
+        ValueError: the file holds no such tensor, or the word is known already.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    if len(tensors) != 1:
+        raise ValueError(f"{path} must hold one embedding, but holds {len(tensors)} tensors.")
+    name, vectors = next(iter(tensors.items()))
+    vectors = vectors[None] if vectors.ndim == 1 else vectors
+    token = token or (Path(path).stem if name == "emb_params" else name)
+    tokenizer, encoder = text.tokenizers[0], text.encoders[0]
+    table = encoder.get_input_embeddings()
+    if vectors.shape[1] != table.weight.shape[1]:
+        raise ValueError(f"{path} is of width {vectors.shape[1]}, but the text encoder's is {table.weight.shape[1]}.")
+    words = [token] + [f"{token}_{i}" for i in range(1, len(vectors))]
+    known = [word for word in words if word in tokenizer.get_vocab()]
+    if known:
+        raise ValueError(f"The word {known[0]!r} is known already; give the concept another token.")
+    tokenizer.add_tokens(words)
+    encoder.resize_token_embeddings(max(len(tokenizer), table.weight.shape[0]), mean_resizing=False)
+    with torch.no_grad():
+        table = encoder.get_input_embeddings().weight
+        table[tokenizer.convert_tokens_to_ids(words)] = vectors.to(table)
+    return token
+
+
+@dataclass
+class Backbone:
+    """The parts of a base model."""
+
+    vae: nn.Module
+    text: TextEncoders
+    scheduler: Any
+    folder: Path
+
+
+def load_backbone(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Backbone:
+    """Load everything but the UNet from a Stable Diffusion folder.
+
+    Raises:
+        FileNotFoundError: the folder or one of its parts is missing.
+        ValueError: a part does not load.
+    """
+    from diffusers import AutoencoderKL
+
+    folder = Path(folder)
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"The base folder {folder} lacks {', '.join(missing)}; it must be a whole Stable Diffusion folder in "
+            f"diffusers' layout, with {', '.join((*PARTS, 'unet'))}."
+        )
+    with _told(folder / "vae"):
+        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, local_files_only=True)
+    return Backbone(vae.eval(), load_text(folder, dtype=dtype), load_scheduler(folder / "scheduler"), folder)
+
+
+def load_text(folder: Path, *, dtype: torch.dtype = torch.float32) -> TextEncoders:
+    """Tokenizers and text encoders of a Stable Diffusion folder; a second pair is loaded where there is one."""
+    import transformers
+
+    tokenizers, encoders = [], []
+    for suffix in ("", "_2"):
+        if not (folder / f"text_encoder{suffix}").is_dir():
+            continue
+        config = _json(folder / f"text_encoder{suffix}" / "config.json")
+        name = (config.get("architectures") or ["CLIPTextModel"])[0]
+        if name not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
+            raise ValueError(f"{folder} has a text encoder of class {name}; only CLIP's are supported.")
+        with _told(folder / f"text_encoder{suffix}"):
+            encoder = getattr(transformers, name).from_pretrained(
+                folder / f"text_encoder{suffix}", dtype=dtype, local_files_only=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder / f"tokenizer{suffix}", local_files_only=True)
+        encoders.append(encoder.eval())
+        tokenizers.append(tokenizer)
+    return TextEncoders(tuple(tokenizers), tuple(encoders))
+
+
+def load_scheduler(folder: Path, default: str | None = None) -> Any:
+    """The scheduler of a folder; `default` names another class of diffusers that takes over its noise schedule."""
+    import diffusers
+
+    config = _json(folder / "scheduler_config.json")
+    name = default or config.get("_class_name", "")
+    cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if cls is None:
+        raise ValueError(f"{folder} names the scheduler {name!r}, which diffusers does not have.")
+    return cls.from_config(config)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}.") from error
+
+
+class _told:
+    """Errors of the libraries as one sentence that names the folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (OSError, ValueError, RuntimeError, KeyError)):
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{self.folder} does not load: {reason}") from error
