@@ -22,7 +22,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from recon3d.cameras import Cameras, concatenate, gtr_rig, orbit
+from recon3d.cameras import Cameras, concatenate, gtr_rig, orbit, surround
 from recon3d.gtr.reconstructor import GTROptions, GTRReconstructor, Reconstruction
 from recon3d.mesh import Mesh, nearest_color, seen_faces, simplify
 from recon3d.views import Views, render
@@ -79,11 +79,13 @@ def fscore(points: Tensor, reference: Tensor, threshold: float) -> dict[str, flo
     return {"fscore": 2 * precision * recall / total if total else 0.0, "precision": precision, "recall": recall}
 
 
-def surface_scores(mesh: Mesh, reference: Mesh, samples: int = 100_000, seed: int = 0) -> dict[str, float]:
-    """Chamfer distance (sum) and F-scores of the visible surfaces of two meshes in the box [-1, 1]^3."""
+def surface_scores(
+    mesh: Mesh, reference: Mesh, samples: int = 100_000, seed: int = 0, cameras: Cameras | None = None
+) -> dict[str, float]:
+    """Chamfer distance (sum) and F-scores of the surfaces of two meshes that cameras (48 around [-1, 1]^3) see."""
     generator = torch.Generator().manual_seed(seed)
-    mine = mesh.keep_faces(seen_faces(mesh)).sample(samples, generator)[0]
-    theirs = reference.keep_faces(seen_faces(reference)).sample(samples, generator)[0]
+    mine = mesh.keep_faces(seen_faces(mesh, cameras)).sample(samples, generator)[0]
+    theirs = reference.keep_faces(seen_faces(reference, cameras)).sample(samples, generator)[0]
     scores = {"chamfer": chamfer(mine, theirs)["chamfer_l1_sum"]}
     return scores | {f"f@{t:g}": fscore(mine, theirs, t)["fscore"] for t in THRESHOLDS}
 
@@ -151,6 +153,10 @@ class Setting:
     """Also measure LPIPS; its weights must be installed."""
     exported: bool = False
     """Also measure the mesh as it would be saved."""
+    samples: int = 100_000
+    """Points per surface."""
+    seen_from: int = 256
+    """Picture side of the 48 views that decide which surfaces are visible."""
 
 
 def measure(
@@ -181,7 +187,7 @@ def measure(
         shown = [render(made, views.cameras, color=color) for views in (held, given)]
         scores = view_scores(shown[0], held, setting.perceptual)
         scores["psnr_given"] = view_scores(shown[1], given)["psnr"]
-        scores |= surface_scores(made, truth)
+        scores |= surface_scores(made, truth, setting.samples, cameras=surround(setting.seen_from))
         rows.append({"stage": stage, **scores, "faces": len(made.faces), "seconds": seconds, "cpu_seconds": cpu})
 
     if start is not None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -188,7 +189,9 @@ def evaluate_grid(density: Callable[[Tensor], Tensor], resolution: int, device: 
     return torch.cat(slices)
 
 
-def extract_sparse(density: Callable[[Tensor], Tensor], grid: Tensor, level: float = 10.0) -> tuple[Tensor, Tensor]:
+def extract_sparse(
+    density: Callable[[Tensor], Tensor], grid: Tensor, level: float = 10.0, fixed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Like `extract_surface` of `grid`, with gradients into the field that made it.
 
     Only the ends of cut edges are evaluated with gradient; the gradient equals that of the dense evaluation.
@@ -197,6 +200,7 @@ def extract_sparse(density: Callable[[Tensor], Tensor], grid: Tensor, level: flo
         density: maps points (points, 3) to densities (points,), differentiable.
         grid: (nx, ny, nz) its values on the grid, without gradient.
         level: iso value.
+        fixed: (nx, ny, nz) bool, where the values of `grid` stand although the field says otherwise.
     """
     topology = find_topology(level - grid)
     if len(topology.faces) == 0:
@@ -209,9 +213,37 @@ def extract_sparse(density: Callable[[Tensor], Tensor], grid: Tensor, level: flo
     unique, inverse = torch.unique(torch.where(outside, -1, flat), return_inverse=True)
     index = torch.stack([unique // (ny * nz), unique // nz % ny, unique % nz], -1)
     points = index.to(grid.dtype) * (2 / (size.to(grid.dtype) - 1)) - 1
-    # Value -1 stands for the ring; it sorts first.
     ring = unique < 0
-    values = level - density(points[~ring])
-    values = torch.cat([values.new_full((int(ring.sum()),), RING), values])
+    held = ring if fixed is None else ring | fixed.flatten()[unique.clamp(min=0)]
+    known = torch.where(ring, RING, level - grid.flatten()[unique.clamp(min=0)])
+    values = known.index_copy(0, (~held).nonzero().squeeze(-1), level - density(points[~held]))
     lo, hi = values.index_select(0, inverse).chunk(2)
     return topology.to_world(topology.positions(lo, hi)), topology.faces
+
+
+def solid_core(inside: Tensor, allowed: Tensor | None = None, gap: int = 2, skin: int = 1) -> Tensor:
+    """(nx, ny, nz) bool: grid points deep inside a shape, cavities and narrow pits included.
+
+    What pictures never see is undetermined: fitted densities are full of hollows. Calling their place solid removes the
+    surfaces in there.
+
+    Args:
+        inside: (nx, ny, nz) bool.
+        allowed: (nx, ny, nz) bool; nothing outside is called solid (a visual hull keeps true gaps open).
+        gap: openings up to twice this many grid points wide are closed first.
+        skin: layers under the outer surface that stay as they are.
+    """
+    found = inside.nonzero()
+    if len(found) == 0:
+        return torch.zeros_like(inside)
+    margin = gap + 1
+    low, high = found.amin(0).tolist(), (found.amax(0) + 1).tolist()
+    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    padded = np.pad(inside[window].cpu().numpy(), margin)
+    closed = ndimage.binary_closing(padded, iterations=gap)
+    labels, _ = ndimage.label(~closed)
+    filled = labels != labels[0, 0, 0]
+    deep = ndimage.binary_erosion(filled, iterations=skin)[(slice(margin, -margin),) * 3]
+    core = torch.zeros_like(inside)
+    core[window] = torch.from_numpy(deep).to(inside.device)
+    return core if allowed is None else core & allowed

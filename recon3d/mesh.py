@@ -577,6 +577,7 @@ def vase(rings: int = 96, sides: int = 128, texture_size: int = 256) -> Mesh:
     around = torch.linspace(0, 2 * math.pi, sides + 1)
     ribs = 1 + 0.05 * torch.cos(8 * around)
     ring = torch.stack([torch.cos(around) * ribs, torch.zeros_like(around), torch.sin(around) * ribs], -1)
+    ring[-1] = ring[0]  # exactly, so that the wall closes
     vertices = ring[None] * radius[:, None, None]
     vertices[..., 1] = height[:, None]
     uv = torch.stack(torch.broadcast_tensors(around[None] / (2 * math.pi), t[:, None]), -1)
@@ -585,7 +586,7 @@ def vase(rings: int = 96, sides: int = 128, texture_size: int = 256) -> Mesh:
     faces = torch.cat([torch.stack([a, c, b], -1).view(-1, 3), torch.stack([b, c, d], -1).view(-1, 3)])
     mesh = Mesh(vertices.view(-1, 3), faces, None, uv.reshape(-1, 2), (_vase_texture(texture_size),))
     mesh = replace(mesh, face_texture=torch.zeros(len(faces), dtype=torch.int64))
-    return mesh.keep_faces(mesh.face_areas() > 0)
+    return mesh.keep_faces(mesh.face_areas() > 1e-7)
 
 
 def _vase_texture(size: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recon3d.gtr.fields import TriplaneField, grid_density
-from recon3d.isosurface import extract_sparse
+from recon3d.isosurface import extract_sparse, solid_core
 from vision.refine import Step, Verdict, any_of, max_seconds, no_progress
 
 Weights = dict[str, Tensor]
@@ -42,6 +42,7 @@ class Fit:
     generator: torch.Generator
     optimizer: torch.optim.Optimizer | None = None
     prediction: Tensor | None = None
+    hull: Tensor | None = None
 
     def weights(self) -> Weights:
         """Copies of triplane, field and box."""
@@ -75,8 +76,17 @@ class Fit:
         return grid_density(self.field, self.code, resolution) * inside
 
     def surface(self, resolution: int, level: float) -> tuple[Tensor, Tensor]:
-        """Vertices (vertices, 3), differentiable, and faces (faces, 3) of the surface density = level."""
-        return extract_sparse(self.density, self.grid(resolution), level)
+        """Vertices (vertices, 3), differentiable, and faces (faces, 3) of the surface density = level.
+
+        Hollows that no picture can see are filled (`solid_core`), as far as the hull allows.
+        """
+        grid = self.grid(resolution)
+        hull = None
+        if self.hull is not None:
+            resized = torch.nn.functional.interpolate(self.hull[None, None].float(), grid.shape, mode="nearest")
+            hull = resized[0, 0] > 0.5
+        solid = solid_core(grid > level, hull)
+        return extract_sparse(self.density, torch.where(solid, grid.clamp(min=2 * level), grid), level, solid)
 
     def with_adam(self, code_rate: float, mlp_rate: float) -> Fit:
         """The same object with a fresh Adam for triplane and field."""

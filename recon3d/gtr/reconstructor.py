@@ -20,6 +20,7 @@ from recon3d.gtr.fit import Budget, Fit, Stage, new_fit, pack, unpacker
 from recon3d.gtr.network import Generator as Network
 from recon3d.gtr.network import GeneratorConfig, condition
 from recon3d.gtr.refine import (
+    VolumeRates,
     geometry_stage,
     object_box,
     psnr_of,
@@ -28,7 +29,7 @@ from recon3d.gtr.refine import (
     volume_stage,
 )
 from recon3d.mesh import Mesh, bake, drop_hidden, simplify
-from recon3d.views import Views, check_agreement, place, render
+from recon3d.views import Views, check_agreement, place, render, visual_hull
 from vision.config import load_config, save_config
 from vision.files import atomic_path
 from vision.hub import find, load_weights, read_index, save_weights, write_index
@@ -118,6 +119,8 @@ class GTROptions:
     """End a stage after so many measurements without progress; None: make all steps."""
     view_size: int = 128
     """The views are scaled down to this height for fitting and refining."""
+    rays: int = 768
+    """Rays per step of the volume fit."""
     grid_size: int = 64
     """Grid points per side from which the surface is taken."""
     coarse_to_fine: bool = False
@@ -153,7 +156,12 @@ class GTROptions:
                 raise ValueError(f"{name} must be positive, got {value}.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}.")
-        for name, low, high in (("view_size", 16, 4096), ("grid_size", 8, 512), ("texture_size", 16, 8192)):
+        for name, low, high in (
+            ("rays", 8, 1 << 20),
+            ("view_size", 16, 4096),
+            ("grid_size", 8, 512),
+            ("texture_size", 16, 8192),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must lie in [{low}, {high}], got {getattr(self, name)}.")
         if self.max_faces < 4:
@@ -379,13 +387,16 @@ class GTRReconstructor:
         options, views, level = run.options, run.views, self.config.level
         fit = self._start(full, options)
         fit.box = object_box(views)
+        fit.hull = visual_hull(views, options.grid_size)
         steps = options.volume_steps if options.volume_steps is not None else (200 if self.generator is None else 0)
+        rates = VolumeRates(rays=options.rays)
         if mesh is not None and steps:
             seen = render(mesh, _around(views))
-            yield from run.stage(volume_stage(fit, seen, Budget(max(1, steps // 2), evaluate_every=25)), "mesh")
+            budget = Budget(max(1, steps // 2), evaluate_every=25)
+            yield from run.stage(volume_stage(fit, seen, budget, rates), "mesh")
         if steps:
             budget = Budget(steps, options.volume_seconds, options.patience, evaluate_every=25)
-            yield from run.stage(volume_stage(fit, views, budget))
+            yield from run.stage(volume_stage(fit, views, budget, rates))
         if not len(fit.surface(options.grid_size, level)[1]):
             raise ValueError(
                 f"The fit holds no surface (no density above {level:g}): "

@@ -17,7 +17,7 @@ taken, not the best.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -305,7 +305,7 @@ def texture_stage(
         {"params": [p for p in mlp if p.dim() <= 1], "lr": rates.mlp, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, betas=rates.betas, foreach=True)
-    fit = Fit(fit.code, fit.field, fit.box, fit.generator, optimizer)
+    fit = replace(fit, optimizer=optimizer, prediction=None)
     same_size = surface.size[1:] == images.shape[-2:]
 
     def errors(colors: Tensor) -> tuple[Tensor, Tensor]:

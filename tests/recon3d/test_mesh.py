@@ -1,0 +1,199 @@
+"""Meshes: files, refusals, simplification, baking, hidden parts."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from recon3d.cameras import gtr_rig, orbit
+from recon3d.mesh import (
+    Mesh,
+    bake,
+    connected_parts,
+    drop_hidden,
+    join,
+    sample_texture,
+    seen_faces,
+    simplify,
+    vase,
+    with_vertex_colors,
+)
+from recon3d.views import render
+
+
+def ball(radius=0.6, subdivisions=2, colors=None):
+    sphere = trimesh.creation.icosphere(subdivisions, radius)
+    mesh = Mesh(torch.tensor(sphere.vertices, dtype=torch.float32), torch.tensor(sphere.faces, dtype=torch.int64))
+    return replace(mesh, colors=(mesh.vertices / radius + 1) / 2 if colors is None else colors)
+
+
+def picture(mesh, size=32):
+    return render(mesh, orbit([30.0, 200.0], [20.0, -10.0], size=size)).images
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj"])
+def test_textured_mesh_survives_saving(tmp_path, suffix):
+    mesh = vase(24, 24, 32)
+    mesh.save(tmp_path / f"a.{suffix}")
+    again = Mesh.load(tmp_path / f"a.{suffix}")
+    assert len(again.faces) == len(mesh.faces) and len(again.textures) == 1
+    assert float((picture(mesh) - picture(again)).abs().max()) < 0.02  # textures are saved with 8 bits
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])
+def test_vertex_colours_survive_saving(tmp_path, suffix):
+    mesh = ball()
+    mesh.save(tmp_path / f"a.{suffix}")
+    again = Mesh.load(tmp_path / f"a.{suffix}")
+    assert float((picture(mesh) - picture(again)).abs().max()) < 0.005
+    assert not list(tmp_path.glob(".mesh-*"))
+
+
+def test_parts_with_different_textures_survive_saving(tmp_path):
+    first = vase(12, 16, 16)
+    second = replace(first, textures=(1 - first.textures[0],)).moved(torch.tensor([0.0, 0.0, 0.9]), 1.0)
+    mesh = join([first, second, ball(0.2)])
+    for suffix in ("glb", "obj"):
+        mesh.save(tmp_path / f"a.{suffix}")
+        again = Mesh.load(tmp_path / f"a.{suffix}")
+        assert len(again.textures) == 2
+        # Vertex colours beside textures exist in GLB only.
+        tolerance = 0.02 if suffix == "glb" else 0.5
+        assert float((picture(mesh) - picture(again)).abs().max()) < tolerance
+
+
+def test_scene_transforms_are_applied(tmp_path):
+    scene = trimesh.Scene()
+    moved = trimesh.transformations.translation_matrix([1, 2, 3])
+    scene.add_geometry(trimesh.creation.box((0.2, 0.2, 0.2)), transform=moved)
+    scene.add_geometry(trimesh.creation.box((0.2, 0.2, 0.2)))
+    scene.export(tmp_path / "two.glb")
+    low, high = Mesh.load(tmp_path / "two.glb").bounds()
+    assert low.tolist() == pytest.approx([-0.1] * 3) and high.tolist() == pytest.approx([1.1, 2.1, 3.1])
+
+
+def write_obj(folder, material="m.mtl", texture="t.png"):
+    (folder / "a.obj").write_text(
+        f"mtllib {material}\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl m\nf 1/1 2/2 3/3\n"
+    )
+    if material == "m.mtl":
+        (folder / "m.mtl").write_text(f"newmtl m\nmap_Kd {texture}\n")
+    return folder / "a.obj"
+
+
+def test_missing_and_foreign_textures_are_refused(tmp_path):
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"t\.png, which is missing"):
+        Mesh.load(write_obj(folder))
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "secret.png")
+    with pytest.raises(ValueError, match="outside its own folder"):
+        Mesh.load(write_obj(folder, texture="../secret.png"))
+    with pytest.raises(ValueError, match="outside its own folder"):
+        Mesh.load(write_obj(folder, material="../m.mtl"))
+    Image.new("RGB", (4, 4), "red").save(folder / "t.png")
+    assert Mesh.load(write_obj(folder)).textures[0][0, 0].tolist() == [1, 0, 0]
+    (folder / "b.gltf").write_text(json.dumps({"images": [{"uri": "../secret.png"}], "asset": {"version": "2.0"}}))
+    with pytest.raises(ValueError, match="outside its own folder"):
+        Mesh.load(folder / "b.gltf")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("v 0 0 0\nv 1 0 0\nv 0 1 0\n", "without faces"),
+        ("v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "NaN"),
+        ("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "no area"),
+        ("", "without faces|cannot be read"),
+    ],
+)
+def test_unusable_meshes_are_refused_with_a_sentence(tmp_path, content, sentence):
+    (tmp_path / "a.obj").write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        Mesh.load(tmp_path / "a.obj")
+
+
+def test_files_that_are_no_meshes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no mesh file"):
+        Mesh.load(tmp_path / "none.glb")
+    (tmp_path / "a.glb").write_bytes(b"glTF" + bytes(100))
+    with pytest.raises(ValueError, match="cannot be read"):
+        Mesh.load(tmp_path / "a.glb")
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ValueError, match="known endings"):
+        Mesh.load(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match=r"\.glb, \.obj or \.ply"):
+        ball().save(tmp_path / "a.stl")
+
+
+def test_notes_on_open_and_crowded_surfaces():
+    closed = ball()
+    assert closed.notes() == [] and vase(12, 16, 8).notes() == []
+    assert "open" in closed.keep_faces(torch.arange(len(closed.faces)) > 0).notes()[0]
+    fan = Mesh(torch.randn(5, 3), torch.tensor([[0, 1, 2], [0, 1, 3], [0, 1, 4]]))
+    assert any("not manifold" in note for note in fan.notes())
+
+
+def test_large_meshes_are_simplified_while_loading(tmp_path):
+    ball(subdivisions=3).save(tmp_path / "a.ply")
+    small = Mesh.load(tmp_path / "a.ply", max_faces=300)
+    assert len(small.faces) <= 300
+    assert float((picture(small) - picture(ball())).abs().mean()) < 0.03
+
+
+def test_simplified_colours_come_from_the_nearest_surface():
+    mesh = simplify(ball(subdivisions=3), 200)
+    assert float((mesh.colors - (mesh.vertices / 0.6 + 1) / 2).abs().max()) < 0.05
+
+
+def test_texture_lookup_is_bilinear_and_repeats():
+    texture = torch.rand(5, 7, 3, generator=torch.Generator().manual_seed(0))
+    rows, columns = torch.meshgrid(torch.arange(5), torch.arange(7), indexing="ij")
+    uv = torch.stack([(columns + 0.5) / 7, 1 - (rows + 0.5) / 5], -1).view(-1, 2)
+    for shift in (0, 3, -2):
+        torch.testing.assert_close(sample_texture(texture, uv + shift), texture.view(-1, 3), atol=1e-5, rtol=0)
+    between = sample_texture(texture, (uv[:1] + uv[1:2]) / 2)
+    torch.testing.assert_close(between[0], (texture[0, 0] + texture[0, 1]) / 2)
+
+
+def test_baked_texture_shows_the_colour_field():
+    mesh = ball(subdivisions=3)
+    baked = bake(mesh, lambda points: (points / 0.6 + 1) / 2, size=128)
+    assert baked.uv.min() >= 0 and baked.uv.max() <= 1
+    assert float((picture(baked) - picture(mesh)).abs().mean()) < 0.005
+    small = bake(mesh, lambda points: (points / 0.6 + 1) / 2, size=128, max_faces=200)
+    assert len(small.faces) <= 200
+
+
+def test_shells_inside_a_solid_are_dropped():
+    outer, inner = ball(0.6), ball(0.3)
+    mesh = join([outer, inner])
+    assert connected_parts(mesh.faces, len(mesh.vertices)).unique().tolist() == [0, 1]
+    outside = drop_hidden(mesh, gtr_rig(64))
+    assert len(outside.faces) == len(outer.faces)
+    assert torch.equal(outside.vertices[outside.faces], outer.vertices[outer.faces])
+    seen = seen_faces(mesh, gtr_rig(64))
+    assert seen[: len(outer.faces)].float().mean() > 0.9 and not seen[len(outer.faces) :].any()
+
+
+def test_vertex_colours_of_a_texture():
+    mesh = vase(24, 24, 64)
+    plain = with_vertex_colors(mesh)
+    expected = sample_texture(mesh.textures[0], mesh.uv)
+    torch.testing.assert_close(plain.colors, expected, atol=1e-4, rtol=0)
+
+
+def test_samples_are_uniform_on_the_surface():
+    points, face, bary = ball(0.5, 3).sample(20_000, torch.Generator().manual_seed(0))
+    assert float(points.mean(0).abs().max()) < 0.01 and float((points.norm(dim=-1) - 0.5).abs().max()) < 0.01
+    torch.testing.assert_close(bary.sum(-1), torch.ones(len(face)))
+
+
+def test_the_vase_is_closed_and_faces_outward():
+    mesh = vase(24, 32, 16)
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    assert float((a * torch.cross(b, c, dim=-1)).sum()) > 0
+    assert mesh.notes() == []

@@ -1,0 +1,169 @@
+"""Views: folders, grids, cutting out, silhouettes, refusals."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recon3d import cameras as cams
+from recon3d.mesh import vase
+from recon3d.views import (
+    Views,
+    check_agreement,
+    fit_box,
+    hull_coverage,
+    join_grid,
+    load_views,
+    place,
+    render,
+    save_views,
+    split_grid,
+    views_from_grid,
+    visual_hull,
+)
+
+
+@pytest.fixture(scope="module")
+def views():
+    return render(vase(32, 32, 32), cams.gtr_rig(48))
+
+
+def test_saved_views_load_equal(views, tmp_path):
+    save_views(views, tmp_path)
+    again = load_views(tmp_path)
+    assert float((again.images - views.images).abs().max()) < 0.01  # 8 bits
+    assert float((again.masks - views.masks).abs().max()) < 0.003
+    torch.testing.assert_close(again.cameras.c2w, views.cameras.c2w)
+    torch.testing.assert_close(again.cameras.intrinsics, views.cameras.intrinsics)
+
+
+def test_the_gtr_rig_needs_no_camera_files(views, tmp_path):
+    save_views(views, tmp_path)
+    (tmp_path / "transforms.json").unlink()
+    with pytest.raises(ValueError, match=r"without poses.*six views of GTR"):
+        load_views(tmp_path)
+    again = load_views(tmp_path, rig="gtr")
+    torch.testing.assert_close(again.cameras.c2w, views.cameras.c2w)
+
+
+def test_text_cameras_beside_the_pictures(views, tmp_path):
+    save_views(views, tmp_path)
+    (tmp_path / "transforms.json").unlink()
+    for number in range(6):
+        cams.save_gtr_camera(tmp_path / f"view_{number:03d}.txt", views.cameras[number])
+    torch.testing.assert_close(load_views(tmp_path).cameras.c2w, views.cameras.c2w, atol=1e-5, rtol=0)
+
+
+def test_different_sizes_and_foreign_intrinsics_are_refused(views, tmp_path):
+    save_views(views, tmp_path)
+    Image.open(tmp_path / "view_002.png").resize((40, 40)).save(tmp_path / "view_002.png")
+    with pytest.raises(ValueError, match=r"view_002\.png 40 x 40"):
+        load_views(tmp_path)
+    save_views(views, tmp_path)
+    cams.save_transforms(
+        tmp_path / "transforms.json", [f"view_{n:03d}.png" for n in range(6)], views.cameras.resized(96, 96)
+    )
+    with pytest.raises(ValueError, match=r"is for 96 x 96 pixels"):
+        load_views(tmp_path)
+
+
+def test_missing_and_foreign_pictures_are_refused(views, tmp_path):
+    save_views(views, tmp_path)
+    (tmp_path / "view_003.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"view_003\.png"):
+        load_views(tmp_path)
+    cams.save_transforms(tmp_path / "transforms.json", ["../x.png"] * 6, views.cameras)
+    with pytest.raises(ValueError, match="outside its own folder"):
+        load_views(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        load_views(tmp_path / "nothing")
+
+
+def test_grid_round_trip_and_its_shape(views, tmp_path):
+    grid = join_grid(views.images)
+    assert torch.equal(split_grid(grid), views.images)
+    pixels = (grid.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "grid.png")
+    loaded = views_from_grid(tmp_path / "grid.png", "white")
+    assert float((loaded.images - views.images).abs().mean()) < 0.01
+    assert float((loaded.masks.round() - views.masks.round()).abs().mean()) < 0.02
+    Image.fromarray(pixels[:, :50]).save(tmp_path / "bad.png")
+    with pytest.raises(ValueError, match="three rows and two columns"):
+        views_from_grid(tmp_path / "bad.png")
+
+
+def test_a_cluttered_background_is_refused(tmp_path, views):
+    save_views(views, tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    for number in range(6):
+        Image.fromarray(noise).save(tmp_path / f"view_{number:03d}.png")
+    with pytest.raises(ValueError, match="neither transparency nor a white background"):
+        load_views(tmp_path, "white")
+    with pytest.raises(ValueError, match="no transparency"):
+        load_views(tmp_path, "alpha")
+
+
+def test_the_hull_contains_the_object_and_little_more(views):
+    hull = visual_hull(views, 40)
+    mesh = vase(32, 32, 32)
+    points = ((mesh.vertices + 1) / 2 * 39).round().long()
+    assert hull[points[:, 0], points[:, 1], points[:, 2]].float().mean() > 0.9
+    assert 0.02 < hull.float().mean() < 0.2
+    assert hull_coverage(views) > 0.95
+
+
+def test_one_view_and_empty_masks_are_refused(views):
+    with pytest.raises(ValueError, match="from 1 view"):
+        views[[0]].check()
+    with pytest.raises(ValueError, match="View 0 shows no object"):
+        replace(views, masks=torch.zeros_like(views.masks)).check()
+    with pytest.raises(ValueError, match="View 0 has no background"):
+        replace(views, masks=torch.ones_like(views.masks)).check()
+    broken = views.images.clone()
+    broken[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        replace(views, images=broken).check()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [((-1, 1, 1, 1), "positive"), ((1, 1, 3, 1), "another image size"), ((1, 4, 1, 1), "unequal")],
+)
+def test_impossible_intrinsics_are_refused(views, change, sentence):
+    cameras = replace(views.cameras, intrinsics=views.cameras.intrinsics * torch.tensor(change))
+    with pytest.raises(ValueError, match=sentence):
+        replace(views, cameras=cameras).check()
+
+
+def test_contradicting_cameras_are_refused(views):
+    check_agreement(views)
+    shuffled = replace(views, cameras=replace(views.cameras, c2w=views.cameras.c2w[[3, 5, 1, 0, 2, 4]]))
+    moved = shuffled.cameras.c2w.clone()
+    moved[:, 0, 3] += torch.tensor([0.0, 1.0, -1.0, 0.5, -0.5, 1.0])
+    with pytest.raises(ValueError, match="contradict"):
+        check_agreement(replace(shuffled, cameras=replace(shuffled.cameras, c2w=moved)))
+
+
+def test_an_object_anywhere_is_found(views):
+    centre, scale = place(views)
+    assert centre.tolist() == [0, 0, 0] and scale == 1
+    away = views.moved(torch.tensor([-3.0, 1.0, 2.0]), 7.0)  # seven times larger, far from the origin
+    centre, scale = fit_box(away)
+    back = away.moved(centre, scale)
+    assert place(back)[1] == 1.0
+    hull = visual_hull(back, 48).nonzero() / 47 * 2 - 1
+    assert float(hull.abs().max()) < 0.95 and float(hull.amax(0).max() - hull.amin(0).min()) > 1.2
+
+
+def test_parallel_cameras_do_not_tell_the_size(views):
+    same = replace(views.cameras, c2w=views.cameras.c2w[[0] * 6])
+    with pytest.raises(ValueError, match="same direction"):
+        fit_box(Views(views.images[[0] * 6], views.masks[[0] * 6], same))
+
+
+def test_depth_of_a_render_is_the_distance_along_the_axis():
+    views = render(vase(32, 32, 16), cams.gtr_rig(32))
+    inside = views.masks > 0.99
+    assert 3.0 < float(views.depths[inside].min()) and float(views.depths[inside].max()) < 5.0
