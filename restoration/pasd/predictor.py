@@ -7,6 +7,7 @@ picture, and the keys and values of the prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from vision.diffusion.denoise import At, guide
 from vision.diffusion.tiling import GaussianTiles
 from vision.tiles import Box, Tiles
 
-EMBED = Tiles(1024, 48, 8)
-"""The image encoder sees 23 pixels to each side, so its tiles fit together without a difference."""
+EMBED = Tiles(1024, 64, 32)
+"""The image encoder sees less than 32 pixels to each side, so its tiles fit together without a difference."""
 
 
 class NoisePredictor:
@@ -29,7 +30,7 @@ class NoisePredictor:
     Args:
         unet: a `PASDUNet`.
         controlnet: a `PASDControlNet`.
-        image: (b, 3, 8h, 8w) degraded pictures, RGB in [0, 1].
+        image: (b, 3, 8h, 8w) degraded pictures, RGB in [0, 1]; with fewer levels in the image encoder 4h and so on.
         positive: encoded prompts, one per picture.
         negative: what to move away from; None without guidance.
         guidance_scale: of classifier-free guidance.
@@ -63,6 +64,7 @@ class NoisePredictor:
         self.guess_mode, self.tiles = guess_mode, tiles
         self.guidance_every, self.control_every = guidance_every, control_every
         self.fg_mask = fg_mask
+        self.unit = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)  # pixels per latent
         self.pieces: dict[Any, Any] = {}  # of the picture: computed once, or kept from an earlier step
 
     @torch.no_grad()
@@ -154,11 +156,15 @@ class NoisePredictor:
         if ("embedding", box) not in self.pieces:
             image = self.image
             if box is not None:
-                top, left, bottom, right = (8 * side for side in box)
+                top, left, bottom, right = (self.unit * side for side in box)
                 halves = 1 if self.negative is None or self.guess_mode else 2
                 image = torch.cat([image[..., top:bottom, left:right]] * halves)
-            self.pieces["embedding", box] = EMBED.run(lambda part: self.controlnet.embed(part)[0], image, scale=1 / 8)
+            tiles = replace(EMBED, unit=self.unit)
+            self.pieces["embedding", box] = tiles.run(self._embed, image, scale=1 / self.unit)
         return self.pieces["embedding", box]
+
+    def _embed(self, image: Tensor) -> Tensor:
+        return self.controlnet.embed(image)[0]
 
     def _text(self, net: str, guided: bool, copies: int) -> tuple[Tensor, dict[str, Tensor] | None, Any]:
         """Text, added conditions and prepared keys of one net for `copies` tiles, negative half first."""
@@ -185,11 +191,12 @@ class NoisePredictor:
             return None
         mask = F.interpolate(self.fg_mask.float(), self.image.shape[-2:], mode="nearest")
         mask = mask.expand(len(self.image), -1, -1, -1)
-        parts = [mask[..., 8 * b.top : 8 * b.bottom, 8 * b.left : 8 * b.right] for b in boxes]
+        unit = self.unit
+        parts = [mask[..., unit * b.top : unit * b.bottom, unit * b.left : unit * b.right] for b in boxes]
         return torch.cat(parts * (count // (len(boxes) * len(mask)))).to(self.image.device)
 
     def _check_size(self, latents: Tensor) -> None:
-        if tuple(8 * side for side in latents.shape[-2:]) != tuple(self.image.shape[-2:]):
+        if tuple(self.unit * side for side in latents.shape[-2:]) != tuple(self.image.shape[-2:]):
             raise ValueError(
                 f"Latents of {tuple(latents.shape[-2:])} do not belong to a picture of {tuple(self.image.shape[-2:])}."
             )

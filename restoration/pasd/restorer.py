@@ -25,10 +25,11 @@ from restoration.pasd.options import COLORIZE, SDXL, PASDConfig, PASDOptions
 from restoration.pasd.predictor import NoisePredictor
 from restoration.pasd.prompts import Describer, full_prompt
 from restoration.pasd.sizes import Sizes, finish, plan, prepare, transfer_chroma
+from restoration.pasd.style import apply_style
 from restoration.pasd.unet import PASDUNet
 from vision import hub
 from vision.config import load_config, save_config
-from vision.diffusion.backbone import Text, TextEncoders, load_backbone, load_scheduler, load_text
+from vision.diffusion.backbone import Text, TextEncoders, add_concept, load_backbone, load_scheduler, load_text
 from vision.diffusion.denoise import At, Denoising, denoise_steps, set_steps
 from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, vae_tiles
 from vision.diffusion.tiling import GaussianTiles
@@ -94,6 +95,8 @@ class PASDRestorer:
         source: str | Path | None = None,
         *,
         pasd: str | Path | None = None,
+        style: str | Path | None = None,
+        style_weight: float = 1.0,
         revision: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -104,6 +107,8 @@ class PASDRestorer:
             source: a folder that `save_pretrained` wrote, or `builtin:tiny`; with `pasd` a whole Stable Diffusion
                 folder in diffusers' layout.
             pasd: folder with PASD's own `unet` and `controlnet` (a published checkpoint-N).
+            style: another base model or a LoRA to put under it; see `restyle`.
+            style_weight: its share, or the LoRA's factor.
             revision: of a hub source.
             device, dtype: where and in what numbers to compute.
 
@@ -118,15 +123,17 @@ class PASDRestorer:
             )
         found = hub.find(source, default=None, revision=revision, components=_FETCHED if pasd is not None else None)
         if found.kind == "builtin":
-            return cls(**builtin.build(found.name), config=_tiny(found.name)).to(device, dtype)
-        if not found.path.is_dir():
-            raise ValueError(
-                f"{found.path} is a single file; PASD starts from a folder, see the option style for files."
-            )
-        if pasd is None:
-            return cls._saved(found.path, dtype).to(device, dtype)
-        own = hub.find(pasd, default=None, components=("unet", "controlnet", "scheduler"))
-        return cls._published(found.path, own.path, dtype).to(device, dtype)
+            restorer = cls(**builtin.build(found.name), config=_tiny(found.name))
+        elif not found.path.is_dir():
+            raise ValueError(f"{found.path} is a single file; name a folder as source, and the file as style.")
+        elif pasd is None:
+            restorer = cls._saved(found.path, dtype)
+        else:
+            own = hub.find(pasd, default=None, components=("unet", "controlnet", "scheduler"))
+            restorer = cls._published(found.path, own.path, dtype)
+        if style is not None:
+            restorer.restyle(style, style_weight)
+        return restorer.to(device, dtype)
 
     @classmethod
     def _saved(cls, folder: Path, dtype: torch.dtype) -> PASDRestorer:
@@ -228,6 +235,20 @@ class PASDRestorer:
     def dtype(self) -> torch.dtype:
         """What the networks compute in."""
         return self.unet.dtype
+
+    def restyle(self, source: str | Path, weight: float = 1.0) -> PASDRestorer:
+        """Put another base model, or a LoRA, under the trained parts; returns this restorer.
+
+        Args:
+            source: folder, or single safetensors file, of a base of the same family; or a LoRA file.
+            weight: share of the new base's denoiser, or factor of the LoRA.
+        """
+        apply_style(self, source, weight=weight)
+        return self
+
+    def add_concept(self, path: str | Path, token: str | None = None) -> str:
+        """Teach a textual inversion; returns the word to use in prompts. See `vision.diffusion.backbone`."""
+        return add_concept(self.text, path, token)
 
     def output_size(self, height: int, width: int, options: PASDOptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""
@@ -402,7 +423,7 @@ class PASDRestorer:
         """The decoded picture with its colours and size, float32 on the CPU; `original` is what `start` was given."""
         decoded, seen, options = decoded.float().cpu(), run.image.float().cpu(), run.options
         if self.config.task == "colorize":
-            return transfer_chroma(decoded, original.float().cpu())
+            return transfer_chroma(decoded, original.float().cpu(), options.eight_bit)
         return finish(decoded, seen, run.sizes.output, options.color, options.eight_bit)
 
     def _begin(self, image: Tensor, options: PASDOptions, scheduler: Any, draw: Draw, latents: Tensor | None) -> Tensor:

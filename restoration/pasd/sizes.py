@@ -90,24 +90,31 @@ def finish(image: Tensor, source: Tensor, size: Size, color: Color = "wavelet", 
     return torch.cat([to_tensor(_resize(to_pil(item), size)) for item in image])
 
 
-def transfer_chroma(result: Tensor, gray: Tensor) -> Tensor:
-    """The brightness of `gray` with the colours of `result`, as PASD colourizes.
+def transfer_chroma(result: Tensor, gray: Tensor, eight_bit: bool = False) -> Tensor:
+    """The brightness of `gray` with the colours of `result`, as PASD colourizes (in YUV of ITU-R BT.601).
 
     Args:
         result: (b, 3, H, W) in [0, 1], resized (bilinear) to the other's size.
         gray: (b, 3, h, w) in [0, 1].
+        eight_bit: round to 8 bits where OpenCV does.
 
     Returns:
         (b, 3, h, w) in [0, 1].
     """
-    colors = F.interpolate(result, gray.shape[-2:], mode="bilinear", align_corners=False)
-    to_yuv = gray.new_tensor(
-        [[0.299, 0.587, 0.114], [-0.147108, -0.288804, 0.435912], [0.614777, -0.514799, -0.099978]]
-    )  # ITU-R BT.601: U = 0.492 (B - Y), V = 0.877 (R - Y)
-    luma = torch.einsum("rc,bchw->brhw", to_yuv[:1], gray)
-    chroma = torch.einsum("rc,bchw->brhw", to_yuv[1:], colors)
-    back = gray.new_tensor([[1.0, 0.0, 1.140], [1.0, -0.395, -0.581], [1.0, 2.032, 0.0]])
-    return torch.einsum("rc,bchw->brhw", back, torch.cat([luma, chroma], dim=1)).clamp(0, 1)
+
+    def rounded(x: Tensor) -> Tensor:
+        return (x * 255).round() / 255 if eight_bit else x
+
+    colors = rounded(F.interpolate(rounded(result), gray.shape[-2:], mode="bilinear"))
+    luma = rounded(_luma(gray))
+    own = rounded(_luma(colors))
+    u, v = 0.492 * (colors[:, 2:] - own), 0.877 * (colors[:, :1] - own)
+    u, v = (rounded((part + 128 / 255).clamp(0, 1)) - 128 / 255 for part in (u, v))
+    return rounded(torch.cat([luma + 1.14 * v, luma - 0.395 * u - 0.581 * v, luma + 2.032 * u], dim=1).clamp(0, 1))
+
+
+def _luma(image: Tensor) -> Tensor:
+    return (image * image.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1, keepdim=True)
 
 
 def _resize(picture: PIL.Image.Image, size: Size, filter: Resampling = Resampling.BICUBIC) -> PIL.Image.Image:

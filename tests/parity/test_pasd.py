@@ -6,7 +6,9 @@ another folder of the same schema runs unchanged. Tolerances are absolute in flo
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from functools import cache
 from typing import Any
 
@@ -20,7 +22,9 @@ from restoration.pasd.controlnet import DegradationRemoval, PASDControlNet
 from restoration.pasd.options import COLORIZE, PASDConfig, PASDOptions
 from restoration.pasd.prompts import Describer, full_prompt, prompt_with_caption
 from restoration.pasd.restorer import PUBLISHED, PASDRestorer
-from restoration.pasd.unet import PASDUNet
+from restoration.pasd.style import merge_lora
+from restoration.pasd.train import pasd_losses
+from restoration.pasd.unet import PASDUNet, is_trained
 from tests.parity.conftest import golden_root
 from vision.diffusion.backbone import Text, TextEncoders, load_scheduler
 from vision.diffusion.denoise import set_steps
@@ -458,3 +462,73 @@ def test_colors(case):
     close(high, stored[f"{case}.target_high_l3"], 1e-5)
     close(low, stored[f"{case}.target_low_l3"], 1e-5)
     close(blur(target, 4), stored[f"{case}.blur_r4"], 1e-5)
+
+
+def loras() -> list[str]:
+    path = ROOT / "misc.safetensors"
+    return sorted({key.split(".merged.")[0] for key in tensors("misc") if ".merged." in key}) if path.exists() else []
+
+
+@pytest.mark.parametrize("case", loras())
+def test_lora(case):
+    """Merged without alpha, as released. The multiplier is told in words, one for each set of tensors."""
+    stored = tensors("misc")
+    said = json.loads((ROOT / "README.json").read_text())["set"].split()[0]
+    words = facts("misc")["names"][f"{case}.*"]
+    multiplier = float(re.search(rf"([0-9.]+) {said}", words)[1])
+    unet = copy.deepcopy(nets(checkpoint_of("std"))[0])
+    prefix = f"{case}.state."
+    state = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+    changed = merge_lora({"unet": unet}, state, multiplier, use_alpha=False)
+    prefix = f"{case}.merged."
+    expected = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+    assert sorted(changed) == sorted(expected)
+    for name, value in expected.items():
+        close(unet.state_dict()[name], value, 1e-6)
+
+
+@pytest.mark.parametrize("case", cases("train_step"))
+def test_training_step(case):
+    from diffusers import DDPMScheduler
+
+    told, prefix = facts("train_step")["cases"][case], f"{case}."
+    stored = {key.removeprefix(prefix): value for key, value in tensors("train_step").items() if key.startswith(prefix)}
+    unet, controlnet = copy.deepcopy(nets(checkpoint_of(case.split("_")[0])))
+    scheduler = DDPMScheduler.from_config(json.loads((ROOT / "scheduler" / "scheduler_config.json").read_text()))
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(is_trained(name))
+    trained = dict(unet.trained_parameters())
+    assert len(trained) == told["trainable_unet_tensors"]
+    assert sum(parameter.numel() for parameter in trained.values()) == told["trainable_unet_params"]
+    assert sum(parameter.numel() for parameter in controlnet.parameters()) == told["controlnet_params"]
+
+    noisy = scheduler.add_noise(stored["latents"], stored["noise"], stored["timesteps"])
+    close(noisy, stored["noisy_latents"], 1e-6)
+    losses = pasd_losses(
+        unet,
+        controlnet,
+        scheduler,
+        latents=stored["latents"],
+        noise=stored["noise"],
+        timesteps=stored["timesteps"],
+        text=stored["encoder_hidden_states"],
+        cond=stored["cond"].float(),
+        target=stored["pixel_values"].float(),
+        colorize=bool(told["colorful"]),
+    )
+    close(losses.prediction.detach(), stored["pred"], FORWARD)
+    assert losses.noise.item() == pytest.approx(told["mse"], abs=1e-5)
+    assert [loss.item() for loss in losses.pictures] == pytest.approx(told["l1"], abs=1e-5)
+    for said in told["colorful"]:
+        assert losses.color.item() == pytest.approx(said, abs=1e-4)
+    loss = losses.total(1e-3 * len(told["colorful"]))  # the released code adds it once for each of the pictures
+    assert loss.item() == pytest.approx(told["loss"], abs=1e-5)
+
+    loss.backward()
+    parameters = {"unet": dict(unet.named_parameters()), "controlnet": dict(controlnet.named_parameters())}
+    for key in (key for key in stored if key.startswith("grad.")):
+        net, name = key.removeprefix("grad.").split(".", 1)
+        gradient = stored[key]
+        close(parameters[net][name].grad, gradient, 1e-4 * float(gradient.abs().max()))
+    every = [p.grad for net in parameters.values() for p in net.values() if p.grad is not None]
+    assert float(torch.stack([g.norm() for g in every]).norm()) == pytest.approx(told["grad_norm_all"], rel=1e-4)

@@ -1,0 +1,434 @@
+"""PASD's pipeline: batches, tiles, seeds, options, folders, styles, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from restoration.pasd import PASDConfig, PASDOptions, PASDRestorer
+from restoration.pasd.options import COLORIZE, PRESETS
+from restoration.pasd.restorer import PUBLISHED
+from restoration.pasd.style import merge_lora
+from restoration.pasd.unet import PASDUNet, is_trained
+from vision.refine import Trace
+
+FAST = {"steps": 2, "process_size": 32, "guidance_scale": 3.0, "added_prompt": "", "negative_prompt": "bad"}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> PASDRestorer:
+    return PASDRestorer.from_pretrained("builtin:tiny")
+
+
+def photo(height=40, width=48, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.rand(batch, 3, height // 8, width // 8, generator=generator)
+    return torch.nn.functional.interpolate(small, (height, width), mode="bicubic").clamp(0, 1)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-light", "tiny-sdxl"])
+def test_every_family_restores_to_the_exact_size(name):
+    restorer = PASDRestorer.from_pretrained(f"builtin:{name}")
+    restorer.check()
+    image = photo(33, 49)
+    for options, size in [({"scale": 2.0}, (66, 98)), ({"scale": 1.5}, (50, 74)), ({"size": (45, 70)}, (70, 45))]:
+        result = restorer(image, PASDOptions(**FAST, **options))
+        assert result.shape == (1, 3, *size)
+        assert result.min() >= 0 and result.max() <= 1 and result.isfinite().all()
+        assert restorer.output_size(33, 49, PASDOptions(**options)) == size
+
+
+def test_what_goes_in_comes_out(tiny):
+    options = PASDOptions(**FAST, scale=2)
+    array = (photo()[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    picture = PIL.Image.fromarray(array)
+    found = tiny(picture, options)
+    assert found.size == (96, 80) and found.mode == "RGB"
+    assert np.array_equal(np.asarray(found), tiny(array, options))
+    clear = picture.copy()
+    clear.putalpha(PIL.Image.new("L", picture.size, 128))
+    assert tiny(clear, options).mode == "RGBA"
+
+
+def test_same_seed_same_picture_alone_or_in_a_batch(tiny):
+    images = torch.cat([photo(seed=0), photo(seed=1)])
+    options = PASDOptions(**FAST, seed=5)
+    whole = tiny(images, options)
+    assert torch.equal(whole, tiny(images, options))
+    for i in range(2):
+        alone = tiny(images[i : i + 1], PASDOptions(**FAST, seed=5 + i))
+        torch.testing.assert_close(alone, whole[i : i + 1], rtol=0, atol=1e-4)
+    assert not torch.allclose(tiny(images[:1], PASDOptions(**FAST, seed=6)), whole[:1], atol=1e-2)
+
+
+def test_prompts_belong_to_their_pictures(tiny):
+    images = torch.cat([photo(), photo()])
+    options = PASDOptions(**FAST, start="noise")
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+
+    def noise(shape):
+        return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generators])
+
+    one = tiny.start(images, options, prompts=["a cat", "a cat"], noise=noise)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    other = tiny.start(images, options, prompts=["a cat", "a dog"], noise=noise)
+    last, changed = (list(tiny.run_steps(run))[-1].state.latents for run in (one, other))
+    torch.testing.assert_close(changed[0], last[0], rtol=0, atol=1e-5)
+    assert (changed[1] - last[1]).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="1 prompts for 2 pictures"):
+        tiny(images, options, prompts=["a cat"])
+
+
+def test_steps_show_the_way_and_the_last_is_the_result(tiny):
+    options = PASDOptions(**{**FAST, "steps": 3}, scale=1, color="none", vae_tile=0)
+    trace, shares = Trace(), []
+    result = tiny(photo(), options, observers=[trace], progress=shares.append)
+    steps = list(tiny.steps(photo(), options))
+    assert [step.index for step in steps] == [0, 1, 2]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    decoded = tiny.decode(steps[-1].state, options)
+    torch.testing.assert_close(decoded, result, rtol=0, atol=1e-5)
+
+
+def test_tiles_batches_and_whole_agree(tiny):
+    """The small net attends globally, so tiles differ from whole; but not from tiles in other groups."""
+    image, more = photo(64, 96), {"scale": 2, "tile": 16, "tile_overlap": 4}
+    one = tiny(image, PASDOptions(**FAST, **more, tile_batch=1))
+    several = tiny(image, PASDOptions(**FAST, **more, tile_batch=3))
+    torch.testing.assert_close(one, several, rtol=0, atol=1e-4)
+    whole = tiny(image, PASDOptions(**FAST, scale=2, tile=0, vae_tile=0))
+    assert one.shape == whole.shape
+    large = tiny(image, PASDOptions(**FAST, scale=2, tile=64, vae_tile=0))
+    assert torch.equal(large, whole)
+
+
+def seam_energy(image, positions):
+    """Mean gradient across tile borders over mean gradient elsewhere."""
+    steps = (image[..., 1:] - image[..., :-1]).abs().mean(dim=(0, 1, 2))
+    at = torch.zeros_like(steps, dtype=torch.bool)
+    at[positions] = True
+    return float(steps[at].mean() / steps[~at].mean())
+
+
+def test_tiles_leave_no_seams(tiny):
+    image = photo(96, 160)
+    options = PASDOptions(**{**FAST, "steps": 3}, scale=2, tile=16, tile_overlap=6, vae_tile=16, color="none")
+    tiled = tiny(image, options)
+    whole = tiny(image, PASDOptions(**{**FAST, "steps": 3}, scale=2, tile=0, vae_tile=0, color="none"))
+    inner = tiny._tiles(torch.zeros(1, 3, 192, 320), options.resolved(tiny.config), 2)._spans(40)
+    edges = [8 * side - 1 for span in inner for side in span if 0 < side < 40]
+    assert len(edges) > 4
+    assert seam_energy(tiled, edges) < 1.1 * max(seam_energy(whole, edges), 1.0)
+
+
+def test_guidance_and_control_can_be_reused(tiny):
+    calls = []
+    hooks = [
+        net.register_forward_hook(lambda module, args, kwargs, output: calls.append(args[0].shape[0]), with_kwargs=True)
+        for net in (tiny.unet, tiny.controlnet)
+    ]
+    exact = tiny(photo(), PASDOptions(**{**FAST, "steps": 4}))
+    assert calls == [2] * 8
+    calls.clear()
+    reused = tiny(photo(), PASDOptions(**{**FAST, "steps": 4}, guidance_every=4, control_every=2))
+    assert sum(calls) == (2 + 1 + 1 + 1) + (2 + 1)
+    for hook in hooks:
+        hook.remove()
+    assert 0 < (exact - reused).abs().max() < 0.5
+
+
+def test_no_guidance_needs_half_the_work(tiny):
+    sizes = []
+    hook = tiny.unet.register_forward_hook(lambda module, args, output: sizes.append(output[0].shape[0]))
+    tiny(photo(), PASDOptions(**{**FAST, "guidance_scale": 1.0}))
+    hook.remove()
+    assert sizes == [1, 1]
+
+
+def test_the_mask_and_guess_mode_change_the_result(tiny):
+    plain = tiny(photo(), PASDOptions(**FAST))
+    mask = torch.zeros(1, 1, 10, 10)
+    mask[..., :5] = 1
+    assert not torch.equal(tiny(photo(), PASDOptions(**FAST), fg_mask=mask), plain)
+    tiled = PASDOptions(**FAST, scale=2, tile=8, tile_overlap=2)
+    assert tiny(photo(), tiled, fg_mask=mask).isfinite().all()
+    assert not torch.equal(tiny(photo(), PASDOptions(**FAST, guess_mode=True)), plain)
+
+
+def test_start_levels(tiny):
+    image = photo()
+
+    def begin(**more):
+        return tiny.start(image, PASDOptions(**FAST, **more)).latents
+
+    clean = begin(start_level=0)
+    assert not torch.equal(clean, begin(start_level=999))
+    # 900 is no level of a schedule of two steps: the scheduler takes its last one instead.
+    published = begin(start_level=900, start_reading="as_diffusers")
+    assert torch.equal(published, begin(start_level=901, start_reading="as_diffusers"))
+    assert not torch.equal(begin(start_level=900), begin(start_level=901))
+    assert torch.equal(begin(start="noise"), begin(start="noise", start_level=3))
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_presets_fill_what_is_not_said(preset):
+    config = PASDConfig()
+    found = PASDOptions(preset=preset, steps=7).resolved(config)
+    for name, value in PRESETS[preset].items():
+        assert getattr(found, name) == value
+    assert found.steps == 7 and found.conditioning_scale is not None
+    assert PASDOptions(preset=preset, guidance_scale=2.5).resolved(config).guidance_scale == 2.5
+
+
+def test_published_options_resolve():
+    found = PASDOptions(**PUBLISHED).resolved(PASDConfig())
+    assert found.start_level == 900 and found.tile_overlap == 8 and found.scale == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        ({"scale": 0}, r"scale must lie in \(0, 32\], got 0"),
+        ({"scale": 2.0, "size": (3, 3)}, "size must be two sides"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"guidance_scale": 0.5}, r"guidance_scale must lie in \[1, 100\], got 0.5"),
+        ({"start_level": 1000}, r"start_level must lie in \[0, 999\], got 1000"),
+        ({"conditioning_scale": -1}, "conditioning_scale must be at least 0"),
+        ({"color": "blue"}, "color must be one of wavelet, adain, none"),
+        ({"preset": "best"}, "preset must be one of faithful"),
+        ({"tiling": "x"}, "tiling must be one of"),
+    ],
+)
+def test_options_out_of_range_say_what_is_allowed(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        PASDOptions(**wrong)
+
+
+def test_calls_that_cannot_work_say_why(tiny):
+    image = photo()
+    with pytest.raises(ValueError, match=r"The prompt has 402 tokens, but at most 254 fit; shorten it"):
+        tiny(image, PASDOptions(**FAST, prompt="x" * 400))
+    with pytest.raises(ValueError, match=r"steps must lie in \[1, 1000\], got 2000"):
+        tiny(image, PASDOptions(**{**FAST, "steps": 2000}))
+    with pytest.raises(ValueError, match="start from noise"):
+        tiny.start(image, PASDOptions(**FAST), latents=torch.zeros(1, 4, 4, 4))
+    with pytest.raises(ValueError, match="remembers earlier predictions"):
+        list(tiny.steps(image, PASDOptions(**FAST), rules={"drop_finished": True}))
+
+
+def test_saved_and_loaded_gives_equal_results(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    again = PASDRestorer.from_pretrained(tmp_path)
+    assert again.config == tiny.config
+    assert type(again.scheduler) is type(tiny.scheduler)
+    for name in ("unet", "controlnet", "vae"):
+        mine, theirs = getattr(tiny, name).state_dict(), getattr(again, name).state_dict()
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert torch.equal(again(photo(), PASDOptions(**FAST)), tiny(photo(), PASDOptions(**FAST)))
+
+
+@pytest.fixture(scope="module")
+def folders(tiny, tmp_path_factory):
+    """A base and a PASD checkpoint as they are published."""
+    folder = tmp_path_factory.mktemp("published")
+    tiny.save_pretrained(folder / "all")
+    base, own = folder / "base", folder / "checkpoint-1"
+    for name in ("vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.copytree(folder / "all" / name, base / name)
+    for name in ("unet", "controlnet"):
+        shutil.copytree(folder / "all" / name, own / name)
+        path = own / name / "config.json"
+        config = json.loads(path.read_text())
+        stock = {"unet": "UNet2DConditionModel", "controlnet": "ControlNetModel"}[name]
+        path.write_text(json.dumps(config | {"_class_name": stock, "use_sd3_vae": False}))
+    return base, own
+
+
+def test_a_published_layout_loads(tiny, folders):
+    base, own = folders
+    restorer = PASDRestorer.from_pretrained(base, pasd=own)
+    assert restorer.config == PASDConfig()
+    assert torch.equal(restorer(photo(), PASDOptions(**FAST)), tiny(photo(), PASDOptions(**FAST)))
+
+
+def test_layouts_that_do_not_fit_say_why(tiny, folders, tmp_path):
+    base, own = folders
+    with pytest.raises(FileNotFoundError, match=r"lacks unet, controlnet; name a checkpoint-N folder"):
+        PASDRestorer.from_pretrained(base, pasd=base)
+    shutil.copytree(base, tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "vae")
+    with pytest.raises(FileNotFoundError, match="lacks vae; it must be a whole Stable Diffusion folder"):
+        PASDRestorer.from_pretrained(tmp_path / "half", pasd=own)
+    large = PASDRestorer.from_pretrained("builtin:tiny-sdxl")
+    large.unet.save_pretrained(tmp_path / "xl" / "unet")
+    large.controlnet.save_pretrained(tmp_path / "xl" / "controlnet")
+    with pytest.raises(ValueError, match="these PASD weights need a SDXL base"):
+        PASDRestorer.from_pretrained(base, pasd=tmp_path / "xl")
+    with pytest.raises(ValueError, match=r"There is no builtin:huge .*tiny-light"):
+        PASDRestorer.from_pretrained("builtin:huge")
+    with pytest.raises(ValueError, match="There are no embedded weights"):
+        PASDRestorer.from_pretrained()
+    with pytest.raises(FileNotFoundError, match=r"name PASD's own weights"):
+        PASDRestorer.from_pretrained(base)
+
+
+def test_any_scheduler_of_diffusers(tiny):
+    import diffusers
+
+    results = []
+    for name in ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"):
+        tiny_with = PASDRestorer(**{key: getattr(tiny, key) for key in PARTS})
+        tiny_with.scheduler = getattr(diffusers, name).from_config(tiny.scheduler.config)
+        results.append(tiny_with(photo(), PASDOptions(**FAST)))
+        assert torch.equal(results[-1], tiny_with(photo(), PASDOptions(**FAST))), name
+    assert all(result.isfinite().all() for result in results)
+
+
+PARTS = ("unet", "controlnet", "vae", "text", "scheduler", "config")
+
+
+def test_colourization_keeps_the_brightness(tiny):
+    restorer = PASDRestorer(**{key: getattr(tiny, key) for key in PARTS})
+    restorer.config = COLORIZE
+    gray = photo(40, 64).mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    result = restorer(gray, PASDOptions(steps=2, process_size=32, guidance_scale=1.0))
+    assert result.shape == gray.shape
+    luma = (result * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
+    inside = ((result > 0) & (result < 1)).all(dim=1)
+    assert inside.any()
+    torch.testing.assert_close(luma[inside], gray[:, 0][inside], rtol=0, atol=2e-3)
+
+
+def fresh():
+    return PASDRestorer.from_pretrained("builtin:tiny")
+
+
+def stock_unet(unet):
+    """The base's own tensors, changed."""
+    return {name: value * 1.1 for name, value in unet.state_dict().items() if not is_trained(name)}
+
+
+def test_a_style_folder_keeps_the_trained_parts(tmp_path):
+    restorer, before = fresh(), fresh().unet.state_dict()
+    base = stock_unet(restorer.unet)
+    save_file(base, tmp_path / "diffusion_pytorch_model.safetensors")
+    restorer.restyle(tmp_path, 0.5)
+    for name, value in restorer.unet.state_dict().items():
+        expected = before[name] if is_trained(name) else (before[name] + base[name]) / 2
+        torch.testing.assert_close(value, expected)
+    with pytest.raises(ValueError, match=r"share of another base must lie in \[0, 1\], got 2"):
+        restorer.restyle(tmp_path, 2.0)
+
+
+LDM = {  # of the tiny UNet, in the names of the original latent-diffusion code
+    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "down_blocks.0.resnets.0": "input_blocks.1.0", "down_blocks.0.attentions.0": "input_blocks.1.1",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op", "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2", "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.resnets.1": "output_blocks.1.0", "up_blocks.0.upsamplers.0.conv": "output_blocks.1.1.conv",
+    "up_blocks.1.resnets.0": "output_blocks.2.0", "up_blocks.1.attentions.0": "output_blocks.2.1",
+    "up_blocks.1.resnets.1": "output_blocks.3.0", "up_blocks.1.attentions.1": "output_blocks.3.1",
+    "conv_norm_out": "out.0", "conv_out": "out.2",
+}  # fmt: skip
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+
+
+def ldm_name(name):
+    prefix = max((part for part in LDM if name.startswith(f"{part}.")), key=len)
+    rest = name[len(prefix) + 1 :]
+    if ".resnets." in prefix:
+        part, tail = rest.split(".", 1)
+        rest = f"{RESNET[part]}.{tail}"
+    return f"model.diffusion_model.{LDM[prefix]}.{rest}"
+
+
+def test_a_single_file_becomes_the_base(tmp_path):
+    restorer, before = fresh(), fresh().unet.state_dict()
+    base = stock_unet(restorer.unet)
+    text = {
+        key: value + 1 for key, value in restorer.text.encoders[0].state_dict().items() if "position_ids" not in key
+    }
+    shared = {ldm_name(name): value for name, value in base.items()}
+    prefix = "cond_stage_model.transformer.text_model."
+    save_file(
+        shared | {f"{prefix}{key.removeprefix('text_model.')}": value for key, value in text.items()},
+        tmp_path / "a.safetensors",
+    )
+    restorer.restyle(tmp_path / "a.safetensors")
+    for name, value in restorer.unet.state_dict().items():
+        torch.testing.assert_close(value, before[name] if is_trained(name) else base[name])
+    for name, value in restorer.text.encoders[0].state_dict().items():
+        assert torch.equal(value, text[name])
+    save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="neither a LoRA nor a whole"):
+        restorer.restyle(tmp_path / "b.safetensors")
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        restorer.restyle(tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize("naming", ["kohya", "peft", "diffusers"])
+def test_loras_of_every_naming_count_their_alpha(naming, tmp_path):
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    down, up = torch.randn(2, 8), torch.randn(8, 2)
+    prefix, first, second = {
+        "kohya": ("lora_unet_" + layer.replace(".", "_"), "lora_down", "lora_up"),
+        "peft": (f"unet.{layer}", "lora_A", "lora_B"),
+        "diffusers": (f"unet.{layer}", "lora.down", "lora.up"),
+    }[naming]
+    tensors = {f"{prefix}.{first}.weight": down, f"{prefix}.{second}.weight": up, f"{prefix}.alpha": torch.tensor(1.0)}
+    save_file(tensors, tmp_path / "style.safetensors")
+    restorer = fresh()
+    before = restorer.unet.get_submodule(layer).weight.clone()
+    restorer.restyle(tmp_path / "style.safetensors", 0.5)
+    change = restorer.unet.get_submodule(layer).weight - before
+    torch.testing.assert_close(change, 0.5 * 0.5 * up @ down)
+    with pytest.raises(ValueError, match="which this model does not have"):
+        merge_lora({"unet": restorer.unet}, {"lora_unet_x.lora_down.weight": down, "lora_unet_x.lora_up.weight": up})
+
+
+def test_loras_of_peft_work_on_the_unet():
+    peft = pytest.importorskip("peft")
+    restorer = fresh()
+    plain = restorer(photo(), PASDOptions(**FAST))
+    restorer.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
+    assert not torch.equal(restorer(photo(), PASDOptions(**FAST)), plain)
+    restorer.unet.disable_adapters()
+    torch.testing.assert_close(restorer(photo(), PASDOptions(**FAST)), plain)
+
+
+def test_a_concept_is_a_word_of_the_prompt(tmp_path):
+    restorer = fresh()
+    width = restorer.text.encoders[0].config.hidden_size
+    save_file({"emb_params": torch.randn(2, width)}, tmp_path / "<cat-toy>.safetensors")
+    plain = restorer.text(["<cat-toy>"]).embeds
+    word = restorer.add_concept(tmp_path / "<cat-toy>.safetensors")
+    assert word == "<cat-toy>"
+    vectors = load_file(tmp_path / "<cat-toy>.safetensors")["emb_params"]
+    table = restorer.text.encoders[0].get_input_embeddings().weight
+    ids = restorer.text.tokenizers[0].convert_tokens_to_ids([word, f"{word}_1"])
+    assert torch.equal(table[ids], vectors)
+    assert (restorer.text([word]).embeds - plain).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="known already"):
+        restorer.add_concept(tmp_path / "<cat-toy>.safetensors")
+
+
+def test_pictures_of_every_shape(tiny):
+    for height, width in [(32, 32), (32, 200), (35, 33)]:
+        assert tiny(photo(height, width), PASDOptions(**FAST, scale=1)).shape == (1, 3, height, width)
+
+
+def test_a_variant_starts_from_any_base(folders):
+    _, own = folders
+    unet = PASDUNet.from_pretrained(own / "unet")
+    other = PASDUNet.from_base(unet, "light")
+    assert other.variant == "light"
