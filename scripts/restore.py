@@ -25,7 +25,10 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from vision.config import cli, fail, to_dict
 
-SYSTEMS = {"iter": ("restoration.iter", "ITERRestorer", "ITEROptions")}  # name -> module, pipeline, its options
+SYSTEMS = {  # name -> module, pipeline, its options
+    "iter": ("restoration.iter", "ITERRestorer", "ITEROptions"),
+    "pasd": ("restoration.pasd", "PASDRestorer", "PASDCommand"),
+}
 NEUTRAL = ("inputs", "out", "device", "compare", "previews", "max_pixels")  # options that leave a result as it is
 T = TypeVar("T")
 Progress = Callable[[float], object]
@@ -41,7 +44,7 @@ class RestoreOptions(Generic[T]):
     """Folder for the results; they keep the stems of their inputs."""
     options: Annotated[T, tyro.conf.arg(name="")]
     """What the system may change."""
-    system: Literal["iter"] = "iter"
+    system: Literal["iter", "pasd"] = "iter"
     """Which system restores."""
     source: str | None = None
     """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
@@ -178,7 +181,7 @@ def _load(options: RestoreOptions[Any], device: Any) -> Any:
 
     module, name, _ = SYSTEMS[options.system]
     variant = getattr(options.options, "variant", None)
-    chosen = {} if variant is None else {"variant": variant}
+    chosen = getattr(options.options, "loading", {}) if variant is None else {"variant": variant}
     pipeline = getattr(import_module(module), name)
     return pipeline.from_pretrained(options.source, device=device, dtype=getattr(torch, options.dtype), **chosen)
 

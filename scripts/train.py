@@ -25,6 +25,9 @@ RECIPES = {
         "published": ("restoration.iter.train", "ITERTraining"),
         "mini": ("restoration.iter.train_mini", "MiniTraining"),
     },
+    "pasd": {
+        "published": ("restoration.pasd.train", "PASDTraining"),
+    },
 }
 """System -> recipe -> module with a `train` function, and its options. A system's first recipe is its default."""
 

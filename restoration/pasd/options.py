@@ -158,6 +158,26 @@ class PASDOptions:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
+@dataclass(frozen=True)
+class PASDCommand(PASDOptions):
+    """The options with what the command line says about loading."""
+
+    pasd: str | None = None
+    """Folder of PASD's own unet and controlnet (a published checkpoint-N); --source then names the base model."""
+    style: str | None = None
+    """Another base model of the same family (folder or .safetensors file), or a LoRA file."""
+    style_weight: float = 1.0
+    """Share of that base, or factor of the LoRA."""
+    compile: bool = False
+    """Compile the networks: the first picture of a size takes minutes more, later ones less time."""
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Arguments of `PASDRestorer.from_pretrained`."""
+        names = ("pasd", "style", "style_weight", "compile")
+        return {name: getattr(self, name) for name in names}
+
+
 PRESETS: dict[str | None, dict[str, Any]] = {
     "faithful": {"guidance_scale": 3.0, "conditioning_scale": 1.1, "start_level": 600},
     "balanced": {"guidance_scale": 6.0, "start_level": 800},
