@@ -3,6 +3,7 @@
     python scripts/evaluate.py iter --hr photos --degradation bicubic --variant clean --out runs/clean
     python scripts/evaluate.py iter --hr photos --degradation blind --out runs/blind --pictures
     python scripts/evaluate.py iter --pairs LQ HR --out runs/pairs
+    python scripts/evaluate.py gtr --meshes MESHES --out runs/meshes
 
 The first word is the system. Prints the means; writes images.csv and .json (every image and method), means.csv, .json
 and .png, and run.json. PSNR and SSIM are on luma; NIQE, tex (texture distance) and BRISQUE: lower is better; wins:
@@ -37,6 +38,7 @@ from restoration.compare import (
 )
 from restoration.iter import ITEROptions, ITERRestorer
 from restoration.recipes import recipe
+from scripts.evaluate_gtr import GTREvaluation, evaluate_gtr
 from vision.config import cli, fail, to_dict
 from vision.report import plot_bars, side_by_side, table, write_run, write_table
 
@@ -67,7 +69,7 @@ class ITEREvaluation:
     """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
     variant: Literal["photo", "clean"] | None = None
     """Which embedded weights."""
-    fidelity: tuple[float, ...] = (0.0, 1.0)
+    fidelity: tuple[float, ...] = (0.0, 0.5, 1.0)
     """Settings between the deterministic result (0) and sampled texture (1), each a row of the table."""
     steps: int | None = None
     """Steps of token sampling; None takes what the weights were tuned for."""
@@ -100,7 +102,12 @@ class ITEREvaluation:
         return restorer.scale, {f"ITER {chosen.fidelity:g}": partial(restore, chosen) for chosen in options}
 
 
-def main(options: ITEREvaluation) -> int:
+def main(options: ITEREvaluation | GTREvaluation) -> int:
+    """Measure the system that the options are for; returns 0, or 2 when something could not be used."""
+    return evaluate_gtr(options) if isinstance(options, GTREvaluation) else evaluate_iter(options)
+
+
+def evaluate_iter(options: ITEREvaluation) -> int:
     """Measure everything; returns 0, or 2 when an image could not be used.
 
     Raises:
@@ -147,10 +154,10 @@ def main(options: ITEREvaluation) -> int:
     return 2 if problems else 0
 
 
-SYSTEMS = {"iter": ITEREvaluation}
+SYSTEMS = {"iter": ITEREvaluation, "gtr": GTREvaluation}
 
 
-def parse(arguments: Sequence[str]) -> ITEREvaluation:
+def parse(arguments: Sequence[str]) -> ITEREvaluation | GTREvaluation:
     """The options of the system that the first word names."""
     system = arguments[0] if arguments else "nothing"
     if system not in SYSTEMS:

@@ -66,6 +66,8 @@ class ITERConfig:
     """Probability from which first tokens are trusted."""
     padding: Literal["official", "minimal"] = "official"
     """official mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
+    fidelity: float = 1.0
+    """Share of the sampled texture that a call takes when it names none."""
     tile: int = 128
     """Side of the tiles that large pictures are cut into, in input pixels."""
     tile_overlap: int = 16
@@ -85,7 +87,7 @@ class ITEROptions:
 
     scale: float | None = None
     """Output pixels per input pixel; other values than the model's resize its result."""
-    fidelity: float = 1.0
+    fidelity: float | None = None
     """0: deterministic picture without sampling; 1: fully sampled texture; between: blended (small network only)."""
     variant: Variant | None = None
     """Which embedded weights: photo for photographs with real faults, clean for sharp pictures that are only small."""
@@ -117,7 +119,7 @@ class ITEROptions:
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale <= 32:
             raise ValueError(f"scale must lie in (0, 32], got {self.scale}.")
-        if not 0 <= self.fidelity <= 1:
+        if self.fidelity is not None and not 0 <= self.fidelity <= 1:
             raise ValueError(f"fidelity must lie in [0, 1], got {self.fidelity}.")
         if self.variant not in (None, "photo", "clean"):
             raise ValueError(f"variant must be photo or clean, got {self.variant}.")
@@ -321,7 +323,7 @@ class ITERRestorer:
 
         Args:
             size: (height, width) to cut the padding off to; None keeps it.
-            fidelity: as in `ITEROptions`.
+            fidelity: as in `ITEROptions`, above 0.
         """
         picture = self.model.decode(state.observed, state.tokens, fidelity)
         return picture.float() if size is None else picture[..., : size[0], : size[1]].float()
@@ -410,7 +412,8 @@ class ITERRestorer:
         height, width = image.shape[-2] * self.scale, image.shape[-1] * self.scale
         padded = self._pad(image, options)
         moved = self._move(padded)
-        if options.fidelity == 0:
+        fidelity = self.config.fidelity if options.fidelity is None else options.fidelity
+        if fidelity == 0:
             with torch.no_grad():
                 picture = self.model.restore_base(moved).float()
         else:
@@ -419,7 +422,7 @@ class ITERRestorer:
             for step in sampler.steps(state):
                 state = step.state
                 report.step(step)
-            picture = self.decode(state, fidelity=options.fidelity)
+            picture = self.decode(state, fidelity=fidelity)
         report.piece()
         return picture[..., :height, :width].to(image.device)
 
@@ -473,7 +476,7 @@ class ITERRestorer:
         return Tiles(size, overlap, unit)
 
     def _check(self, options: ITEROptions) -> None:
-        if self.config.architecture == "published" and options.fidelity not in (0, 1):
+        if self.config.architecture == "published" and options.fidelity not in (None, 0, 1):
             raise ValueError(f"fidelity must be 0 or 1 for the published network, got {options.fidelity}.")
 
     def _chosen(self, options: ITEROptions) -> ITERRestorer:

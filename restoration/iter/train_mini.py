@@ -1,8 +1,8 @@
-"""Training of the small default network (see `mini.py`) in four stages.
+"""Training of the small default network (see `mini.py`) in three stages.
 
     python scripts/train.py iter --recipe mini --photos photos --variant clean
-    python scripts/train.py iter --recipe mini --photos photos --variant photo \\
-        --start runs/iter-mini/clean
+    python scripts/train.py iter --recipe mini --photos photos --variant photo --fidelity 0.5 \\
+        --start runs/iter-mini/clean --steps 3000 600 1800 --rates 5e-4 1e-3 1e-3
 
 `photos` is the folder that `restoration/photos.py` tells how to fill. Each command writes checkpoints, goes on from
 them when it is started again, and ends with the folder `<folder>/<variant>/weights`, which
@@ -12,9 +12,9 @@ them when it is started again, and ends with the folder `<folder>/<variant>/weig
 2. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks (base frozen).
 3. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the released code do (masking ratio
    cos(pi u / 2), class-balanced critic at the start, per-token losses), all else frozen.
-4. `texture`: the decoder alone is tuned on tokens that the sampler drew, with the absolute error, its low-pass
-   version and an adversarial loss whose weight keeps its gradient at a fixed share of the error's (Esser et al. 2021,
-   equation 7).
+
+A fourth stage that tuned the decoder on sampled tokens with an absolute and an adversarial error was tried and left
+out: the absolute error taught the decoder to ignore the tokens, and the sampled texture with them.
 
 Data: 21 photographs (BSD-2-Clause, CC-BY-4.0, CC0-1.0), halved once and twice. Variant `clean` sees MATLAB-bicubic
 inputs, `photo` the mixture `PHOTO_MIXTURE` of degradations. Times and measured results stand in the model card beside
@@ -45,12 +45,12 @@ from restoration.iter.sampling import SamplingOptions, TokenSampler
 from restoration.photos import collect_photos
 from restoration.recipes import recipe
 from vision.files import atomic_path
-from vision.losses import class_balanced_cross_entropy, discriminator_loss, generator_loss
+from vision.losses import class_balanced_cross_entropy
 from vision.refine import PerItem
 from vision.resize import imresize
 from vision.training import Context, Objective, TrainOptions, finished, fit
 
-STAGES = ("base", "tokeniser", "tokens", "texture")
+STAGES = ("base", "tokeniser", "tokens")
 
 CLEAN_MIXTURE = {"bicubic": 1.0}
 PHOTO_MIXTURE = {"bsrgan_light": 0.4, "realesrgan": 0.3, "bsrgan": 0.15, "bicubic": 0.15}
@@ -69,16 +69,16 @@ class MiniTraining:
     """Degradations to learn."""
     start: Path | None = None
     """Folder of a finished run whose networks this one starts from."""
-    steps: tuple[int, int, int, int] = (10000, 3000, 2500, 2000)
-    """Updates of the four stages."""
-    rates: tuple[float, float, float, float] = (1e-3, 1e-3, 1e-3, 2e-4)
-    """Peak learning rates of the four stages."""
+    steps: tuple[int, int, int] = (10000, 1800, 3000)
+    """Updates of the three stages."""
+    rates: tuple[float, float, float] = (1e-3, 1e-3, 1e-3)
+    """Peak learning rates of the three stages."""
     crop: int = 112
     """Pixels per side of the high-resolution crops."""
-    batch_sizes: tuple[int, int, int, int] = (16, 16, 16, 8)
-    """Crops per update and process in the four stages."""
-    adversarial_share: float = 0.8
-    """Norm of the adversarial gradient as a share of the error's, in the last layer of the decoder."""
+    batch_sizes: tuple[int, int, int] = (16, 16, 8)
+    """Crops per update and process in the three stages."""
+    fidelity: float = 1.0
+    """Share of the sampled texture that the weights recommend as the default of a call."""
     seed: int = 0
     """Of the initial weights, the data and the losses."""
     workers: int = 1
@@ -157,35 +157,12 @@ class TokenEncoder(nn.Module):
         return self.tail(self.blocks(self.head(x)))
 
 
-class Discriminator(nn.Module):
-    """Patch logits of a picture beside the deterministic one, with spectral normalisation."""
-
-    def __init__(self, channels: int = 48):
-        super().__init__()
-
-        def conv(into: int, out: int, stride: int) -> nn.Module:
-            return nn.utils.parametrizations.spectral_norm(nn.Conv2d(into, out, 3, stride, 1))
-
-        self.layers = nn.Sequential(
-            conv(24, channels, 1), nn.LeakyReLU(0.2),
-            conv(channels, channels, 1), nn.LeakyReLU(0.2),
-            conv(channels, 2 * channels, 2), nn.LeakyReLU(0.2),
-            conv(2 * channels, 2 * channels, 1), nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * channels, 1, 3, padding=1),
-        )  # fmt: skip
-
-    def forward(self, image: Tensor, picture: Tensor) -> Tensor:
-        """(b, 3, H, W) twice -> (b, 1, H / 4, W / 4)."""
-        return self.layers(F.pixel_unshuffle(torch.cat([image - 0.5, 4 * (image - picture)], 1), 2))
-
-
 class Networks(nn.Module):
     """The network with its training-only encoder; `forward` computes the loss of a stage."""
 
-    def __init__(self, config: MiniConfig, adversarial_share: float):
+    def __init__(self, config: MiniConfig):
         super().__init__()
         self.model, self.encoder = MiniITER(config), TokenEncoder(config)
-        self.adversarial_share = adversarial_share
 
     def train_only(self, stage: str) -> Networks:
         """Let gradients reach only what this stage trains."""
@@ -194,7 +171,6 @@ class Networks(nn.Module):
             "base": [model.base],
             "tokeniser": [self.encoder, model.codebook, model.decoder],
             "tokens": [model.first_tokens, model.critic, model.refiner],
-            "texture": [model.decoder],
         }
         self.requires_grad_(False)
         for part in parts[stage]:
@@ -204,9 +180,7 @@ class Networks(nn.Module):
     def forward(self, stage: str, batch: dict[str, Tensor], context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and logs of a stage on hr (b, 3, H, W) and lr (b, 3, h, w)."""
         hr, lr = (batch[name].contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
-        return {"base": self.base, "tokeniser": self.tokeniser, "tokens": self.tokens, "texture": self.texture}[stage](
-            hr, lr, context
-        )
+        return {"base": self.base, "tokeniser": self.tokeniser, "tokens": self.tokens}[stage](hr, lr, context)
 
     def base(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Absolute error of the deterministic picture."""
@@ -262,31 +236,6 @@ class Networks(nn.Module):
         }
         return first_loss + trust_loss + refine_loss + critic_loss, logs
 
-    def texture(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        """Absolute error, its low-pass version and the adversarial loss of pictures decoded from sampled tokens."""
-        model = self.model
-        with torch.no_grad():
-            observed = model.observe(lr)
-            sampler = TokenSampler(model, SamplingOptions(steps=4))
-            state = sampler.start_from(observed, PerItem([context.generator] * len(lr)))
-            for step in sampler.steps(state):
-                state = step.state
-            tokens = state.tokens
-        picture = observed.context["picture"]
-        codes = F.embedding(tokens[:, 0], model.codebook).permute(0, 3, 1, 2)
-        fake = picture + model.decoder(codes, observed.context["features"])
-        context.shared["fake"], context.shared["picture"] = fake.detach(), picture
-        error, scale = F.l1_loss(fake, hr), 1 / model.scale
-        smooth = F.l1_loss(imresize(fake, scale), imresize(hr, scale))
-        adversarial = generator_loss("hinge", context.modules["discriminator"](fake, picture))
-        last = model.decoder.tail.weight
-        (error_gradient,) = torch.autograd.grad(error, last, retain_graph=True)
-        (adversarial_gradient,) = torch.autograd.grad(adversarial, last, retain_graph=True)
-        weight = self.adversarial_share * error_gradient.norm() / (adversarial_gradient.norm() + 1e-8)
-        weight = weight.clamp(max=1.0) * min(1.0, context.step / 200)
-        logs = {"error": error, "error_of_base": F.l1_loss(picture, hr), "adversarial": adversarial, "weight": weight}
-        return error + smooth + weight * adversarial, logs
-
     @torch.no_grad()
     def _nearest(self, vectors: Tensor) -> Tensor:
         """Code numbers (b, h, w) of vectors (b, d, h, w)."""
@@ -307,12 +256,6 @@ class Networks(nn.Module):
             torch.distributed.broadcast(self.model.codebook, 0)
 
 
-def _discriminate(batch: Any, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-    net, fake, picture = context.modules["discriminator"], context.shared["fake"], context.shared["picture"]
-    real = discriminator_loss("hinge", net(batch["hr"], picture), True)
-    return real + discriminator_loss("hinge", net(fake, picture), False), {}
-
-
 def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None = None) -> Path | None:
     """Run the stages that are not finished and return the folder of the weights, or None when time ran out."""
     from restoration.iter.restorer import ITERConfig, ITERRestorer
@@ -322,10 +265,10 @@ def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None =
     mixture = CLEAN_MIXTURE if options.variant == "clean" else PHOTO_MIXTURE
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(options.seed)
-        networks, discriminator = Networks(options.network, options.adversarial_share), Discriminator()
+        networks = Networks(options.network)
     networks.to(memory_format=torch.channels_last)
     if options.start is not None:
-        networks.load_state_dict(load_file(options.start / "texture.safetensors"))
+        networks.load_state_dict(load_file(options.start / f"{STAGES[-1]}.safetensors"))
     for number, stage in enumerate(STAGES):
         done = folder / f"{stage}.safetensors"
         if done.exists():
@@ -350,17 +293,15 @@ def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None =
             return context.modules["networks"](stage, batch, context)
 
         objectives = [Objective("networks", networks.train_only(stage), loss)]
-        if stage == "texture":
-            objectives.append(
-                Objective("discriminator", discriminator, _discriminate, learning_rate=4e-4, betas=(0.5, 0.99))
-            )
         trained = fit(objectives, data, settings, log=log, max_seconds=max_seconds)["networks"]
         if not finished(settings.folder, settings.steps):
             return None
         networks.load_state_dict(trained.state_dict())
         with atomic_path(done) as part:
             save_file({key: value.contiguous() for key, value in networks.state_dict().items()}, part)
-    config = ITERConfig("mini", mini=options.network, padding="minimal", tile=256, tile_overlap=24)
+    config = ITERConfig(
+        "mini", mini=options.network, padding="minimal", tile=256, tile_overlap=24, fidelity=options.fidelity
+    )
     restorer = ITERRestorer(networks.model.requires_grad_(False), config)
     restorer.save_pretrained(folder / "weights", dtype=torch.float16)
     return folder / "weights"

@@ -84,14 +84,14 @@ def test_crops_depend_on_seed_and_number_alone(tmp_path):
 
 
 def test_codes_are_the_nearest_ones():
-    networks = train_mini.Networks(TINY, 0.8)
+    networks = train_mini.Networks(TINY)
     vectors = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
     distances = (vectors.permute(0, 2, 3, 1)[..., None, :] - networks.model.codebook).square().sum(-1)
     assert torch.equal(networks._nearest(vectors), distances.argmin(-1))
 
 
 def test_a_stage_trains_what_it_names(tmp_path):
-    networks = train_mini.Networks(TINY, 0.8)
+    networks = train_mini.Networks(TINY)
     batch = {"hr": picture(16, 16).repeat(2, 1, 1, 1), "lr": picture(4, 4).repeat(2, 1, 1, 1)}
     for stage, parts in (("base", ["model.base"]), ("tokens", ["model.first_tokens", "model.critic", "model.refiner"])):
         networks.train_only(stage).zero_grad()
@@ -107,9 +107,10 @@ def test_the_recipe_runs_resumes_and_its_weights_load(tmp_path, monkeypatch):
         photos=photo_folder(tmp_path / "photos"),
         folder=tmp_path / "run",
         variant="photo",
-        steps=(3, 2, 2, 2),
+        steps=(3, 2, 2),
         crop=32,
-        batch_sizes=(2, 2, 2, 2),
+        batch_sizes=(2, 2, 2),
+        rates=(1e-3, 1e-3, 1e-3),
         workers=0,
         network=TINY,
     )
