@@ -1,7 +1,7 @@
 """Training of the small default network (see `mini.py`) in three stages.
 
     python scripts/train.py iter --recipe mini --photos photos --variant clean
-    python scripts/train.py iter --recipe mini --photos photos --variant photo --fidelity 0.5 \\
+    python scripts/train.py iter --recipe mini --photos photos --variant photo --fidelity 0.3 \\
         --start runs/iter-mini/clean --steps 3000 600 1800 --rates 5e-4 1e-3 1e-3
 
 `photos` is the folder that `restoration/photos.py` tells how to fill. Each command writes checkpoints, goes on from
@@ -41,13 +41,10 @@ from torch.utils.data import Dataset
 from restoration.degrade import Draws, degrade
 from restoration.iter.mini import MiniConfig, MiniITER, ResidualBlock
 from restoration.iter.model import Observed
-from restoration.iter.sampling import SamplingOptions, TokenSampler
 from restoration.photos import collect_photos
 from restoration.recipes import recipe
 from vision.files import atomic_path
 from vision.losses import class_balanced_cross_entropy
-from vision.refine import PerItem
-from vision.resize import imresize
 from vision.training import Context, Objective, TrainOptions, finished, fit
 
 STAGES = ("base", "tokeniser", "tokens")

@@ -52,7 +52,7 @@ class Run:
     """One batch of pictures, ready to be denoised."""
 
     image: Tensor
-    """(b, 3, H, W) what the networks see, RGB in [0, 1]."""
+    """(b, 3, H, W) float32, what the networks see, RGB in [0, 1]."""
     sizes: Sizes
     options: PASDOptions
     """Without None, apart from tiles that are chosen by the free memory."""
@@ -401,7 +401,7 @@ class PASDRestorer:
             sizes = Sizes(*([(image.shape[-1], image.shape[-2])] * 4))
         seen = image if prepared else prepare(image, sizes)
         positive, negative = self._texts(image, options, prompts) if text is None else text
-        seen = seen.to(self.device, self.dtype)
+        seen = seen.to(self.device)
         generators = item_generators(options.seed, len(image))
         draw = noise or (lambda shape: torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generators]))
         scheduler = set_steps(self.scheduler, options.steps, self.device)
@@ -409,7 +409,7 @@ class PASDRestorer:
         predictor = NoisePredictor(
             self.unet,
             self.controlnet,
-            seen,
+            seen.to(self.dtype),
             positive,
             negative if guided else None,
             guidance_scale=options.guidance_scale,
@@ -451,7 +451,7 @@ class PASDRestorer:
             if limit is None:
                 limit = largest_vae_tile(self.vae, len(image), free_bytes(self.device))
             tiles = vae_tiles(limit * unit, VAE_OVERLAP * unit, unit)
-            latents = encode_image(self.vae, image, draw(shape), tiles).float()
+            latents = encode_image(self.vae, image, draw(shape).to(image), tiles).float()
             first = int(scheduler.timesteps[0])
             for level in (first, options.start_level):
                 noise = draw(shape).to(latents)
