@@ -1,12 +1,14 @@
 """The freely licensed photographs that the small default weights are trained on.
 
-Debian packages two of the best free sources of sharp photographs: `enlightenment-data` (BSD-2-Clause) and `lomiri-wallpapers-16.04`
-(CC-BY-4.0 and one CC0 file). Unpack them anywhere outside the project; nothing has to be installed:
+Debian packages two of the best free sources of sharp photographs: `enlightenment-data` (BSD-2-Clause) and
+`lomiri-wallpapers-16.04` (CC-BY-4.0 and one CC0 file). Unpack them anywhere outside the project; nothing has to be
+installed:
 
     apt-get download enlightenment-data lomiri-wallpapers-16.04
     for package in *.deb; do dpkg -x "$package" photos; done
 
-Enlightenment's pictures lie inside `.edj` archives as plain JPEG streams, several sizes of each; the largest one is read.
+Enlightenment's pictures lie inside `.edj` archives as plain JPEG streams, several sizes of each; the largest one is
+read.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 TRAINING_PHOTOS = (
-    "Bamboo.edj", "Foggy-Trees.edj", "God-Rays.edj", "Green-Maple.edj", "Lichen-Branches.edj", "Mountain.edj", "Peaks.edj",
-    "Red-Maple.edj", "Snow-Trees.edj", "Spruce-Needles.edj", "Sunset-Clouds.edj", "Sunset-Hills.edj", "Yellow-Flower.edj",
-    "aitzgorri_by_Aitzol_Berasategi.jpg", "friends_by_Aitzol_Berasategi.jpg", "life_by_Aitzol_Berasategi.jpg",
-    "Picture_0B_by_freespace.jpg", "Picture_1A_by_freespace.jpg", "sunset_by_Aitzol_Berasategi.jpg",
-    "Wine_by_Jakkub_Mede.jpg", "seeding_by_Clements_Engelhardt.jpg",
+    "Bamboo.edj", "Foggy-Trees.edj", "God-Rays.edj", "Green-Maple.edj", "Lichen-Branches.edj", "Mountain.edj",
+    "Peaks.edj", "Red-Maple.edj", "Snow-Trees.edj", "Spruce-Needles.edj", "Sunset-Clouds.edj", "Sunset-Hills.edj",
+    "Yellow-Flower.edj", "aitzgorri_by_Aitzol_Berasategi.jpg", "friends_by_Aitzol_Berasategi.jpg",
+    "life_by_Aitzol_Berasategi.jpg", "Picture_0B_by_freespace.jpg", "Picture_1A_by_freespace.jpg",
+    "sunset_by_Aitzol_Berasategi.jpg", "Wine_by_Jakkub_Mede.jpg", "seeding_by_Clements_Engelhardt.jpg",
 )  # fmt: skip
 """File names of the photographs whose licence lets the trained weights be shipped and that no evaluation uses."""
 

@@ -11,7 +11,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def golden_root() -> Path:
-    """BURNISH_GOLDEN when it is set, else the shared folder beside the project, else the subset that the project carries."""
+    """BURNISH_GOLDEN when it is set, else the shared folder beside the project, else the project's own subset."""
     named = os.environ.get("BURNISH_GOLDEN")
     if named:
         root = Path(named).resolve()

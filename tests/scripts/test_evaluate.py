@@ -29,10 +29,10 @@ def test_tables_pictures_and_run_are_written(folder, tmp_path):
     )
     assert main(options) == 0
     rows = json.loads((out / "images.json").read_text())
-    assert {row["method"] for row in rows} == {"good image", "bicubic", "Lanczos", "ITER 0", "ITER 1"}
-    assert len(rows) == 10 and all(row["psnr_y"] > 5 for row in rows if row["method"] != "good image")
+    assert {row["method"] for row in rows} == {"good image", "bicubic", "Lanczos", "ITER 0", "ITER 0.5", "ITER 1"}
+    assert len(rows) == 12 and all(row["psnr_y"] > 5 for row in rows if row["method"] != "good image")
     with open(out / "means.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 5
+        assert len(list(csv.DictReader(file))) == 6
     assert Image.open(out / "means.png").format == "PNG"
     assert sorted(path.name for path in (out / "pictures").iterdir()) == ["0.png", "1.png"]
     run = json.loads((out / "run.json").read_text())
