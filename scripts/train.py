@@ -27,6 +27,7 @@ RECIPES = {
     },
     "pasd": {
         "published": ("restoration.pasd.train", "PASDTraining"),
+        "mini": ("restoration.pasd.train_mini", "MiniPASDTraining"),
     },
 }
 """System -> recipe -> module with a `train` function, and its options. A system's first recipe is its default."""

@@ -146,3 +146,32 @@ def test_what_cannot_be_trained_says_why(base, images, tmp_path):
     with pytest.raises(FileNotFoundError, match="lacks vae"):
         train(options(tmp_path, images, tmp_path))
     assert load_scheduler(base / "scheduler", "DDPMScheduler").config.beta_schedule == "scaled_linear"
+
+
+def test_the_small_base_and_pasd_on_it(tmp_path, monkeypatch):
+    """All stages for two updates each, stopped once in between."""
+    from restoration.pasd import train_mini
+
+    names = ("a.png", "b.png")
+    for i, name in enumerate(names):
+        small = np.random.default_rng(i).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        PIL.Image.fromarray(small).resize((160, 160), PIL.Image.Resampling.BICUBIC).save(tmp_path / name)
+    pictures = [tmp_path / name for name in names]
+    monkeypatch.setattr(train_mini, "collect_photos", lambda source, out: pictures)
+    small = {
+        "steps": (2, 2, 2), "batch_sizes": (2, 2, 2), "crop": 32, "vae_channels": (8, 8, 8), "channels": (8, 8, 16),
+        "encoder_channels": (4, 4, 8), "workers": 0,
+    }  # fmt: skip
+    stopped = train_mini.MiniPASDTraining(folder=tmp_path / "stopped", **small)
+    while (folder := train_mini.train(stopped, max_seconds=0.0)) is None:
+        pass
+    straight = train_mini.train(train_mini.MiniPASDTraining(folder=tmp_path / "straight", **small))
+    one, other = (PASDRestorer.from_pretrained(path) for path in (folder, straight))
+    for net in ("unet", "controlnet", "vae"):
+        mine, theirs = getattr(one, net).state_dict(), getattr(other, net).state_dict()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert one.vae.config.scaling_factor == pytest.approx(other.vae.config.scaling_factor)
+    image = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0))
+    assert one(image, PASDOptions(steps=2)).shape == (1, 3, 96, 160)
+    tiled = PASDOptions(steps=2, tile=8, tile_overlap=2, vae_tile=16)
+    assert one(image, tiled).isfinite().all()
