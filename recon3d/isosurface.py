@@ -221,7 +221,7 @@ def extract_sparse(
     return topology.to_world(topology.positions(lo, hi)), topology.faces
 
 
-def solid_core(inside: Tensor, allowed: Tensor | None = None, gap: int = 2, skin: int = 1) -> Tensor:
+def solid_core(inside: Tensor, allowed: Tensor | None = None, gap: int = 2, skin: int = 2) -> Tensor:
     """(nx, ny, nz) bool: grid points deep inside a shape, cavities and narrow pits included.
 
     What pictures never see is undetermined: fitted densities are full of hollows. Calling their place solid removes the

@@ -1,6 +1,7 @@
 """Turn published checkpoints, which are pickled, into folders that this project loads.
 
     python scripts/convert.py iter --checkpoint ITER_x4.pth --vqgan ITER_swinvqgan.pth --out weights/iter-x4
+    python scripts/convert.py gtr --checkpoint ckpt.pth --out weights/gtr
 
 Files are read as weights only: one that holds code is refused, not run.
 """
@@ -35,8 +36,22 @@ class ITERFiles:
     """Write float16 instead of float32."""
 
 
-def main(options: ITERFiles) -> Path:
+@dataclass(frozen=True)
+class GTRFiles:
+    """The authors' ckpt.pth."""
+
+    checkpoint: Path
+    """The GTR file."""
+    out: Path
+    """Folder to write; must not hold weights yet."""
+    half: bool = False
+    """Write the generator as float16 instead of float32."""
+
+
+def main(options: ITERFiles | GTRFiles) -> Path:
     """Convert and return the folder that was written."""
+    if isinstance(options, GTRFiles):
+        return convert_gtr_files(options)
     if (options.out / "model.safetensors").exists():
         raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")
     checkpoint = read_pickled(options.checkpoint)
@@ -46,6 +61,20 @@ def main(options: ITERFiles) -> Path:
     except ValueError as error:
         raise ValueError(f"{options.checkpoint} cannot be converted. {error}") from error
     restorer.save_pretrained(options.out, dtype=torch.float16 if options.half else None)
+    return options.out
+
+
+def convert_gtr_files(options: GTRFiles) -> Path:
+    """Convert a GTR checkpoint and return the folder that was written."""
+    from recon3d.gtr.checkpoint import convert as convert_gtr
+
+    if (options.out / "model_index.json").exists():
+        raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")
+    try:
+        reconstructor = convert_gtr(read_pickled(options.checkpoint))
+    except ValueError as error:
+        raise ValueError(f"{options.checkpoint} cannot be converted. {error}") from error
+    reconstructor.save_pretrained(options.out, dtype=torch.float16 if options.half else None)
     return options.out
 
 
@@ -71,10 +100,10 @@ def read_pickled(path: Path) -> Any:
         raise ValueError(f"{path} is damaged or no checkpoint of torch ({type(error).__name__}: {reason}).") from error
 
 
-SYSTEMS = {"iter": ITERFiles}
+SYSTEMS = {"iter": ITERFiles, "gtr": GTRFiles}
 
 
-def parse(arguments: Sequence[str]) -> ITERFiles:
+def parse(arguments: Sequence[str]) -> ITERFiles | GTRFiles:
     """Options from the command line; the first word is the system."""
     if not arguments or arguments[0] not in SYSTEMS:
         if arguments and arguments[0] in ("-h", "--help"):

@@ -2,6 +2,7 @@
 
     python scripts/train.py iter --stage vqgan --images HQ --folder runs/iter
     python scripts/train.py iter --recipe mini --photos photos --variant clean
+    python scripts/train.py gtr --stage volume --meshes MESHES --folder runs/gtr
     accelerate launch --num_processes 8 scripts/train.py iter --stage refine --images HQ --start runs/iter/vqgan
 
 The first word is the system; `--recipe` picks one of its recipes, and the rest are the recipe's options (`--help` after
@@ -29,6 +30,7 @@ RECIPES = {
         "published": ("restoration.pasd.train", "PASDTraining"),
         "mini": ("restoration.pasd.train_mini", "MiniPASDTraining"),
     },
+    "gtr": {"stages": ("recon3d.gtr.train", "GTRTraining")},
 }
 """System -> recipe -> module with a `train` function, and its options. A system's first recipe is its default."""
 

@@ -104,8 +104,8 @@ class GTROptions:
     refine: Literal["both", "geometry", "texture", "none"] = "both"
     """Which refinements are made after the first fit."""
     volume_steps: int | None = None
-    """Steps of the volume fit; None: 200, or 0 when a generator makes the start."""
-    geometry_steps: int = 40
+    """Steps of the volume fit; None: 250, or 0 when a generator makes the start."""
+    geometry_steps: int = 60
     """Steps of the geometry refinement."""
     texture_steps: int = 50
     """Steps of the texture refinement."""
@@ -255,20 +255,21 @@ class GTRReconstructor:
         if found.kind == "builtin":
             if found.name != "tiny":
                 raise ValueError(f'There is no builtin GTR {found.name!r}; known: "tiny".')
-            return cls._random(TINY).to(device, dtype)
+            return cls.with_random_weights(TINY).to(device, dtype)
         if found.path is None or not found.path.is_dir():
             raise ValueError(f"GTR is loaded from a folder with a model_index.json, got {found.path}.")
         components = read_index(found.path, cls.__name__)
         if components != COMPONENTS:
             raise ValueError(f"{found.path} names the components {sorted(components)}, GTR has {sorted(COMPONENTS)}.")
         config = load_config(GTRConfig, found.path / "config.json")
-        made = cls._random(config, empty=True)
+        made = cls.with_random_weights(config, empty=True)
         load_weights(made.field, found.path / "field")
         load_weights(made.generator, found.path / "generator")
         return made.to(device, dtype)
 
     @classmethod
-    def _random(cls, config: GTRConfig, empty: bool = False, seed: int = 0) -> GTRReconstructor:
+    def with_random_weights(cls, config: GTRConfig, seed: int = 0, *, empty: bool = False) -> GTRReconstructor:
+        """A reconstructor with a fresh generator, to be trained; `empty` leaves its memory as it is, to be filled."""
         if config.generator is None:
             raise ValueError("This configuration has no generator, so there is nothing to load.")
         with torch.device("meta" if empty else "cpu"):
@@ -388,7 +389,7 @@ class GTRReconstructor:
         fit = self._start(full, options)
         fit.box = object_box(views)
         fit.hull = visual_hull(views, options.grid_size)
-        steps = options.volume_steps if options.volume_steps is not None else (200 if self.generator is None else 0)
+        steps = options.volume_steps if options.volume_steps is not None else (250 if self.generator is None else 0)
         rates = VolumeRates(rays=options.rays)
         if mesh is not None and steps:
             seen = render(mesh, _around(views))
