@@ -12,7 +12,7 @@ from recon3d.gtr.checkpoint import convert
 from recon3d.gtr.reconstructor import PUBLISHED, TINY, GTROptions, GTRReconstructor
 from recon3d.gtr.train import GTRTraining, RenderedObjects, train
 from recon3d.mesh import vase
-from scripts import benchmark, evaluate, evaluate_gtr
+from scripts import benchmark_gtr, evaluate, evaluate_gtr
 from scripts.convert import GTRFiles
 from scripts.convert import main as convert_file
 from scripts.evaluate_gtr import GTREvaluation
@@ -112,8 +112,8 @@ def test_damaged_checkpoints_are_refused(damage):
 
 
 def test_benchmark_measures_every_stage(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "GTROptions", lambda **own: GTROptions(volume_steps=70, rays=128, **own))
-    rows = benchmark.main(benchmark.GTRBenchmark(grid_size=16, steps=1, large=0, out=tmp_path))
+    monkeypatch.setattr(benchmark_gtr, "GTROptions", lambda **own: GTROptions(volume_steps=70, rays=128, **own))
+    rows = benchmark_gtr.main(benchmark_gtr.GTRBenchmark(grid_size=16, steps=1, large=0, out=tmp_path))
     assert [row["what"][0] for row in rows] == ["A", "B", "C", "B"] and (tmp_path / "gtr.csv").exists()
 
 

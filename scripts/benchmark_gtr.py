@@ -1,0 +1,112 @@
+"""Time the stages of GTR: `scripts/benchmark.py gtr`.
+
+Per step of every stage, geometry on sparse against dense grids, and the memory of one large surface.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from recon3d.evaluate import given_cameras
+from recon3d.gtr.fit import Budget, Fit
+from recon3d.gtr.reconstructor import GTROptions, GTRReconstructor
+from recon3d.gtr.refine import geometry_stage, surface_loss, surface_points, texture_stage, volume_stage
+from recon3d.isosurface import extract_surface, grid_points
+from recon3d.mesh import Mesh, vase
+from recon3d.views import Views, render
+from vision.refine import refine
+from vision.report import table, write_table
+
+LEVEL = 10.0
+
+
+@dataclass(frozen=True)
+class GTRBenchmark:
+    """Time the stages of GTR on one object."""
+
+    mesh: Path | None = None
+    """Textured mesh; None takes a vase made by code."""
+    grid_size: int = 64
+    """Grid points per side."""
+    steps: int = 10
+    """Steps per measurement."""
+    large: int = 256
+    """Grid points per side of the one large extraction, for its memory; 0 leaves it out."""
+    out: Path | None = None
+    """Folder for gtr.json and gtr.csv."""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+
+
+def main(options: GTRBenchmark) -> list[dict[str, object]]:
+    """Measure and print; returns the rows."""
+    console = Console()
+    truth = (Mesh.load(options.mesh) if options.mesh else vase()).normalised()
+    views = render(truth, given_cameras()).to(options.device)
+    reconstructor = GTRReconstructor.from_pretrained(device=options.device)
+    settings = GTROptions(refine="none", grid_size=options.grid_size)
+    fit = reconstructor.reconstruct(views, settings).fit
+    weights = fit.weights()
+    rows = []
+
+    def timed(name: str, steps: int, run: Callable[[], object]) -> None:
+        fit.load(weights)
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        spent = (time.process_time() - cpu) / steps, (time.perf_counter() - wall) / steps
+        rows.append({"what": name, "cpu_seconds": spent[0], "seconds": spent[1], "peak_mb": _peak_mb()})
+
+    n = options.steps
+    quiet = Budget(n, evaluate_every=10**9)
+    surface = surface_points(*(part.detach() for part in fit.surface(options.grid_size, LEVEL)), views)
+    stages = {
+        "A volume step": lambda: volume_stage(fit, views, quiet),
+        "B geometry step, sparse": lambda: geometry_stage(
+            fit, views, quiet, level=LEVEL, resolutions=(options.grid_size,)
+        ),
+        "C texture step": lambda: texture_stage(fit, surface, views.images, quiet),
+    }
+    for name, make in stages.items():
+        stage = make()
+        moves = stage.schedule[1:]  # without the one that only measures
+        timed(name, n, partial(refine, stage.fit, stage.propose, moves))
+    timed("B geometry step, dense", n, lambda: dense_geometry(fit, views, n, options.grid_size))
+    if options.large:
+        timed(f"surface of {options.large}^3, sparse", 1, lambda: _one_surface(fit, options.large))
+    for row in rows:
+        if row["what"] == "B geometry step, dense":
+            row["times_sparse"] = row["cpu_seconds"] / rows[1]["cpu_seconds"]
+    console.print(table(rows, title=f"{torch.get_num_threads()} threads"))
+    if options.out is not None:
+        write_table(rows, options.out / "gtr.json", options.out / "gtr.csv")
+    return rows
+
+
+def dense_geometry(fit: Fit, views: Views, steps: int, resolution: int) -> None:
+    """The plain twin of stage B: every grid point is evaluated with gradient, nothing is filled."""
+    fit = fit.with_adam(3e-3, 4e-4)
+    points = grid_points((resolution,) * 3, fit.code.device)
+    for number in range(steps):
+        chosen = torch.randperm(len(views), generator=fit.generator)[:3].tolist()
+        density = fit.density(points).view((resolution,) * 3)
+        fit.descend(surface_loss(fit, *extract_surface(density, LEVEL), views, chosen), 0.99**number)
+
+
+def _one_surface(fit: Fit, resolution: int) -> None:
+    vertices, _ = fit.surface(resolution, LEVEL)
+    vertices.sum().backward()
+
+
+def _peak_mb() -> float:
+    """Highest memory of the process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
