@@ -23,7 +23,7 @@ from vision.files import atomic_path
 PACKAGES = ("vision", "restoration", "recon3d", "reward_vlm", "diffusers", "transformers")
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 INDEX = "model_index.json"
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 
 
 @dataclass(frozen=True)
