@@ -10,32 +10,18 @@ threads per step, beside wall-clock seconds; run on a quiet machine, with OMP_NU
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from vision.config import cli, fail
+from scripts import dispatch
 
-SYSTEMS = {"gtr": ("benchmark_gtr", "GTRBenchmark"), "pasd": ("benchmark_pasd", "PASDBenchmark")}
+SYSTEMS = {"gtr": ("scripts.benchmark_gtr", "GTRBenchmark"), "pasd": ("scripts.benchmark_pasd", "PASDBenchmark")}
 """System -> module with a `main` function, and its options."""
 
-
-def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
-    """The system's module and its options, from the command line."""
-    system = arguments[0] if arguments else "nothing"
-    if system not in SYSTEMS:
-        fail(f"The first word must be the system to time ({', '.join(SYSTEMS)}), got {system}.")
-    module_name, options_name = SYSTEMS[system]
-    module = importlib.import_module(f"scripts.{module_name}")
-    return module, cli(getattr(module, options_name), prog=f"benchmark.py {system}", args=arguments[1:])
-
+parse: partial[tuple[Any, Any]] = partial(dispatch.parse, "benchmark.py", "to time", SYSTEMS)
 
 if __name__ == "__main__":
-    chosen, options = parse(sys.argv[1:])
-    try:
-        chosen.main(options)
-    except (ValueError, OSError) as error:
-        fail(str(error))
+    dispatch.run(*parse(sys.argv[1:]))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.evaluate import ITEREvaluation, main, parse
+from scripts.evaluate import parse
+from scripts.evaluate_restoration import ITEREvaluation, main
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_a_bad_image_costs_one_sentence(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "The first word must be the system to measure (iter), got nothing."),
+        ([], "The first word must be the system to measure (iter, "),
         (["fog"], "got fog."),
         (["iter", "--out", "x"], "Give either --hr FOLDER or --pairs LQ HR."),
         (["iter", "--out", "x", "--hr", "y", "--pairs", "a", "b"], "Give either --hr FOLDER or --pairs LQ HR."),
@@ -65,7 +66,7 @@ def test_wrong_commands_end_with_a_sentence(arguments, sentence, capsys):
 
 
 def test_pairs_and_options_come_from_the_command_line(tmp_path):
-    options = parse(
+    _, options = parse(
         ["iter", "--pairs", "a", "b", "--out", str(tmp_path), "--fidelity", "0", "0.5", "--variant", "clean"]
     )
     assert [str(path) for path in options.pairs] == ["a", "b"]
