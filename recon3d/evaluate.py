@@ -23,9 +23,13 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from recon3d.cameras import Cameras, concatenate, gtr_rig, orbit, surround
-from recon3d.gtr.reconstructor import GTROptions, GTRReconstructor, Reconstruction
-from recon3d.mesh import Mesh, nearest_color, seen_faces, simplify
-from recon3d.views import Views, render
+from recon3d.gtr.config import GTROptions
+from recon3d.gtr.reconstructor import GTRReconstructor
+from recon3d.gtr.result import Reconstruction
+from recon3d.mesh import Mesh
+from recon3d.render import render
+from recon3d.surfaces import nearest_color, seen_faces, simplify
+from recon3d.views import Views
 from vision.metrics import lpips, psnr, ssim
 
 HELD_OUT = ((15, 10), (60, -15), (105, 35), (150, 0), (195, 25), (240, -5), (285, 50), (330, -30))

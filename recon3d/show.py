@@ -13,7 +13,7 @@ from recon3d.gtr.direct import MeshFit
 from recon3d.gtr.fit import Fit
 from recon3d.mesh import Mesh
 from recon3d.raster import vertex_normals
-from recon3d.views import render
+from recon3d.render import render
 from vision.images import to_pil
 from vision.report import labelled, strip
 

@@ -18,12 +18,15 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from recon3d.evaluate import given_cameras
+from recon3d.gtr.config import GTROptions
 from recon3d.gtr.fit import Budget, Fit
-from recon3d.gtr.reconstructor import GTROptions, GTRReconstructor
+from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.refine import geometry_stage, surface_loss, surface_points, texture_stage, volume_stage
 from recon3d.isosurface import extract_surface, grid_points
-from recon3d.mesh import Mesh, vase
-from recon3d.views import Views, render
+from recon3d.mesh import Mesh
+from recon3d.render import render
+from recon3d.vase import vase
+from recon3d.views import Views
 from vision.refine import refine
 from vision.report import table, write_table
 

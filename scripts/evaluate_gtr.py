@@ -17,9 +17,13 @@ import tyro
 from rich.console import Console
 
 from recon3d.evaluate import Setting, means, measure, spoil
-from recon3d.gtr.reconstructor import GTROptions, GTRReconstructor, Reconstruction
-from recon3d.mesh import FORMATS, Mesh, vase
+from recon3d.gtr.config import GTROptions
+from recon3d.gtr.reconstructor import GTRReconstructor
+from recon3d.gtr.result import Reconstruction
+from recon3d.mesh import Mesh
+from recon3d.mesh_files import FORMATS
 from recon3d.show import contact_sheet, gallery_cameras, looks, shaded
+from recon3d.vase import vase
 from vision.config import to_dict
 from vision.files import atomic_path
 from vision.report import plot_bars, table, write_run, write_table
@@ -55,7 +59,7 @@ class GTREvaluation:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}.")
 
 
-def evaluate_gtr(options: GTREvaluation) -> int:
+def main(options: GTREvaluation) -> int:
     """Measure everything; returns 0, or 2 when a mesh could not be used.
 
     Raises:

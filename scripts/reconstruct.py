@@ -29,10 +29,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from recon3d.cameras import Cameras
 from recon3d.evaluate import given_cameras
-from recon3d.gtr.reconstructor import GTROptions, GTRReconstructor
-from recon3d.mesh import Mesh, vase
+from recon3d.gtr.config import GTROptions
+from recon3d.gtr.reconstructor import GTRReconstructor
+from recon3d.mesh import Mesh
+from recon3d.render import render
 from recon3d.show import contact_sheet, looks, spread_views, turntable_frames
-from recon3d.views import Views, load_views, render, views_from_grid
+from recon3d.vase import vase
+from recon3d.view_files import load_views, views_from_grid
+from recon3d.views import Views
 from vision.config import cli, fail, to_dict
 from vision.files import atomic_path
 from vision.refine import Step

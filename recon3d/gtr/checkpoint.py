@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recon3d.gtr.config import GTRConfig, new_field
 from recon3d.gtr.network import Generator, GeneratorConfig
-from recon3d.gtr.reconstructor import GTRConfig, GTRReconstructor, new_field
+from recon3d.gtr.reconstructor import GTRReconstructor
 
 HEADS = {"head_channels": 64}
 """Channels of an attention head; the weights do not tell it."""

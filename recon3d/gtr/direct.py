@@ -16,7 +16,8 @@ from recon3d.gtr.losses import mask_loss, rgb_loss
 from recon3d.gtr.refine import psnr_of
 from recon3d.mesh import Mesh
 from recon3d.raster import opposite_vertices, rasterize
-from recon3d.views import Views, render_surface
+from recon3d.render import render_surface
+from recon3d.views import Views
 from vision.refine import Verdict
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import typing
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from recon3d.cameras import Cameras, orbit
+from recon3d.gtr.config import TINY, GTRConfig, GTROptions, new_field
 from recon3d.gtr.direct import MeshFit, direct_geometry_stage, direct_texture_stage, new_mesh_fit, picture_of
 from recon3d.gtr.fields import TriplaneField
 from recon3d.gtr.fit import Budget, Fit, Stage, new_fit, pack, unpacker
 from recon3d.gtr.network import Generator as Network
-from recon3d.gtr.network import GeneratorConfig, condition
+from recon3d.gtr.network import condition
 from recon3d.gtr.refine import (
     VolumeRates,
     geometry_stage,
@@ -28,8 +27,12 @@ from recon3d.gtr.refine import (
     texture_stage,
     volume_stage,
 )
-from recon3d.mesh import Mesh, bake, drop_hidden, simplify
-from recon3d.views import Views, check_agreement, place, render, visual_hull
+from recon3d.gtr.result import Reconstruction
+from recon3d.hull import check_agreement, place, visual_hull
+from recon3d.mesh import Mesh
+from recon3d.render import render
+from recon3d.surfaces import simplify
+from recon3d.views import Views
 from vision.config import load_config, save_config
 from vision.files import atomic_path
 from vision.hub import find, load_weights, read_index, save_weights, write_index
@@ -38,184 +41,6 @@ from vision.refine import Step, checkpoints, load_checkpoint, refine_steps
 COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
 MAX_FACES = 200_000
 """Meshes with more faces are simplified before they are refined."""
-
-
-@dataclass(frozen=True)
-class GTRConfig:
-    """Sizes of field and generator; the defaults fit one object on a CPU, without weights."""
-
-    plane_channels: int = 16
-    """Channels of a triplane."""
-    plane_size: int = 64
-    """Pixels per side of a triplane."""
-    width: int = 32
-    """Hidden width of the density and the colour MLP."""
-    sigma_layers: int = 3
-    """Linear layers of the density MLP."""
-    color_layers: int = 4
-    """Linear layers of the colour MLP."""
-    level: float = 10.0
-    """Density of the surface."""
-    image_size: int = 512
-    """Picture side that the generator reads."""
-    generator: GeneratorConfig | None = None
-    """The network that makes a triplane from pictures; None: every object is fitted from nothing."""
-
-    def __post_init__(self) -> None:
-        if min(self.plane_channels, self.plane_size, self.width, self.sigma_layers, self.color_layers) < 1:
-            raise ValueError("All sizes of the field must be at least 1.")
-        if self.level <= 0:
-            raise ValueError(f"level must be positive, got {self.level}.")
-        made = self.generator
-        if made is not None:
-            size = {side * made.upsample_factor for side in made.plane_resolution}
-            if made.out_channels != self.plane_channels or size != {self.plane_size}:
-                raise ValueError(
-                    f"The generator makes planes of {made.out_channels} channels and sides {sorted(size)}, but the "
-                    f"field expects {self.plane_channels} channels and side {self.plane_size}."
-                )
-
-
-PUBLISHED = GTRConfig(plane_channels=40, plane_size=256, generator=GeneratorConfig())
-"""The released GTR."""
-TINY = GTRConfig(
-    plane_channels=8,
-    plane_size=32,
-    width=16,
-    image_size=32,
-    generator=GeneratorConfig(
-        plane_resolution=(8, 8),
-        out_channels=8,
-        patch_size=8,
-        model_channels=32,
-        num_layers=1,
-        num_heads=2,
-        num_head_channels=16,
-        upsample_factor=4,
-    ),
-)
-"""A generator with random weights for trying out the plumbing."""
-
-
-@dataclass(frozen=True)
-class GTROptions:
-    """What one reconstruction may change."""
-
-    refine: Literal["both", "geometry", "texture", "none"] = "both"
-    """Which refinements are made after the first fit."""
-    volume_steps: int | None = None
-    """Steps of the volume fit; None: 250, or 0 when a generator makes the start."""
-    geometry_steps: int = 60
-    """Steps of the geometry refinement."""
-    texture_steps: int = 50
-    """Steps of the texture refinement."""
-    volume_seconds: float | None = None
-    """Time limit of the volume fit; None: no limit."""
-    geometry_seconds: float | None = None
-    """Time limit of the geometry refinement; None: no limit."""
-    texture_seconds: float | None = None
-    """Time limit of the texture refinement; None: no limit."""
-    patience: int | None = None
-    """End a stage after so many measurements without progress; None: make all steps."""
-    view_size: int = 128
-    """The views are scaled down to this height for fitting and refining."""
-    rays: int = 768
-    """Rays per step of the volume fit."""
-    grid_size: int = 64
-    """Grid points per side from which the surface is taken."""
-    coarse_to_fine: bool = False
-    """Refine the geometry on half the grid points first."""
-    texture_mode: Literal["default", "release"] = "default"
-    """"release" does exactly what the published code does."""
-    keep_topology: bool = False
-    """Refining a mesh: move its vertices and repaint it instead of making a new surface."""
-    placement: Literal["auto", "unit"] = "auto"
-    """Where the object is: "unit" trusts that it lies in [-1, 1]^3, "auto" finds it from cameras and silhouettes."""
-    texture: Literal["uv", "vertex"] = "uv"
-    """Colours of the result: a texture atlas, or vertex colours as in the release."""
-    texture_size: int = 1024
-    """Side of the atlas in pixels."""
-    max_faces: int = 10_000
-    """Faces of an unwrapped result (unwrapping larger meshes takes minutes)."""
-    seed: int = 0
-    """Of the start, the rays and the order of the views."""
-
-    def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(GTROptions).items():
-            allowed = typing.get_args(hint)
-            if typing.get_origin(hint) is Literal and getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        for name in ("geometry_steps", "texture_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.volume_steps is not None and self.volume_steps < 0:
-            raise ValueError(f"volume_steps must not be negative, got {self.volume_steps}.")
-        for name in ("volume_seconds", "geometry_seconds", "texture_seconds"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1, got {self.patience}.")
-        for name, low, high in (
-            ("rays", 8, 1 << 20),
-            ("view_size", 16, 4096),
-            ("grid_size", 8, 512),
-            ("texture_size", 16, 8192),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must lie in [{low}, {high}], got {getattr(self, name)}.")
-        if self.max_faces < 4:
-            raise ValueError(f"max_faces must be at least 4, got {self.max_faces}.")
-
-    @property
-    def refines_geometry(self) -> bool:
-        """Whether the geometry refinement is made."""
-        return self.refine in ("both", "geometry") and self.geometry_steps > 0
-
-    @property
-    def refines_texture(self) -> bool:
-        """Whether the texture refinement is made."""
-        return self.refine in ("both", "texture") and self.texture_steps > 0
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """A finished object in the box [-1, 1]^3, and how it came about.
-
-    `surface`: the mesh that was refined, without colours unless `fit` is None. `fit`: triplane and field that
-    colour it. `centre`, `scale`: the box holds (x - centre) * scale of the user's world. `scores`: PSNR over the
-    input views, by stage: before and after. `seconds`: by stage. `notes`: sentences for the user.
-    """
-
-    surface: Mesh
-    fit: Fit | None
-    centre: Tensor
-    scale: float
-    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def color(self, points: Tensor) -> Tensor:
-        """(points, 3) colours of surface points in the box."""
-        assert self.fit is not None, "a mesh that kept its topology has its own colours"
-        return self.fit.color(points).clamp(0, 1)
-
-    def render(self, cameras: Cameras, supersample: int = 2) -> Views:
-        """Pictures of the object, cameras in the box's world."""
-        return render(self.surface, cameras, supersample=supersample, color=None if self.fit is None else self.color)
-
-    @torch.no_grad()
-    def mesh(self, texture: Literal["uv", "vertex"] = "uv", size: int = 1024, max_faces: int = 10_000) -> Mesh:
-        """The textured mesh in the user's world, without hidden inner surfaces."""
-        if self.fit is None:
-            return self._back(self.surface)
-        outside = drop_hidden(self.surface)
-        if texture == "uv":
-            return self._back(bake(outside, self.color, size, max_faces))
-        return self._back(replace(outside, colors=self.color(outside.vertices)))
-
-    def _back(self, mesh: Mesh) -> Mesh:
-        return mesh.to("cpu").moved(-self.centre * self.scale, 1 / self.scale)
 
 
 class GTRReconstructor:
@@ -501,11 +326,6 @@ class _Run:
             fit.load(last.best)
         self.scores[name] = (before, float(last.score if keep_last else last.best_score))
         self.seconds[name] = last.seconds
-
-
-def new_field(config: GTRConfig) -> TriplaneField:
-    """A field of the sizes of a configuration, not yet initialised as the release does."""
-    return TriplaneField(config.plane_channels, config.width, config.sigma_layers, config.color_layers)
 
 
 def _scaled(views: Views, height: int) -> tuple[int, int]:

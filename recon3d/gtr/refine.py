@@ -25,8 +25,10 @@ from torch import Tensor
 
 from recon3d.gtr.fit import At, Budget, Fit, Stage
 from recon3d.gtr.losses import mask_loss, ray_opacity_loss, ray_opacity_points, rgb_loss
+from recon3d.hull import visual_hull
 from recon3d.raster import interpolate, opposite_vertices, rasterize
-from recon3d.views import Views, render_surface, visual_hull
+from recon3d.render import render_surface
+from recon3d.views import Views
 from recon3d.volume import render_rays
 from vision.refine import Verdict
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from recon3d.cameras import Cameras, orbit
+from recon3d.gtr.config import PUBLISHED, TINY, GTRConfig
 from recon3d.gtr.fields import TriplaneField, grid_density
 from recon3d.gtr.losses import (
     LossWeights,
@@ -40,11 +41,13 @@ from recon3d.gtr.losses import (
     rgb_loss,
 )
 from recon3d.gtr.network import Generator, GeneratorConfig, condition
-from recon3d.gtr.reconstructor import PUBLISHED, TINY, GTRConfig, GTRReconstructor
+from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.isosurface import extract_sparse
-from recon3d.mesh import FORMATS, Mesh, vase
+from recon3d.mesh import Mesh
+from recon3d.mesh_files import FORMATS
 from recon3d.raster import opposite_vertices
-from recon3d.views import render, render_surface
+from recon3d.render import render, render_surface
+from recon3d.vase import vase
 from recon3d.volume import render_rays
 from vision.losses import load_perceptual
 from vision.training import Context, Objective, TrainOptions, fit

@@ -1,8 +1,11 @@
 """Cameras: conventions, conversions and files."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from recon3d import camera_files
 from recon3d import cameras as cams
 
 
@@ -55,26 +58,41 @@ def test_instantmesh_rig_is_the_gtr_rig_in_another_world():
 
 def test_transforms_json_round_trip(tmp_path):
     cameras = random_cameras()
-    cams.save_transforms(tmp_path / "transforms.json", [f"{n}.png" for n in range(4)], cameras)
-    names, sizes, poses, lenses = cams.load_transforms(tmp_path / "transforms.json")
-    assert names == [f"{n}.png" for n in range(4)] and sizes == [(24, 32)] * 4
-    torch.testing.assert_close(poses, cameras.c2w)
-    intrinsics = torch.stack([cams.lens_to_intrinsics(lens, 24, 32, "here") for lens in lenses])
-    torch.testing.assert_close(intrinsics, cameras.intrinsics)
+    names = [f"{n}.png" for n in range(4)]
+    camera_files.save_transforms(tmp_path / "transforms.json", names, cameras)
+    shots = camera_files.load_transforms(tmp_path / "transforms.json")
+    assert [shot.name for shot in shots] == names and {shot.size for shot in shots} == {(24, 32)}
+    torch.testing.assert_close(torch.stack([shot.c2w for shot in shots]), cameras.c2w)
+    torch.testing.assert_close(torch.stack([shot.intrinsics(24, 32) for shot in shots]), cameras.intrinsics)
+    with pytest.raises(ValueError, match=r"for 24 x 32 pixels, but the picture has 48 x 64"):
+        shots[0].intrinsics(48, 64)
 
 
 def test_camera_angle_is_understood():
-    lens = cams.lens_to_intrinsics({"camera_angle_x": 0.6911112070083618}, 800, 800, "here")
-    assert lens.tolist() == pytest.approx([1111.1110, 1111.1110, 400, 400], rel=1e-5)
+    shot = camera_files.Shot("a.png", torch.eye(4), {"camera_angle_x": 0.6911112070083618})
+    assert shot.intrinsics(800, 800).tolist() == pytest.approx([1111.1110, 1111.1110, 400, 400], rel=1e-5)
     with pytest.raises(ValueError, match="no focal length"):
-        cams.lens_to_intrinsics({}, 8, 8, "here")
+        replace(shot, lens={}).intrinsics(8, 8)
 
 
-@pytest.mark.parametrize("text", ["not json", "{}", '{"frames": []}', '{"frames": [{"file_path": "a"}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not json",
+        "{}",
+        '{"frames": []}',
+        '{"frames": [{"file_path": "a"}]}',
+        '{"frames": ["a"]}',
+        '{"frames": [{"file_path": "a", "transform_matrix": [[1, 2], [3]]}]}',
+        '{"frames": [{"file_path": "a", "transform_matrix": [[1, 2], [3, 4]]}]}',
+        '{"k1": 0.1, "frames": [{"file_path": "a", "transform_matrix": '
+        "[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}]}",
+    ],
+)
 def test_damaged_transforms_are_refused(tmp_path, text):
     (tmp_path / "transforms.json").write_text(text)
     with pytest.raises(ValueError, match=r"transforms\.json"):
-        cams.load_transforms(tmp_path / "transforms.json")
+        camera_files.load_transforms(tmp_path / "transforms.json")
 
 
 def test_colmap_text_model(tmp_path):
@@ -83,31 +101,39 @@ def test_colmap_text_model(tmp_path):
     (tmp_path / "images.txt").write_text(
         f"# comment\n1 {half} 0 {half} 0 1 2 3 1 a.png\n\n2 1 0 0 0 0 0 4 2 b.png\n1 2 3\n"
     )
-    names, sizes, poses, intrinsics = cams.load_colmap(tmp_path)
-    assert names == ["a.png", "b.png"] and sizes == [(24, 32)] * 2
-    assert intrinsics.tolist() == [[40, 42, 15, 13], [40, 40, 16, 12]]
-    torch.testing.assert_close(poses[1][:3, 3], torch.tensor([0.0, 0.0, -4.0]))
+    first, second = camera_files.load_colmap(tmp_path)
+    assert (first.name, second.name) == ("a.png", "b.png") and first.size == second.size == (24, 32)
+    assert first.intrinsics(24, 32).tolist() == [40, 42, 15, 13]
+    assert second.intrinsics(24, 32).tolist() == [40, 40, 16, 12]
+    torch.testing.assert_close(second.c2w[:3, 3], torch.tensor([0.0, 0.0, -4.0]))
     # A quarter turn around y sends world z to camera x; the camera centre is -R^T t.
-    torch.testing.assert_close(poses[0][:3, 3], torch.tensor([3.0, -2.0, -1.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(first.c2w[:3, 3], torch.tensor([3.0, -2.0, -1.0]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("cameras", "images"), [("1 PINHOLE 32\n", ""), ("1 PINHOLE 32 24 1 1 1 1\n", "1 1 0 0\n")])
+def test_damaged_colmap_models_are_refused(tmp_path, cameras, images):
+    (tmp_path / "cameras.txt").write_text(cameras)
+    (tmp_path / "images.txt").write_text(images)
+    with pytest.raises(ValueError, match="damaged line"):
+        camera_files.load_colmap(tmp_path)
 
 
 def test_distorted_colmap_cameras_are_refused(tmp_path):
     (tmp_path / "cameras.txt").write_text("1 OPENCV 32 24 40 42 15 13 0.1 0 0 0\n")
     (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 4 1 b.png\n\n")
     with pytest.raises(ValueError, match="distortion"):
-        cams.load_colmap(tmp_path)
+        camera_files.load_colmap(tmp_path)
 
 
 def test_text_cameras_of_the_release_round_trip(tmp_path):
     cameras = cams.gtr_rig(48)
-    cams.save_gtr_camera(tmp_path / "0.txt", cameras[3])
-    c2w, intrinsics, height, width = cams.load_gtr_camera(tmp_path / "0.txt")
-    torch.testing.assert_close(c2w, cameras.c2w[3], atol=1e-5, rtol=0)
-    torch.testing.assert_close(intrinsics, cameras.intrinsics[3])
-    assert (height, width) == (48, 48)
+    camera_files.save_gtr_camera(tmp_path / "0.txt", cameras[3])
+    shot = camera_files.load_gtr_camera(tmp_path / "0.txt", "0.png")
+    torch.testing.assert_close(shot.c2w, cameras.c2w[3], atol=1e-5, rtol=0)
+    torch.testing.assert_close(shot.intrinsics(48, 48), cameras.intrinsics[3])
     (tmp_path / "1.txt").write_text("extrinsic\n1 2\n")
     with pytest.raises(ValueError, match="not a camera file"):
-        cams.load_gtr_camera(tmp_path / "1.txt")
+        camera_files.load_gtr_camera(tmp_path / "1.txt", "1.png")
 
 
 def test_moved_cameras_see_the_moved_world():

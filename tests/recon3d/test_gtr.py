@@ -7,20 +7,15 @@ import torch
 
 from recon3d.cameras import gtr_rig
 from recon3d.evaluate import Setting, given_cameras, measure, spoil, surface_scores
+from recon3d.gtr.config import PUBLISHED, GTRConfig, GTROptions, new_field
 from recon3d.gtr.fields import TriplaneField
 from recon3d.gtr.fit import Budget, new_fit
 from recon3d.gtr.network import Generator, GeneratorConfig
-from recon3d.gtr.reconstructor import PUBLISHED, GTRConfig, GTROptions, GTRReconstructor, new_field
-from recon3d.gtr.refine import (
-    cosine_factor,
-    geometry_stage,
-    object_box,
-    surface_points,
-    texture_stage,
-    volume_stage,
-)
-from recon3d.mesh import Mesh, vase
-from recon3d.views import render
+from recon3d.gtr.reconstructor import GTRReconstructor
+from recon3d.gtr.refine import cosine_factor, geometry_stage, object_box, surface_points, texture_stage, volume_stage
+from recon3d.mesh import Mesh
+from recon3d.render import render
+from recon3d.vase import vase
 from vision.refine import refine
 
 QUICK = GTROptions(

@@ -9,10 +9,11 @@ import torch
 
 from recon3d.evaluate import Setting
 from recon3d.gtr.checkpoint import convert
-from recon3d.gtr.reconstructor import PUBLISHED, TINY, GTROptions, GTRReconstructor
+from recon3d.gtr.config import PUBLISHED, TINY, GTROptions
+from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.train import GTRTraining, RenderedObjects, train
-from recon3d.mesh import vase
-from scripts import benchmark_gtr, evaluate, evaluate_gtr
+from recon3d.vase import vase
+from scripts import benchmark_gtr, evaluate_gtr
 from scripts.convert import GTRFiles
 from scripts.convert import main as convert_file
 from scripts.evaluate_gtr import GTREvaluation
@@ -91,8 +92,8 @@ def test_sizes_of_the_published_checkpoint_are_recognised():
     from recon3d.gtr.checkpoint import read_config
 
     with torch.device("meta"):
+        from recon3d.gtr.config import new_field
         from recon3d.gtr.network import Generator
-        from recon3d.gtr.reconstructor import new_field
 
         config = read_config(new_field(PUBLISHED).state_dict(), Generator(PUBLISHED.generator).state_dict())
     assert config == PUBLISHED
@@ -124,7 +125,7 @@ def test_evaluation_writes_tables_and_pictures(tmp_path, monkeypatch):
     (tmp_path / "meshes" / "bad.obj").write_text("v 0 0 0\n")
     quick = GTROptions(volume_steps=60, geometry_steps=1, texture_steps=1, view_size=32, grid_size=16, rays=128,
                        texture="vertex")  # fmt: skip
-    code = evaluate.main(GTREvaluation(tmp_path / "out", tmp_path / "meshes", quick, views=6))
+    code = evaluate_gtr.main(GTREvaluation(tmp_path / "out", tmp_path / "meshes", quick, views=6))
     assert code == 2  # one mesh could not be used
     rows = json.loads((tmp_path / "out" / "means.json").read_text())
     assert [row["stage"] for row in rows] == ["volume", "geometry", "texture", "exported"]

@@ -8,20 +8,12 @@ import torch
 import trimesh
 from PIL import Image
 
+from recon3d.atlas import bake
 from recon3d.cameras import gtr_rig, orbit
-from recon3d.mesh import (
-    Mesh,
-    bake,
-    connected_parts,
-    drop_hidden,
-    join,
-    sample_texture,
-    seen_faces,
-    simplify,
-    vase,
-    with_vertex_colors,
-)
-from recon3d.views import render
+from recon3d.mesh import Mesh, join, sample_texture, with_vertex_colors
+from recon3d.render import render
+from recon3d.surfaces import connected_parts, drop_hidden, seen_faces, simplify
+from recon3d.vase import vase
 
 
 def ball(radius=0.6, subdivisions=2, colors=None):
@@ -96,9 +88,25 @@ def test_missing_and_foreign_textures_are_refused(tmp_path):
         Mesh.load(write_obj(folder, material="../m.mtl"))
     Image.new("RGB", (4, 4), "red").save(folder / "t.png")
     assert Mesh.load(write_obj(folder)).textures[0][0, 0].tolist() == [1, 0, 0]
+    # Bumps are not used: they may be missing, but not lie elsewhere.
+    (write_obj(folder).with_name("m.mtl")).write_text("newmtl m\nmap_Kd t.png\nmap_Bump bump.png\n")
+    assert len(Mesh.load(folder / "a.obj").textures) == 1
+    (folder / "m.mtl").write_text("newmtl m\nmap_Kd t.png\nmap_Bump ../secret.png\n")
+    with pytest.raises(ValueError, match="outside its own folder"):
+        Mesh.load(folder / "a.obj")
     (folder / "b.gltf").write_text(json.dumps({"images": [{"uri": "../secret.png"}], "asset": {"version": "2.0"}}))
     with pytest.raises(ValueError, match="outside its own folder"):
         Mesh.load(folder / "b.gltf")
+
+
+def test_textures_with_spaces_in_sub_folders_and_damaged_ones(tmp_path):
+    (tmp_path / "my pictures").mkdir()
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "my pictures" / "red wood.png")
+    for name in ("my pictures/red wood.png", "my pictures\\red wood.png"):
+        assert Mesh.load(write_obj(tmp_path, texture=name)).textures[0][0, 0].tolist() == [1, 0, 0]
+    (tmp_path / "t.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"t\.png, the texture of a\.obj, cannot be read"):
+        Mesh.load(write_obj(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,7 @@
 import pytest
 import torch
 
-from recon3d.raster import (
-    antialias,
-    interpolate,
-    opposite_vertices,
-    rasterize,
-    vertex_normals,
-    visible_faces,
-)
+from recon3d.raster import antialias, interpolate, opposite_vertices, rasterize, vertex_normals, visible_faces
 
 TETRAHEDRON = torch.tensor([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
 

@@ -7,22 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from recon3d import camera_files
 from recon3d import cameras as cams
-from recon3d.mesh import vase
-from recon3d.views import (
-    Views,
-    check_agreement,
-    fit_box,
-    hull_coverage,
-    join_grid,
-    load_views,
-    place,
-    render,
-    save_views,
-    split_grid,
-    views_from_grid,
-    visual_hull,
-)
+from recon3d.hull import check_agreement, fit_box, hull_coverage, place, visual_hull
+from recon3d.render import render
+from recon3d.vase import vase
+from recon3d.view_files import load_views, save_views, views_from_grid
+from recon3d.views import Views, join_grid, split_grid
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +43,7 @@ def test_text_cameras_beside_the_pictures(views, tmp_path):
     save_views(views, tmp_path)
     (tmp_path / "transforms.json").unlink()
     for number in range(6):
-        cams.save_gtr_camera(tmp_path / f"view_{number:03d}.txt", views.cameras[number])
+        camera_files.save_gtr_camera(tmp_path / f"view_{number:03d}.txt", views.cameras[number])
     torch.testing.assert_close(load_views(tmp_path).cameras.c2w, views.cameras.c2w, atol=1e-5, rtol=0)
 
 
@@ -62,7 +53,7 @@ def test_different_sizes_and_foreign_intrinsics_are_refused(views, tmp_path):
     with pytest.raises(ValueError, match=r"view_002\.png 40 x 40"):
         load_views(tmp_path)
     save_views(views, tmp_path)
-    cams.save_transforms(
+    camera_files.save_transforms(
         tmp_path / "transforms.json", [f"view_{n:03d}.png" for n in range(6)], views.cameras.resized(96, 96)
     )
     with pytest.raises(ValueError, match=r"is for 96 x 96 pixels"):
@@ -74,7 +65,7 @@ def test_missing_and_foreign_pictures_are_refused(views, tmp_path):
     (tmp_path / "view_003.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"view_003\.png"):
         load_views(tmp_path)
-    cams.save_transforms(tmp_path / "transforms.json", ["../x.png"] * 6, views.cameras)
+    camera_files.save_transforms(tmp_path / "transforms.json", ["../x.png"] * 6, views.cameras)
     with pytest.raises(ValueError, match="outside its own folder"):
         load_views(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):

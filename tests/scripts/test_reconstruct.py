@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 
 from recon3d.cameras import gtr_rig
-from recon3d.gtr.reconstructor import GTROptions
-from recon3d.mesh import Mesh, vase
-from recon3d.views import join_grid, render, save_views
+from recon3d.gtr.config import GTROptions
+from recon3d.mesh import Mesh
+from recon3d.render import render
+from recon3d.vase import vase
+from recon3d.view_files import save_views
+from recon3d.views import join_grid
 from scripts.reconstruct import ReconstructOptions, main
 from vision.images import to_pil
 

@@ -1,0 +1,57 @@
+"""A finished reconstruction: pictures of it, and the mesh to keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recon3d.atlas import bake
+from recon3d.cameras import Cameras
+from recon3d.gtr.fit import Fit
+from recon3d.mesh import Mesh
+from recon3d.render import render
+from recon3d.surfaces import drop_hidden
+from recon3d.views import Views
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A finished object in the box [-1, 1]^3, and how it came about.
+
+    `surface`: the mesh that was refined, without colours unless `fit` is None. `fit`: triplane and field that
+    colour it. `centre`, `scale`: the box holds (x - centre) * scale of the user's world. `scores`: PSNR over the
+    input views, by stage: before and after. `seconds`: by stage. `notes`: sentences for the user.
+    """
+
+    surface: Mesh
+    fit: Fit | None
+    centre: Tensor
+    scale: float
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def color(self, points: Tensor) -> Tensor:
+        """(points, 3) colours of surface points in the box."""
+        assert self.fit is not None, "a mesh that kept its topology has its own colours"
+        return self.fit.color(points).clamp(0, 1)
+
+    def render(self, cameras: Cameras, supersample: int = 2) -> Views:
+        """Pictures of the object, cameras in the box's world."""
+        return render(self.surface, cameras, supersample=supersample, color=None if self.fit is None else self.color)
+
+    @torch.no_grad()
+    def mesh(self, texture: Literal["uv", "vertex"] = "uv", size: int = 1024, max_faces: int = 10_000) -> Mesh:
+        """The textured mesh in the user's world, without hidden inner surfaces."""
+        if self.fit is None:
+            return self._back(self.surface)
+        outside = drop_hidden(self.surface)
+        if texture == "uv":
+            return self._back(bake(outside, self.color, size, max_faces))
+        return self._back(replace(outside, colors=self.color(outside.vertices)))
+
+    def _back(self, mesh: Mesh) -> Mesh:
+        return mesh.to("cpu").moved(-self.centre * self.scale, 1 / self.scale)
