@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from restoration.pasd import PASDCommand, PASDRestorer
+from scripts import benchmark
 from scripts.restore import RestoreOptions, main
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -67,3 +68,12 @@ def test_the_command_line_says_what_is_wrong(picture, tmp_path):
     ]:
         done = subprocess.run([*command, *more], cwd=PROJECT, capture_output=True, text=True)
         assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_benchmark_compares_equal_things(tmp_path):
+    module, options = benchmark.parse(["pasd", "--tiny", "--size", "64", "--rounds", "1", "--out", str(tmp_path)])
+    rows = {row["what"]: row for row in module.main(options)}
+    assert rows["straightforward port"]["of_first"] == 1
+    assert rows["ours"]["largest_difference"] < 1e-2
+    assert rows["ours, preset fast"]["largest_difference"] > rows["ours"]["largest_difference"]
+    assert {path.name for path in tmp_path.iterdir()} == {"pasd.json", "pasd.csv"}

@@ -1,0 +1,187 @@
+"""Time PASD's denoising steps at their real size, with random weights, beside a straightforward port.
+
+    python scripts/benchmark.py pasd                                  (512 x 512: minutes, and 8 GB of memory)
+    python scripts/benchmark.py pasd --compile
+    python scripts/benchmark.py pasd --size 1024 --steps 1 --rounds 1 --no-port      (peak memory)
+    python scripts/benchmark.py pasd --tiny                           (seconds: that it runs)
+
+A few guided steps are one round: the port, ours, and the reuse of the preset `fast` take turns in one process, so that
+a busy machine slows all of them; the best round of each counts. The port embeds the picture and projects the prompts in
+every step, as the released code does.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import UniPCMultistepScheduler
+from rich.console import Console
+from torch import Tensor, nn
+
+from restoration.pasd import builtin
+from restoration.pasd.controlnet import PASDControlNet
+from restoration.pasd.folders import initialise
+from restoration.pasd.options import PRESETS
+from restoration.pasd.predictor import NoisePredictor
+from restoration.pasd.unet import PASDUNet, Variant
+from vision.diffusion.backbone import Text
+from vision.diffusion.denoise import At, denoise_steps, guide, set_steps
+from vision.report import table, write_table
+
+PORT, OURS = "straightforward port", "ours"
+GUIDANCE = 9.0
+REAL = {"cross_attention_dim": 768, "attention_head_dim": 8}
+"""Stable Diffusion 1.5; the rest are diffusers' defaults."""
+
+
+@dataclass(frozen=True)
+class PASDBenchmark:
+    """Time guided steps."""
+
+    size: int = 512
+    """Pixels per side."""
+    variant: Variant = "full"
+    """full or light pixel attention."""
+    steps: int = 4
+    """Denoising steps of one round; the preset fast computes everything in every fourth."""
+    rounds: int = 2
+    """Measurements of each way."""
+    port: bool = True
+    """Also time the straightforward port."""
+    fast: bool = True
+    """Also time the preset fast."""
+    compile: bool = False
+    """Also time compiled networks; the time that compiling takes is not counted."""
+    tiny: bool = False
+    """Networks of a few thousand parameters, to see that it runs."""
+    out: Path | None = None
+    """Folder for pasd.json and pasd.csv."""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+
+    def __post_init__(self) -> None:
+        if self.size < 64 or self.size % 8:
+            raise ValueError(f"size must be a multiple of 8 from 64, got {self.size}.")
+        for name in ("rounds", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@torch.no_grad()
+def main(options: PASDBenchmark) -> list[dict[str, object]]:
+    """Measure and print; returns the rows."""
+    unet, controlnet = networks(options)
+    image, latents, positive, negative = inputs(options, unet)
+
+    def ours(**reuse: int) -> Tensor:
+        predictor = NoisePredictor(unet, controlnet, image, positive, negative, guidance_scale=GUIDANCE, **reuse)
+        return _run(latents, predictor, options.steps)
+
+    def port() -> Tensor:
+        return _run(latents, straightforward(unet, controlnet, image, positive, negative), options.steps)
+
+    ways: dict[str, Callable[[], Tensor]] = {PORT: port} if options.port else {}
+    ways[OURS] = ours
+    if options.fast:
+        fast = {name: PRESETS["fast"][name] for name in ("guidance_every", "control_every")}
+        ways["ours, preset fast"] = lambda: ours(**fast)
+    if options.compile:
+        compiled = [(net, torch.compile(net.forward, options={"freezing": True})) for net in (unet, controlnet)]
+
+        def with_compiled() -> Tensor:
+            with _replaced(compiled):
+                return ours()
+
+        with_compiled()
+        ways["ours, compiled"] = with_compiled
+
+    best: dict[str, tuple[float, float]] = {}
+    results: dict[str, Tensor] = {}
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            results[name] = way()
+            if options.device.startswith("cuda"):
+                torch.cuda.synchronize()
+            spent = (time.perf_counter() - wall) / options.steps, (time.process_time() - cpu) / options.steps
+            best[name] = tuple(map(min, best.get(name, spent), spent))
+    first = next(iter(ways))
+    rows: list[dict[str, object]] = [
+        {
+            "what": name,
+            "seconds_per_step": wall,
+            "cpu_seconds": cpu,
+            "of_first": wall / best[first][0],
+            "cpu_of_first": cpu / best[first][1],
+            "largest_difference": float((results[name] - results[first]).abs().max()),
+        }
+        for name, (wall, cpu) in best.items()
+    ]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    console = Console()
+    title = f"{options.size} x {options.size}, guided, {torch.get_num_threads()} threads"
+    console.print(table(rows, title=title, digits=3))
+    console.print(f"Peak memory of the process: {peak:.0f} MB.")
+    if options.out is not None:
+        write_table(rows, options.out / "pasd.json", options.out / "pasd.csv")
+    return rows
+
+
+@contextmanager
+def _replaced(forwards: list[tuple[nn.Module, Callable[..., object]]]) -> Iterator[None]:
+    """Networks with other forward functions for a while."""
+    for net, forward in forwards:
+        net.forward = forward
+    try:
+        yield
+    finally:
+        for net, _ in forwards:
+            del net.forward
+
+
+def networks(options: PASDBenchmark) -> tuple[PASDUNet, PASDControlNet]:
+    """Random ones of the real or the tiny size."""
+    config = builtin.UNET if options.tiny else REAL
+    with torch.device("meta"):
+        unet = PASDUNet(options.variant, **config)
+    builtin.emptied(unet, 0)
+    levels = (4, 4, 4, 8) if options.tiny else (16, 32, 96, 256)
+    controlnet = PASDControlNet.from_unet(unet, conditioning_embedding_out_channels=levels)
+    initialise(controlnet, torch.Generator().manual_seed(1))
+    return tuple(nn.Module.to(net, options.device).requires_grad_(False) for net in (unet, controlnet))
+
+
+def inputs(options: PASDBenchmark, unet: PASDUNet) -> tuple[Tensor, Tensor, Text, Text]:
+    """A picture, latents, and encoded prompts."""
+    generator, side = torch.Generator().manual_seed(0), options.size // 8
+    image = torch.rand(1, 3, options.size, options.size, generator=generator).to(options.device)
+    latents = torch.randn(1, 4, side, side, generator=generator).to(options.device)
+    width = unet.config.cross_attention_dim
+    texts = [Text(torch.randn(1, 77, width, generator=generator).to(options.device)) for _ in range(2)]
+    return image, latents, *texts
+
+
+def straightforward(
+    unet: PASDUNet, controlnet: PASDControlNet, image: Tensor, positive: Text, negative: Text
+) -> Callable[[Tensor, At], Tensor]:
+    """The prediction as the released pipeline computes it."""
+    images, text = torch.cat([image] * 2), torch.cat([negative.embeds, positive.embeds])
+
+    def predict(latents: Tensor, at: At) -> Tensor:
+        both = torch.cat([latents] * 2)
+        _, down, mid = controlnet(both, at.timestep, text, images)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        return guide(*unet(both, at.timestep, text, **residuals).sample.chunk(2), GUIDANCE)
+
+    return predict
+
+
+def _run(latents: Tensor, predict: Callable[[Tensor, At], Tensor], steps: int) -> Tensor:
+    scheduler = set_steps(UniPCMultistepScheduler(**builtin.SCHEDULE), steps, latents.device)
+    return [step.state.latents for step in denoise_steps(latents, predict, scheduler)][-1]
