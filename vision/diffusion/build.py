@@ -1,0 +1,97 @@
+"""Small latent diffusion models from nothing: seeded weights, tokenizers and text encoders of few words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from vision.diffusion.backbone import TextEncoders
+
+SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+}
+"""Stable Diffusion's noise schedule."""
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw the weights of `module` as PyTorch does by default (uniform, by fan-in), from a generator.
+
+    Normalisations become identities. Works on modules that were made on the meta device and emptied.
+    """
+    with torch.no_grad():
+        for part in module.modules():
+            weight = getattr(part, "weight", None)
+            if isinstance(part, (nn.Linear, nn.Conv2d)):
+                bound = weight[0].numel() ** -0.5
+                weight.uniform_(-bound, bound, generator=generator)
+                if part.bias is not None:
+                    part.bias.uniform_(-bound, bound, generator=generator)
+            elif isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
+                weight.fill_(1.0)
+                part.bias.zero_()
+            elif isinstance(part, nn.Embedding):
+                weight.normal_(generator=generator)
+
+
+def emptied(module: nn.Module, seed: int) -> nn.Module:
+    """A module from the meta device with seeded weights on the CPU, in evaluation mode."""
+    module.to_empty(device="cpu")
+    initialise(module, torch.Generator().manual_seed(seed))
+    return module.eval()
+
+
+def word_tokenizer(words: Iterable[str], limit: int = 16) -> Any:
+    """A tokenizer that knows whole words, in any case; every other word becomes `<unknown>`.
+
+    Args:
+        words: its vocabulary; punctuation marks count as words.
+        limit: longest prompt in tokens, the two at its ends included.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    start, end, unknown = "<start>", "<end>", "<unknown>"
+    vocabulary = [start, end, unknown, *dict.fromkeys(word.lower() for word in words)]
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unknown))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, ids[start]), (end, ids[end])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=start,
+        eos_token=end,
+        pad_token=end,
+        unk_token=unknown,
+        model_max_length=limit,
+    )
+
+
+def text_encoder(tokenizer: Any, *, width: int = 64, layers: int = 2, heads: int = 2, seed: int = 0) -> TextEncoders:
+    """A tokenizer with a CLIP text encoder of seeded weights."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    encoder = CLIPTextModel(config)
+    initialise(encoder, torch.Generator().manual_seed(seed))
+    return TextEncoders((tokenizer,), (encoder.eval(),))
