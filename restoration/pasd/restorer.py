@@ -7,6 +7,7 @@ released behaviour can be chosen where results depend on it: `PUBLISHED` holds t
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from restoration.pasd.memory import free_bytes, largest_tile, largest_vae_tile
 from restoration.pasd.options import COLORIZE, SDXL, PASDConfig, PASDOptions
 from restoration.pasd.predictor import NoisePredictor
 from restoration.pasd.prompts import Describer, full_prompt
-from restoration.pasd.sizes import Sizes, finish, plan, prepare, transfer_chroma
+from restoration.pasd.sizes import Sizes, as_gray, finish, plan, prepare, transfer_chroma
 from restoration.pasd.style import apply_style
 from restoration.pasd.unet import PASDUNet
 from vision import hub
@@ -207,9 +208,8 @@ class PASDRestorer:
             tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
             components[f"tokenizer{suffix}"] = ("transformers", type(tokenizer).__name__)
         for name, module in modules.items():
-            own = module.dtype
-            nn.Module.to(module, dtype or own).save_pretrained(folder / name)
-            nn.Module.to(module, own)
+            stored = module if dtype is None else nn.Module.to(copy.deepcopy(module), dtype)
+            stored.save_pretrained(folder / name)
             place = type(module).__module__
             place = place if place.startswith("restoration.") else place.split(".")[0]
             components[name] = (place, type(module).__name__)
@@ -399,6 +399,7 @@ class PASDRestorer:
         )
         if prepared:
             sizes = Sizes(*([(image.shape[-1], image.shape[-2])] * 4))
+        image = as_gray(image) if colorize else image
         seen = image if prepared else prepare(image, sizes)
         positive, negative = self._texts(image, options, prompts) if text is None else text
         seen = seen.to(self.device)

@@ -55,6 +55,11 @@ def plan(width: int, height: int, output: Size, process_size: int, unit: int = 8
     return Sizes(enlarged, resized, processed, output)
 
 
+def as_gray(image: Tensor) -> Tensor:
+    """The brightness (b, 3, h, w) of pictures (b, 3, h, w) in [0, 1], as Pillow computes it in 8 bits."""
+    return torch.cat([to_tensor(to_pil(item).convert("L").convert("RGB")) for item in image])
+
+
 def prepare(image: Tensor, sizes: Sizes) -> Tensor:
     """The picture (b, 3, h, w) in [0, 1] as the networks see it: (b, 3, H, W) in [0, 1], in steps of 1/255."""
     return torch.cat([to_tensor(_prepared(to_pil(item), sizes)) for item in image])

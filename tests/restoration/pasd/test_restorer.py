@@ -303,6 +303,9 @@ def test_colourization_keeps_the_brightness(tiny):
     inside = ((result > 0) & (result < 1)).all(dim=1)
     assert inside.any()
     torch.testing.assert_close(luma[inside], gray[:, 0][inside], rtol=0, atol=2e-3)
+    colored = photo(40, 64)
+    seen = restorer.start(colored, PASDOptions(steps=2, process_size=32)).image
+    assert torch.equal(seen[:, 0], seen[:, 1]) and torch.equal(seen[:, 0], seen[:, 2])
 
 
 def fresh():
