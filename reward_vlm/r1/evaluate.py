@@ -1,0 +1,190 @@
+"""Judges on benchmarks: an honest protocol by default, and the release's numbers for comparison.
+
+The release shows the better answer first in every row, so that a judge that always says "1" scores 100 %. Here each
+pair is judged in both orders; reported are the accuracy in a random order (drawn from a seed), the share that is right
+in both, the share of "1" (0.5 for a judge without position bias), the accuracy of K votes, and 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from reward_vlm.data import Preference, vl_category
+from reward_vlm.parse import majority, well_formed
+from reward_vlm.r1.judge import Query, R1Judge, R1Options, Vote
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one pair was judged."""
+
+    pair: Preference
+    votes: tuple[Vote, ...]
+    """Of the order as stored first, then of the other; as many of each."""
+    random_order: int
+    """0: the order as stored counts as the random one, 1: the other."""
+
+    def in_order(self, order: int) -> tuple[Vote, ...]:
+        """The votes of one order (0 as stored, 1 swapped)."""
+        half = len(self.votes) // 2
+        return self.votes[:half] if order == 0 else self.votes[half:]
+
+    def right(self, order: int, votes: int | None = None) -> bool:
+        """Whether the majority of the first votes in this order chose the better answer; unreadable is wrong."""
+        cast = self.in_order(order)[:votes]
+        winner = majority([vote.winner for vote in cast], [vote.reply.log_prob for vote in cast])
+        return winner == self.pair.better - 1
+
+
+def judge_pairs(
+    judge: R1Judge, pairs: Sequence[Preference], options: R1Options | None = None, *, chunk: int = 64
+) -> list[Outcome]:
+    """Judge pairs in both orders; the pictures of `chunk` pairs are in memory at a time."""
+    options = replace(options or R1Options(batch_size=chunk), orders="both")
+    flips = np.random.default_rng(options.seed).integers(0, 2, len(pairs))
+    outcomes = []
+    for start in range(0, len(pairs), chunk):
+        part = pairs[start : start + chunk]
+        queries = [Query(pair.question, pair.answers, tuple(pair.media(judge.config.frames))) for pair in part]
+        judged = judge.batch(queries, replace(options, seed=options.seed + start * 2 * options.votes))
+        outcomes += [
+            Outcome(pair, found.votes, int(flip))
+            for pair, found, flip in zip(part, judged, flips[start : start + chunk], strict=True)
+        ]
+    return outcomes
+
+
+def counts(outcomes: Iterable[Outcome]) -> dict[str, float]:
+    """Sums over pairs that `summary` divides; sums of parts of a benchmark add up."""
+    total: dict[str, float] = {}
+    for outcome in outcomes:
+        first = [outcome.right(0), outcome.right(1)]
+        single = outcome.votes[0], outcome.in_order(1)[0]
+        row = {
+            "pairs": 1,
+            "right": first[outcome.random_order],
+            "right_in_both": all(first),
+            "right_first": first[outcome.pair.better - 1],
+            "right_second": first[2 - outcome.pair.better],
+            "said_1": sum(vote.winner == vote.pair[0] for vote in single),
+            "readable": sum(vote.winner is not None for vote in single),
+            "well_formed": sum(well_formed(vote.reply.text) for vote in single),
+            "tokens": sum(vote.reply.tokens for vote in single),
+        }
+        for votes in range(1, len(outcome.in_order(0)) + 1, 2):
+            row[f"right_of_{votes}"] = outcome.right(outcome.random_order, votes)
+        for name, value in row.items():
+            total[name] = total.get(name, 0.0) + float(value)
+    return total
+
+
+def summary(sums: Mapping[str, float]) -> dict[str, float]:
+    """Shares from `counts`, with the 95 % interval (Wilson) of the accuracy in random order."""
+    pairs = max(sums["pairs"], 1.0)
+    low, high = wilson(sums["right"], pairs)
+    row = {
+        "pairs": int(sums["pairs"]),
+        "accuracy": sums["right"] / pairs,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "both_orders": sums["right_in_both"] / pairs,
+        "better_first": sums["right_first"] / pairs,
+        "better_second": sums["right_second"] / pairs,
+        "says_1": sums["said_1"] / max(sums["readable"], 1.0),
+        "readable": sums["readable"] / (2 * pairs),
+        "format": sums["well_formed"] / (2 * pairs),
+        "tokens": sums["tokens"] / (2 * pairs),
+    }
+    voted = {name: value / pairs for name, value in sums.items() if name.startswith("right_of_")}
+    return row | ({name.replace("right_of", "vote"): value for name, value in voted.items()} if len(voted) > 1 else {})
+
+
+def wilson(right: float, total: float, z: float = 1.96) -> tuple[float, float]:
+    """Interval of a share of `right` in `total` trials (Wilson score)."""
+    share, spread = right / total, z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """One row for all pairs, one per category, and the mean of the categories."""
+    categories = sorted({outcome.pair.category for outcome in outcomes} - {""})
+    rows = [{"category": "all", **summary(counts(outcomes))}]
+    parts = [
+        {"category": name, **summary(counts(outcome for outcome in outcomes if outcome.pair.category == name))}
+        for name in categories
+    ]
+    if len(parts) > 1:
+        macro = {key: sum(row[key] for row in parts) / len(parts) for key in ("accuracy", "both_orders")}
+        rows.append({"category": "mean of categories", **macro})
+    return rows + parts
+
+
+def acc_plus(outcomes: Sequence[Outcome]) -> float:
+    """Share of questions (by id) all of whose pairs are right in random order, the Acc+ of the MM-RLHF bench."""
+    questions: dict[str, bool] = {}
+    for outcome in outcomes:
+        right = outcome.right(outcome.random_order)
+        questions[outcome.pair.id] = questions.get(outcome.pair.id, True) and right
+    return sum(questions.values()) / max(len(questions), 1)
+
+
+Prediction = Mapping[str, Any]
+"""A row of a published prediction file: id, rewards [of the better answer, of the other], and what names its class."""
+
+
+def _right(row: Prediction) -> bool:
+    return row["rewards"][0] > row["rewards"][1]  # ties are wrong
+
+
+def release_vl_rewardbench(rows: Sequence[Prediction], rule: str = "release") -> dict[str, Any]:
+    """Accuracy per class, over all rows, and the mean of the classes; `rule` as in `vl_category`."""
+    found: dict[str, list[bool]] = {}
+    for row in rows:
+        found.setdefault(vl_category(row["id"], rule), []).append(_right(row))
+    categories = {name: {"samples": len(marks), "accuracy": sum(marks) / len(marks)} for name, marks in found.items()}
+    return {
+        "categories": categories,
+        "overall": sum(map(_right, rows)) / len(rows),
+        "macro": sum(part["accuracy"] for part in categories.values()) / len(categories),
+    }
+
+
+def release_mm_rlhf_rewardbench(rows: Sequence[Prediction], category: Callable[[Prediction], str]) -> dict[str, Any]:
+    """Acc (pairs), Acc+ (questions with all pairs right) and the number of pairs, per class and over all."""
+
+    def measure(part: Sequence[Prediction]) -> dict[str, Any]:
+        questions: dict[str, bool] = {}
+        for row in part:
+            questions[row["id"]] = questions.get(row["id"], True) and _right(row)
+        plus = sum(questions.values()) / len(questions)
+        return {"accuracy": sum(map(_right, part)) / len(part), "acc_plus": plus, "total": len(part)}
+
+    groups: dict[str, list[Prediction]] = {}
+    for row in rows:
+        groups.setdefault(category(row), []).append(row)
+    return {"categories": {name: measure(part) for name, part in groups.items()}, "overall": measure(rows)}
+
+
+def release_multimodal_rewardbench(rows: Sequence[Prediction]) -> dict[str, tuple[int, int]]:
+    """(right, rows) of "all" and of each class; safety and reasoning are split by the beginning of the ID."""
+    found: dict[str, list[bool]] = {"all": [_right(row) for row in rows]}
+    for row in rows:
+        name = multimodal_category(row["Category"], row["ID"])
+        found.setdefault(name, []).append(_right(row))
+    return {name: (sum(marks), len(marks)) for name, marks in found.items()}
+
+
+def multimodal_category(category: str, id: str) -> str:
+    """The class of a row of Multimodal RewardBench."""
+    if category.lower() == "safety":
+        return "safety/bias" if id.lower().startswith("pairs") else "safety/toxicity"
+    if category.lower() == "reasoning":
+        return "reasoning/math" if id.lower().startswith("math") else "reasoning/coding"
+    return category

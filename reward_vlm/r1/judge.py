@@ -1,0 +1,286 @@
+"""R1Judge: reason about two answers to a question about a picture, then choose; more than two in a tournament.
+
+A judgement is a set of votes: K samples of each comparison, in one or both orders of the answers. Rules for ties, in
+this order: votes that cannot be parsed are dropped; the answer with more votes wins; then the one whose votes are
+together more probable under the model; then the one with the earliest vote.
+
+Differences from the release: it judges each pair once, with the better answer always first, and reads anything but "1"
+as the second; here the default looks at both orders, and unreadable replies do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from reward_vlm.dialogue import Dialogue, Part, Video, as_part
+from reward_vlm.parse import choice, majority, reasoning
+from reward_vlm.r1.prompts import TEMPLATES, fill
+from reward_vlm.vlm import PRETRAINED, ChatModel, Reply, Sampling
+from vision import hub
+from vision.config import load_config, save_config
+from vision.images import ImageLike
+from vision.refine.items import item_generators
+
+CONFIG = "judge.json"
+
+
+class Chat(Protocol):
+    """What a judge needs of a model: `ChatModel`, or one on another engine."""
+
+    def generate(
+        self,
+        dialogues: Sequence[Dialogue],
+        sampling: Sampling | None = None,
+        *,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> list[Reply]:
+        """One reply per dialogue."""
+        ...
+
+
+@dataclass(frozen=True)
+class R1Config:
+    """How the weights were taught to be asked; saved beside them. The defaults are the published model's."""
+
+    template: Literal["short", "long", "plain"] = "short"
+    """Prompt, see `reward_vlm.r1.prompts`."""
+    image_first: bool = True
+    """Pictures stand before the text (the published evaluation) or after it (the published training rows)."""
+    max_new_tokens: int = 4096
+    """Longest judgement."""
+    max_pixels: int | None = 501_760
+    """Pictures are shrunk to so many pixels; None: the processor's own limit."""
+    frames: int = 32
+    """Frames of a film."""
+
+
+@dataclass(frozen=True)
+class R1Options:
+    """What a call may choose."""
+
+    votes: int = 1
+    """Samples of each comparison and order."""
+    orders: Literal["both", "given", "random"] = "both"
+    """Show the answers in both orders (twice the work, no position bias), as given, or in a random one."""
+    temperature: float | None = None
+    """None: 0 for one vote, 1 for more."""
+    top_p: float = 1.0
+    """See `Sampling`."""
+    tournament: Literal["round_robin", "knockout"] = "round_robin"
+    """With more than two answers: every pair is compared, or winners meet winners (n - 1 comparisons)."""
+    batch_size: int = 8
+    """Prompts that the model reads at once."""
+    max_new_tokens: int | None = None
+    """Longest judgement; None: the weights' own."""
+    seed: int = 0
+    """Of the samples and of random orders; comparison i of a call draws from seed + i."""
+
+    def __post_init__(self) -> None:
+        if self.votes < 1 or self.batch_size < 1:
+            raise ValueError(f"votes and batch_size must be at least 1, got {self.votes} and {self.batch_size}.")
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}.")
+        if self.votes > 1 and self.temperature == 0:
+            raise ValueError("Several votes at temperature 0 are all the same; leave temperature out or raise it.")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question about pictures (or a film) with at least two answers."""
+
+    question: str
+    answers: tuple[str, ...]
+    media: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.answers) < 2:
+            raise ValueError(f"A judgement needs at least two answers, got {len(self.answers)}.")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One reply to one comparison."""
+
+    pair: tuple[int, int]
+    """Indices of the answers shown as response 1 and response 2."""
+    winner: int | None
+    """Index of the chosen answer; None when the reply could not be read."""
+    reply: Reply
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the judge thinks of the answers to one question."""
+
+    scores: Tensor
+    """(num_answers,) float32: share of an answer's readable votes that it won; 0.5 where it has none."""
+    choice: int | None
+    """Index, from 0, of the best answer; None when no reply could be read."""
+    reasoning: str
+    """Of the first vote for the choice (of the first vote at all when there is none)."""
+    votes: tuple[Vote, ...]
+    """Every reply."""
+
+
+@dataclass
+class R1Judge:
+    """A vision-language model as a judge of answers."""
+
+    chat: Chat
+    config: R1Config = field(default_factory=R1Config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        variant: Literal["scenes", "restoration"] | None = None,
+        engine: Literal["transformers", "vllm"] = "transformers",
+    ) -> R1Judge:
+        """Load a judge.
+
+        Args:
+            source: folder, hub name (the published judge or any Qwen2.5-VL), `builtin:tiny`, or None for the embedded
+                default. Weights without a `judge.json` get the published model's configuration.
+            revision: of a hub source.
+            variant: of the embedded default: scenes (also when None) or restoration.
+            engine: "vllm" needs the package vllm and a GPU.
+
+        Raises:
+            FileNotFoundError: the source looks like a path and does not exist.
+            ValueError: the source is not understood, its weights do not fit, or vllm is not installed.
+        """
+        if source is not None and variant is not None:
+            raise ValueError(f"variant chooses among the embedded weights; leave it out for the source {source}.")
+        found = hub.find(source, default=PRETRAINED / (variant or "scenes"), revision=revision)
+        if found.kind == "builtin":
+            return cls(ChatModel.from_pretrained(source, device=device, dtype=dtype), R1Config("plain", True, 64, None))
+        assert found.path is not None
+        path = found.path / CONFIG
+        config = load_config(R1Config, path) if path.exists() else R1Config()
+        if engine == "vllm":
+            from reward_vlm.vllm import VLLMChat
+
+            return cls(VLLMChat.from_folder(found.path, dtype, config.max_pixels), config)
+        return cls(
+            ChatModel.from_pretrained(found.path, device=device, dtype=dtype, max_pixels=config.max_pixels), config
+        )
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write model, processor and configuration as `from_pretrained` reads them."""
+        if not isinstance(self.chat, ChatModel):
+            raise ValueError("Only a judge on transformers can be saved.")
+        self.chat.save_pretrained(folder, dtype)
+        save_config(self.config, Path(folder) / CONFIG)
+
+    def __call__(
+        self,
+        image: ImageLike | Video | Sequence[ImageLike | Video] | None,
+        question: str,
+        answers: Sequence[str],
+        options: R1Options | None = None,
+    ) -> Judged:
+        """Judge the answers to one question.
+
+        Args:
+            image: a picture (path, PIL, array, tensor), a film, several of them, or None. A string is a path here.
+            question: what was asked.
+            answers: two or more.
+            options: see `R1Options`.
+        """
+        media = () if image is None else (image if isinstance(image, (list, tuple)) else (image,))
+        query = Query(question, tuple(answers), tuple(as_part(Path(m) if isinstance(m, str) else m) for m in media))
+        return self.batch([query], options)[0]
+
+    def batch(self, queries: Sequence[Query], options: R1Options | None = None) -> list[Judged]:
+        """Judge many questions; prompts of different questions are read together."""
+        options = options or R1Options()
+        votes: list[list[Vote]] = [[] for _ in queries]
+        if options.tournament == "knockout":
+            champions = self._knockout(queries, options, votes)
+        else:
+            pairs = [
+                (q, (a, b))
+                for q, query in enumerate(queries)
+                for a in range(len(query.answers))
+                for b in range(a + 1, len(query.answers))
+            ]
+            self._compare(queries, pairs, options, votes)
+            champions = [None] * len(queries)
+        return [_judged(query, cast, champion) for query, cast, champion in zip(queries, votes, champions, strict=True)]
+
+    def _knockout(self, queries: Sequence[Query], options: R1Options, votes: list[list[Vote]]) -> list[int | None]:
+        """Winners meet winners until one is left of each question; the earlier answer survives an unreadable reply."""
+        standing = [list(range(len(query.answers))) for query in queries]
+        while any(len(left) > 1 for left in standing):
+            pairs = [(q, (left[i], left[i + 1])) for q, left in enumerate(standing) for i in range(0, len(left) - 1, 2)]
+            winners = self._compare(queries, pairs, options, votes)
+            left_over = [left[-1:] if len(left) % 2 else [] for left in standing]
+            standing = [[] for _ in queries]
+            for (q, (first, _)), winner in zip(pairs, winners, strict=True):
+                standing[q].append(first if winner is None else winner)
+            standing = [won + rest for won, rest in zip(standing, left_over, strict=True)]
+        return [left[0] if cast else None for left, cast in zip(standing, votes, strict=True)]
+
+    def _compare(
+        self,
+        queries: Sequence[Query],
+        pairs: Sequence[tuple[int, tuple[int, int]]],
+        options: R1Options,
+        votes: list[list[Vote]],
+    ) -> list[int | None]:
+        """Cast the votes on pairs (question, (answer, answer)) and return each pair's winner."""
+        temperature = options.temperature
+        if temperature is None:
+            temperature = 0.0 if options.votes == 1 else 1.0
+        limit = options.max_new_tokens or self.config.max_new_tokens
+        sampling = Sampling(limit, temperature, options.top_p)
+        flips = torch.randint(2, (len(pairs),), generator=torch.Generator().manual_seed(options.seed)).tolist()
+        shown: list[tuple[int, int, tuple[int, int]]] = []
+        for number, (q, (a, b)) in enumerate(pairs):
+            orders = {"both": [(a, b), (b, a)], "given": [(a, b)], "random": [(b, a) if flips[number] else (a, b)]}
+            shown += [(number, q, order) for order in orders[options.orders] for _ in range(options.votes)]
+        generators = item_generators(options.seed, len(shown))
+        cast: list[list[Vote]] = [[] for _ in pairs]
+        for start in range(0, len(shown), options.batch_size):
+            part = shown[start : start + options.batch_size]
+            dialogues = [self.ask(queries[q], order) for _, q, order in part]
+            replies = self.chat.generate(dialogues, sampling, generators=generators[start : start + len(part)])
+            for (number, q, order), reply in zip(part, replies, strict=True):
+                chosen = choice(reply.text)
+                cast[number].append(Vote(order, None if chosen is None else order[chosen - 1], reply))
+                votes[q].append(cast[number][-1])
+        return [_winner(ballot) for ballot in cast]
+
+    def ask(self, query: Query, order: tuple[int, int] = (0, 1)) -> Dialogue:
+        """The prompt that shows two answers of a question in this order."""
+        text = fill(TEMPLATES[self.config.template], query.question, *(query.answers[i] for i in order))
+        parts = (*query.media, text) if self.config.image_first else (text, *query.media)
+        return Dialogue().user(*parts)
+
+
+def _winner(votes: Sequence[Vote]) -> int | None:
+    return majority([vote.winner for vote in votes], [vote.reply.log_prob for vote in votes])
+
+
+def _judged(query: Query, votes: list[Vote], champion: int | None) -> Judged:
+    scores = torch.full((len(query.answers),), 0.5)
+    for index in range(len(query.answers)):
+        about = [vote.winner == index for vote in votes if index in vote.pair and vote.winner is not None]
+        if about:
+            scores[index] = sum(about) / len(about)
+    best = champion
+    if best is None and any(vote.winner is not None for vote in votes):
+        top = [index for index, score in enumerate(scores.tolist()) if score == float(scores.max())]
+        best = top[0] if len(top) == 1 else _winner([vote for vote in votes if vote.winner in top])
+    told = next((vote for vote in votes if vote.winner == best and best is not None), votes[0])
+    return Judged(scores, best, reasoning(told.reply.text), tuple(votes))

@@ -1,0 +1,173 @@
+"""Rewards of a judgement: format, result, and consistency of reasoning and answer.
+
+total = 0.5 format + result (1 + 0.5 consistency). Source: R1-Reward, section 3.3, and the released reward server.
+
+Differences from the release: results are compared strictly (its lenient comparison, for numbers, is `lenient`); the
+consistency judge is asked only when the result is right, since it does not matter otherwise, and concurrently; an
+answer that cannot be graded earns 0 (the release gives 1 on any error and grades the prompt when the reply is empty).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from reward_vlm.dialogue import Dialogue
+from reward_vlm.endpoint import Endpoint
+from reward_vlm.parse import choice, first_answer, lenient_choice, reasoning, well_formed
+from reward_vlm.r1.prompts import fill_consistency
+from reward_vlm.vlm import ChatModel, Sampling
+
+Consistency = Callable[[Sequence[str]], list[int]]
+"""Judges texts: +1 reasoning and answer agree, -1 they do not, 0 unknown."""
+Ask = Callable[[Sequence[str]], list["str | None"]]
+"""Replies of a language model to prompts; None where it gave none."""
+Say = Callable[[str], object]
+
+TRIES = 3
+"""A judge that answers neither 0 nor 1 is asked again until it was asked so often."""
+
+
+def format_reward(text: str) -> float:
+    """1 when the text is `<think>...</think><answer>...</answer>`, else 0."""
+    return float(well_formed(text))
+
+
+def result_reward(text: str, answers: Sequence[str], mode: Literal["strict", "lenient"] = "strict") -> float:
+    """1 when the text chooses one of the accepted answers, else 0.
+
+    Args:
+        answers: accepted answers, tagged ("<answer>2</answer>") or bare ("2").
+        mode: "strict" wants the answer tag with the digit (or "response 2"); "lenient" compares numbers wherever they
+            stand, as the release does.
+    """
+    read = choice if mode == "strict" else lenient_choice
+    given = read(text)
+    if given is None:
+        return 0.0
+    return float(
+        any(read(answer if "<answer>" in answer else f"<answer>{answer}</answer>") == given for answer in answers)
+    )
+
+
+def consistency_prompt(text: str) -> str:
+    """What the consistency judge is asked about a text: its last three lines of reasoning, and its answer in words."""
+    lines = text.split("<answer>")[0].strip().split("\n")
+    content = first_answer(text)
+    if content is None:
+        return fill_consistency(";".join(lines[-3:]), text.strip())
+    try:
+        number = int(content)
+    except ValueError:
+        return fill_consistency(";".join(lines[-3:]), content)
+    words = f"response {number} is better" if number in (1, 2) else "two response are the same"
+    return fill_consistency(";".join(lines[-3:]), words)
+
+
+def read_consistency(reply: str | None) -> int | None:
+    """What a judge's reply means: 1, -1, or None when it says neither."""
+    if reply is None:
+        return None
+    said = reply.replace("output:", "").strip()
+    return -1 if "0" in said else 1 if "1" in said else None
+
+
+@dataclass(frozen=True)
+class AskedConsistency:
+    """A language model as the judge; replies that say nothing are asked for again."""
+
+    ask: Ask
+    tries: int = TRIES
+
+    def __call__(self, texts: Sequence[str]) -> list[int]:
+        """+1, -1, or 0 when the judge gave no usable reply."""
+        prompts = [consistency_prompt(text) for text in texts]
+        scores = [0] * len(texts)
+        waiting = list(range(len(texts)))
+        for _ in range(self.tries):
+            replies = self.ask([prompts[i] for i in waiting]) if waiting else []
+            read = [(i, read_consistency(reply)) for i, reply in zip(waiting, replies, strict=True)]
+            for i, score in read:
+                scores[i] = score or 0
+            # a judge that is down is not asked again in this batch: its own retries are over
+            waiting = [
+                i for (i, score), reply in zip(read, replies, strict=True) if score is None and reply is not None
+            ]
+        return scores
+
+
+def endpoint_judge(endpoint: Endpoint, say: Say) -> AskedConsistency:
+    """The judge behind an OpenAI-compatible server; failures count 0 and are told to `say`."""
+
+    def ask(prompts: Sequence[str]) -> list[str | None]:
+        dialogues = [Dialogue().user(prompt) for prompt in prompts]
+        replies = endpoint.complete(dialogues, temperature=0.1, max_tokens=4096)
+        failed = [reply for reply in replies if not isinstance(reply, str)]
+        if failed:
+            say(f"No consistency for {len(failed)} of {len(replies)} answers, which count 0: {failed[0]}")
+        return [reply if isinstance(reply, str) else None for reply in replies]
+
+    return AskedConsistency(ask)
+
+
+def model_judge(chat: ChatModel, max_new_tokens: int = 64) -> AskedConsistency:
+    """A local model as the judge."""
+
+    def ask(prompts: Sequence[str]) -> list[str | None]:
+        replies = chat.generate([Dialogue().user(prompt) for prompt in prompts], Sampling(max_new_tokens))
+        return [reply.text for reply in replies]
+
+    return AskedConsistency(ask, tries=1)  # it would say the same again
+
+
+CONCLUSION = re.compile(r"response ([12]) is better", re.IGNORECASE)
+
+
+def rule_consistency(texts: Sequence[str]) -> list[int]:
+    """Whether the last "response k is better" of the reasoning names the answer; for the small judges and for tests."""
+    scores = []
+    for text in texts:
+        concluded = CONCLUSION.findall(reasoning(text))
+        scores.append(1 if concluded and choice(text) == int(concluded[-1]) else -1)
+    return scores
+
+
+def total_reward(format: float, result: float, consistency: float) -> float:
+    """0.5 format + result (1 + 0.5 consistency)."""
+    return 0.5 * format + result * (1 + 0.5 * consistency)
+
+
+@dataclass
+class JudgementReward:
+    """The reward function that the trainer calls; its parts are logged."""
+
+    consistency: Consistency = rule_consistency
+    mode: Literal["strict", "lenient"] = "strict"
+    signed: bool = True
+    """Inconsistency counts -1 as in the release; False: 0 as in the paper."""
+    __name__: str = field(default="judgement", init=False)
+
+    def __call__(
+        self, completions: Sequence[Any], answer: Sequence[Sequence[str]], log_metric: Any = None, **columns: Any
+    ) -> list[float]:
+        """Total rewards.
+
+        Args:
+            completions: texts, or conversations [{role, content}] whose last content is the text.
+            answer: accepted answers of each row.
+            log_metric: called with (name, mean) for each part.
+        """
+        texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+        formats = [format_reward(text) for text in texts]
+        results = [result_reward(text, accepted, self.mode) for text, accepted in zip(texts, answer, strict=True)]
+        right = [i for i, result in enumerate(results) if result]
+        scores = [0.0] * len(texts)
+        for i, score in zip(right, self.consistency([texts[i] for i in right]) if right else [], strict=True):
+            scores[i] = float(score if self.signed else max(score, 0))
+        if log_metric is not None:
+            parts = {"format": formats, "result": results, "consistency": [scores[i] for i in right] or [0.0]}
+            for name, values in parts.items():
+                log_metric(f"rewards/{name}", sum(values) / len(values))
+        return [total_reward(*parts) for parts in zip(formats, results, scores, strict=True)]

@@ -1,0 +1,268 @@
+"""Reinforcement in rounds on the refinement core: rollout, score, select, update, accept or roll back."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reward_vlm.data import JudgementRow, Preference
+from reward_vlm.endpoint import Endpoint
+from reward_vlm.r1.evaluate import counts, judge_pairs, summary
+from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.rewards import JudgementReward, endpoint_judge, result_reward, rule_consistency
+from reward_vlm.r1.rows import training_set
+from reward_vlm.r1.running import (
+    finish,
+    forget_after,
+    last_checkpoint,
+    log_callback,
+    log_row,
+    lora_config,
+    quiet,
+    trl_arguments,
+)
+from reward_vlm.vlm import ChatModel, Sampling
+from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
+from vision.refine.items import clone_items, item_generators
+
+if TYPE_CHECKING:
+    from reward_vlm.r1.train import R1Training
+
+Log = Callable[[str], object]
+
+
+@dataclass
+class Policy:
+    """Weights and optimiser moments of a policy, on the CPU: the state of the rounds."""
+
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    """Of AdamW, and its step numbers, by parameter."""
+
+
+def reinforce(
+    start: Path, rows: Sequence[JudgementRow], held_out: Sequence[Preference], options: R1Training, say: Log
+) -> Path:
+    """StableReinforce in rounds, see the module's docstring."""
+    weights = options.folder / "weights"
+    if weights.exists():
+        return weights
+    rounds = Rounds(start, rows, held_out, options, say)
+    several, memory = options.rounds > 1, options.folder / "rounds"
+    resume = load_checkpoint(memory, types=(Policy,)) if several else None
+    if several and rounds.is_main:
+        forget_after(options.folder / "log.jsonl", (resume.index if resume else 0) * options.steps)
+    run = refine(
+        resume.state if resume else rounds.policy() if several else Policy({}, {}),
+        rounds.propose,
+        range(options.rounds + 1),  # 0 judges the start
+        evaluate=rounds.evaluate,
+        accept=roll_back_if_worse(options.tolerance) if several else None,
+        keep_best=clone_items if several else None,
+        resume=resume,
+        observers=[checkpoints(memory)] if several and rounds.is_main else [],
+        result="best" if several else "last",
+    )
+    if several:
+        rounds.load(run.state)
+        say(f"the best round reached a held-out accuracy of {run.score:.3f}")
+        if rounds.is_main:
+            part = options.folder / "weights.part"
+            shutil.rmtree(part, ignore_errors=True)
+            rounds.judge.save_pretrained(part)
+            part.rename(weights)
+        return weights
+    return finish(rounds.trainer, rounds.judge, weights)
+
+
+class Rounds:
+    """One judge, and what the rounds do to it."""
+
+    def __init__(
+        self,
+        start: Path,
+        rows: Sequence[JudgementRow],
+        held_out: Sequence[Preference],
+        options: R1Training,
+        say: Log,
+    ):
+        self.start, self.rows, self.held_out, self.options, self.say = start, list(rows), held_out, options, say
+        self.judge = R1Judge.from_pretrained(start, dtype=getattr(torch, options.dtype))
+        assert isinstance(self.judge.chat, ChatModel)
+        self.chat = self.judge.chat
+        self.trainer: Any = None
+        self.optimizer = self._optimizer() if options.rounds > 1 else None
+        if not rows or not held_out:
+            raise ValueError("Reinforcement needs rows and held-out pairs, got an empty file.")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return int(os.environ.get("RANK", "0")) == 0
+
+    def policy(self) -> Policy:
+        """Copies of the weights and moments as they are."""
+        weights = {name: _copy(value) for name, value in self._trained()}
+        moments = {}
+        for name, value in self._trained():
+            for key, moment in (self.optimizer.state.get(value, {}) if self.optimizer else {}).items():
+                moments[f"{name}.{key}"] = _copy(moment).reshape(moment.shape or (1,))
+        return Policy(weights, moments)
+
+    @torch.no_grad()
+    def load(self, policy: Policy) -> None:
+        """Put weights and moments back."""
+        for name, value in self._trained():
+            value.copy_(policy.weights[name])
+            if self.optimizer is not None:
+                own = {key: policy.moments.get(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+                found = {key: moment.clone() for key, moment in own.items() if moment is not None}
+                if found:
+                    found["step"] = found["step"].reshape(())
+                    found |= {key: found[key].to(value) for key in ("exp_avg", "exp_avg_sq")}
+                    self.optimizer.state[value] = found
+                else:
+                    self.optimizer.state.pop(value, None)
+
+    def propose(self, policy: Policy, number: int) -> Policy:
+        """Round `number`: select prompts, sample, score, update. Round 0 leaves the start as it is."""
+        if number == 0:
+            return policy
+        if self.options.rounds > 1:
+            self.load(policy)
+        with torch.random.fork_rng(devices=[]):
+            self.trainer = self._trainer(number)
+            self.trainer.train(resume_from_checkpoint=self._checkpoint())
+        return self.policy() if self.options.rounds > 1 else policy
+
+    def evaluate(self, policy: Policy, number: int) -> Verdict:
+        """Held-out accuracy in random order; the log gets the whole summary."""
+        if self.options.rounds > 1:
+            self.load(policy)
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        sums = counts(judge_pairs(self.judge, self.held_out[rank::world]))
+        if world > 1:
+            sums = self._added(sums)
+        row = summary(sums)
+        if self.is_main:
+            log_row(
+                self.options.folder / "log.jsonl",
+                {"step": number * self.options.steps, **{f"held_out/{name}": value for name, value in row.items()}},
+            )
+        self.say(
+            f"round {number}/{self.options.rounds}: accuracy {row['accuracy']:.3f}, right in both orders "
+            f"{row['both_orders']:.3f}, says 1 {row['says_1']:.2f}, format {row['format']:.2f}"
+        )
+        return Verdict(row["accuracy"], row)
+
+    def select(self, number: int, needed: int) -> list[JudgementRow]:
+        """The prompts of a round, drawn from (seed, round)."""
+        order = np.random.default_rng((self.options.seed, number)).permutation(len(self.rows))
+        while len(order) < needed:
+            order = np.concatenate([order, order])
+        if self.options.select == "all":
+            return [self.rows[i] for i in order[:needed]]
+        pool = [self.rows[i] for i in order[: 2 * needed]]
+        solved = self._solved(pool, number)
+        hard = [row for row, known in zip(pool, solved, strict=True) if not known]
+        easy = [row for row, known in zip(pool, solved, strict=True) if known]
+        return (hard + easy)[:needed]
+
+    def _solved(self, rows: Sequence[JudgementRow], number: int, chunk: int = 64) -> list[bool]:
+        """Whether two samples of the current judge both get a prompt right."""
+        limit = self.options.max_new_tokens or self.judge.config.max_new_tokens
+        marks = []
+        for first in range(0, len(rows), chunk):
+            part = [row for row in rows[first : first + chunk] for _ in range(2)]
+            seed = (self.options.seed * 1009 + number) * 2_000_003 + 2 * first
+            dialogues = [row.dialogue() for row in part]
+            replies = self.chat.generate(dialogues, Sampling(limit, 1.0), generators=item_generators(seed, len(part)))
+            right = [bool(result_reward(said.text, row.answers)) for said, row in zip(replies, part, strict=True)]
+            marks += [a and b for a, b in zip(right[::2], right[1::2], strict=True)]
+        return marks
+
+    def _trainer(self, number: int) -> Any:
+        from reward_vlm.r1.trainer import StableReinforceConfig, StableReinforceTrainer
+
+        options, aim = self.options, self.options.objective
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        prompts = options.batch_size * options.accumulate * world * options.steps // aim.samples
+        arguments = trl_arguments(options, {
+            "num_generations": aim.samples,
+            "advantage_estimator": aim.estimator,
+            "advantage_filter": aim.filter,
+            "filter_width": aim.filter_width,
+            "preclip": aim.preclip,
+            "beta": aim.beta,
+            "epsilon": aim.epsilon,
+            "temperature": aim.temperature,
+            "steps_per_generation": aim.rollout_updates * options.accumulate,
+            "max_completion_length": options.max_new_tokens or self.judge.config.max_new_tokens,
+            "save_strategy": "no" if options.rounds > 1 else "steps",
+            "seed": options.seed * 1009 + number,
+        })  # fmt: skip
+        self.chat.model.config._name_or_path = str(self.start)  # TRL loads the reference from there
+        trainer = StableReinforceTrainer(
+            model=self.chat.model,
+            processing_class=self.chat.processor,
+            reward_funcs=[self._reward()],
+            args=StableReinforceConfig(**arguments),
+            train_dataset=training_set(self.select(number, prompts), targets=False),
+            optimizers=(self.optimizer, self._schedule(number) if self.optimizer else None),
+            peft_config=lora_config(options),
+            callbacks=[log_callback(options.folder / "log.jsonl", (number - 1) * options.steps, self.say)],
+        )
+        return quiet(trainer)
+
+    def _reward(self) -> JudgementReward:
+        if self.options.consistency == "rule":
+            return JudgementReward(rule_consistency)
+        return JudgementReward(endpoint_judge(Endpoint(self.options.consistency), self.say))
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = [value for _, value in self._trained()]
+        return torch.optim.AdamW(parameters, lr=self.options.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def _schedule(self, number: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """The rate over all rounds, from where this one begins."""
+        options = self.options
+        total, warmup = options.rounds * options.steps, options.warmup * options.steps
+
+        def share(step: int) -> float:
+            at = (number - 1) * options.steps + step
+            if at < warmup:
+                return (at + 1) / (warmup + 1)
+            return 1.0 if options.schedule == "constant" else 0.55 + 0.45 * math.cos(math.pi * at / total)
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = options.learning_rate
+        return torch.optim.lr_scheduler.LambdaLR(self.optimizer, share)
+
+    def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, value) for name, value in self.chat.model.named_parameters() if value.requires_grad]
+
+    def _checkpoint(self) -> str | None:
+        return None if self.options.rounds > 1 else last_checkpoint(self.options.folder)
+
+    def _added(self, sums: dict[str, float]) -> dict[str, float]:
+        """Sums over processes."""
+        import torch.distributed as dist
+
+        if not dist.is_initialized():  # round 0 comes before the trainer that would do it
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, sums)
+        return {name: sum(part.get(name, 0.0) for part in gathered) for name in gathered[0]}
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)

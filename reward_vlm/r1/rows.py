@@ -1,0 +1,113 @@
+"""From preferences to the rows that judges are trained on, and from rows to TRL's datasets.
+
+Half of the answers should be 1 and half 2, in random order; a judge trained otherwise learns the position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reward_vlm.data import JudgementRow, Preference, check_fields, judgement, preference
+from reward_vlm.r1.judge import R1Config
+from reward_vlm.r1.prompts import TEMPLATES, fill
+
+
+def judgement_row(pair: Preference, config: R1Config) -> JudgementRow:
+    """The prompt that shows a pair as it is stored, and what to answer.
+
+    Raises:
+        ValueError: the pair has a film, which training does not read.
+    """
+    if pair.video is not None:
+        raise ValueError(f"{pair.id}: judges are trained on pictures, not on films; leave the row out.")
+    text = {"type": "text", "text": fill(TEMPLATES[config.template], pair.question, *pair.answers)}
+    images = [{"type": "image"} for _ in pair.images]
+    content = [*images, text] if config.image_first else [text, *images]
+    answer = f"<answer>{pair.better}</answer>"
+    target = None if pair.rationale is None else f"<think>{pair.rationale}</think>{answer}"
+    message = {"role": "user", "content": content}
+    return JudgementRow(pair.id, (message,), pair.images, (answer,), target, pair.difficulty)
+
+
+def row_reader(config: R1Config) -> Any:
+    """A reader, for `read_rows`, of either form of training rows: preferences or prompts as they are sent."""
+
+    def make(data: Mapping[str, Any], folder: Path) -> JudgementRow:
+        if "message" in data:
+            return judgement(data, folder)
+        check_fields(data, data.keys(), ("question", "answers", "better"))
+        return judgement_row(preference(data, folder), config)
+
+    return make
+
+
+def swap(pair: Preference) -> Preference:
+    """The pair with its answers in the other order.
+
+    Raises:
+        ValueError: its rationale speaks of the stored order.
+    """
+    if pair.rationale is not None:
+        raise ValueError(f"{pair.id} has a rationale for the order of its answers; draw the order before writing it.")
+    return replace(pair, answers=(pair.answers[1], pair.answers[0]), better=3 - pair.better)
+
+
+def balance(pairs: Sequence[Preference], seed: int = 0) -> list[Preference]:
+    """The pairs with answers in random order, so that half of the better ones are first (one more second if odd)."""
+    first = set(np.random.default_rng(seed).permutation(len(pairs))[: len(pairs) // 2].tolist())
+    return [pair if (pair.better == 1) == (number in first) else swap(pair) for number, pair in enumerate(pairs)]
+
+
+def hard_rows(rows: Sequence[JudgementRow], tries: int = 2) -> list[JudgementRow]:
+    """The rows for reinforcement: those that a strong model solved in `tries` or more tries, or never (0)."""
+    return [row for row in rows if row.difficulty == 0 or (row.difficulty or 0) >= tries]
+
+
+def training_set(rows: Sequence[JudgementRow], *, targets: bool) -> Any:
+    """A `datasets.Dataset` with the columns prompt, images and answer, or completion for the cold start.
+
+    Picture files are read when a batch needs them.
+
+    Raises:
+        ValueError: there are no rows, or a row of the cold start has no target.
+    """
+    from datasets import Dataset, Features, Image, List, Value
+
+    if not rows:
+        raise ValueError("There are no rows to train on.")
+    block = {"type": Value("string"), "text": Value("string")}
+    features = {
+        "prompt": List({"role": Value("string"), "content": List(block)}),
+        "images": List(Image(mode="RGB")),
+    }
+    columns: dict[str, list[Any]] = {
+        "prompt": [_blocks(row.messages) for row in rows],
+        "images": [[str(image) if isinstance(image, Path) else image for image in row.images] for row in rows],
+    }
+    if targets:
+        missing = next((row.id or str(i) for i, row in enumerate(rows) if row.target is None), None)
+        if missing is not None:
+            raise ValueError(f"Row {missing} has no target (rationale) to learn; the cold start needs one in each row.")
+        features["completion"] = List({"role": Value("string"), "content": List(block)})
+        reply = [_blocks([{"role": "assistant", "content": row.target}]) for row in rows]
+        columns["completion"] = reply
+    else:
+        features["answer"] = List(Value("string"))
+        columns["answer"] = [list(row.answers) for row in rows]
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def _blocks(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose contents are all lists of blocks with the same keys."""
+
+    def blocks(content: Any) -> list[dict[str, Any]]:
+        if isinstance(content, str):
+            return [{"type": "text", "text": content}]
+        return [{"type": block["type"], "text": block.get("text") or ""} for block in content]
+
+    return [{"role": message["role"], "content": blocks(message["content"])} for message in messages]

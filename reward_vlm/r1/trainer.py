@@ -1,0 +1,164 @@
+"""StableReinforce on TRL's GRPOTrainer: rollouts, batching and scaling are TRL's, the advantages and the loss ours.
+
+TRL samples (with transformers or vLLM, on one GPU or many), computes the log-probabilities of policy and reference with
+the pictures in view, and calls the reward; three of its methods are overridden:
+
+- `_calculate_rewards` keeps the rewards of all processes;
+- `_generate_and_score_completions` replaces the group-normalised advantages by whitened token returns;
+- `_compute_loss` is the pre-clipped loss; there is no divergence term in it, `beta` acts in the returns.
+
+The overridden methods are private to TRL: `tests/reward_vlm/r1/test_trainer.py` fails when they change.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+
+from reward_vlm.r1.objective import group_advantages, stable_reinforce_loss, token_kl, token_returns, whiten_and_filter
+
+
+@dataclass
+class StableReinforceConfig(GRPOConfig):
+    """TRL's configuration with the defaults of the paper's method and its own fields."""
+
+    loss_type: str = field(default="grpo", metadata={"help": "Fixed: mean over tokens, then sequences."})
+    num_generations: int = field(default=1, metadata={"help": "Samples per prompt."})
+    beta: float = field(default=1e-3, metadata={"help": "Weight of the k1 divergence in the token rewards."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "As in the release."})
+    preclip: float | None = field(default=1000.0, metadata={"help": "Bound of the ratio before exp; None: no bound."})
+    advantage_filter: str = field(default="sigma", metadata={"help": "sigma, release or none."})
+    filter_width: float = field(default=3.0, metadata={"help": "Of the filter, in standard deviations."})
+    advantage_estimator: str = field(default="reinforce", metadata={"help": "reinforce, rloo or group_mean."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount of the token rewards."})
+    reward_clip: float = field(default=10.0, metadata={"help": "Largest sequence reward, in absolute value."})
+
+    lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "As in the release."})
+    lr_scheduler_kwargs: Any = field(default_factory=lambda: {"min_lr_rate": 0.1}, metadata={"help": "Lowest rate."})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Updates, or below 1 their share of all."})
+
+    def __post_init__(self) -> None:
+        if self.steps_per_generation is None and self.generation_batch_size is None:
+            self.steps_per_generation = 2 * self.gradient_accumulation_steps  # as in the release: two updates a rollout
+        samples = self.num_generations
+        if samples == 1:  # TRL refuses one sample per prompt because its own advantages would be 0; ours are not
+            self.num_generations = self._group_for_checks()
+        super().__post_init__()
+        self.num_generations = samples
+        ignored = {
+            "loss_type": self.loss_type != "grpo",
+            "delta": self.delta is not None,
+            "top_entropy_quantile": self.top_entropy_quantile != 1.0,
+            "importance_sampling_level": self.importance_sampling_level != "token",
+            "off_policy_mask_threshold": self.off_policy_mask_threshold is not None,
+            "entropy_coef": bool(self.entropy_coef) or self.use_adaptive_entropy,
+        }
+        wrong = [name for name, used in ignored.items() if used]
+        if wrong:
+            raise ValueError(f"StableReinforce has its own loss, which does not use {wrong[0]}; leave it out.")
+
+    def _group_for_checks(self) -> int:
+        """The smallest group size that TRL accepts for this batch."""
+        batch = self.generation_batch_size or self.per_device_train_batch_size * self.steps_per_generation
+        divisor = next((n for n in range(2, batch + 1) if batch % n == 0), None)
+        if divisor is None:
+            raise ValueError(f"A rollout needs at least 2 judgements per process, got {batch}.")
+        return divisor
+
+
+class StableReinforceTrainer(GRPOTrainer):
+    """GRPOTrainer with the advantages and the loss of StableReinforce."""
+
+    args: StableReinforceConfig
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super()._generate_and_score_completions(inputs)
+        mask = _action_mask(batch)
+        if self.beta != 0.0 and "old_per_token_logps" not in batch:
+            with torch.no_grad():
+                batch["old_per_token_logps"] = self._log_probs(self.model, batch)[0]
+        if self.beta != 0.0:
+            kl = token_kl(batch["old_per_token_logps"], batch["ref_per_token_logps"], mask)
+        else:
+            kl = torch.zeros(mask.shape, device=mask.device)
+        rewards = (self._rewards * self.reward_weights.to(self._rewards)).nansum(1)
+        rewards = torch.where(self._rewards.isnan().all(1), torch.nan, rewards)  # nobody could tell
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        shaped = group_advantages(rewards, size, self.args.advantage_estimator)
+        own = slice(self.accelerator.process_index * len(mask), (self.accelerator.process_index + 1) * len(mask))
+        limit = self.args.reward_clip
+        returns = token_returns(shaped[own], kl, mask, beta=self.beta, gamma=self.args.gamma, clip=(-limit, limit))
+        whitened = whiten_and_filter(
+            returns, mask, self.args.advantage_filter, self.args.filter_width,
+            reduce=lambda tensor: self.accelerator.reduce(tensor, "sum"),
+        )  # fmt: skip
+        batch["advantages"] = whitened.advantages
+        self._note(
+            {"whitening/mean": whitened.mean, "whitening/rstd": whitened.rstd, "filtered": whitened.filtered},
+            {"kl_k1": kl},
+            mask,
+        )
+        return batch
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        mask = _action_mask(inputs)
+        log_probs, entropies = self._log_probs(model, inputs, compute_entropy=True)
+        old = inputs.get("old_per_token_logps")
+        old = log_probs.detach() if old is None else old
+        loss = stable_reinforce_loss(
+            log_probs, old, inputs["advantages"], mask, epsilon=self.epsilon_low, preclip=self.args.preclip,
+            weights=inputs.get("importance_sampling_ratio"),
+        )  # fmt: skip
+        with torch.no_grad():
+            log_ratio = torch.where(mask, log_probs - old, 0.0)
+            bound = math.inf if self.args.preclip is None else math.log(self.args.preclip)
+            rising = (log_ratio > math.log1p(self.epsilon_low)) & (inputs["advantages"] > 0)
+            falling = (log_ratio < math.log1p(-self.epsilon_low)) & (inputs["advantages"] < 0)
+            means = {
+                "entropy": entropies,
+                "clipped": (rising | falling).float(),
+                "preclipped": (log_ratio.abs() > bound).float(),
+            }
+            self._note({"policy_loss": loss, "ratio_max": log_ratio.max().exp()}, means, mask)
+        return loss / (self.current_gradient_accumulation_steps if self.model.training else 1)
+
+    def _log_probs(self, model: Any, batch: dict[str, Any], compute_entropy: bool = False) -> tuple[Tensor, Any]:
+        """(B, T) of the completions and, when asked for, their entropies; pictures of the batch included."""
+        score = self._get_per_token_logps_and_entropies
+        media = {key: batch[key] for key in inspect.signature(score).parameters if key in batch}
+        result = score(
+            model,
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
+            batch["completion_ids"].shape[1],
+            batch_size=None if compute_entropy else self.args.per_device_train_batch_size,
+            compute_entropy=compute_entropy,
+            **media,
+        )
+        return result[0], result[1]
+
+    def _note(self, numbers: dict[str, Tensor], tokens: dict[str, Tensor], mask: Tensor) -> None:
+        """Log numbers (mean over processes) and token values (mean over all tokens) with one reduction."""
+        sums = [torch.where(mask, value, 0.0).sum() for value in tokens.values()]
+        values = [*(value.float() for value in numbers.values()), *sums, mask.sum().float()]
+        reduced = self.accelerator.reduce(torch.stack([value.detach() for value in values]), "sum").tolist()
+        metrics, count = self._metrics["train" if self.model.training else "eval"], max(reduced[-1], 1.0)
+        for name, value in zip(numbers, reduced, strict=False):
+            metrics[name].append(value / self.accelerator.num_processes)
+        for name, value in zip(tokens, reduced[len(numbers) :], strict=False):
+            metrics[name].append(value / count)
+
+
+def _action_mask(batch: dict[str, Any]) -> Tensor:
+    mask = batch["completion_mask"] if "tool_mask" not in batch else batch["completion_mask"] * batch["tool_mask"]
+    return mask.bool()
