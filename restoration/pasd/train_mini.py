@@ -67,7 +67,7 @@ class MiniPASDTraining:
     """Folder below which the photographs lie."""
     folder: Path = Path("runs/pasd-mini")
     """Checkpoints and weights."""
-    steps: tuple[int, int, int, int] = (2200, 4000, 5500, 1000)
+    steps: tuple[int, int, int, int] = (2700, 3500, 5000, 1000)
     """Updates of the stages."""
     rates: tuple[float, float, float, float] = (1e-3, 7e-4, 7e-4, 3e-4)
     """Peak learning rates of the stages."""
@@ -77,6 +77,8 @@ class MiniPASDTraining:
     """Pixels per side of the crops."""
     vae_channels: tuple[int, int, int] = (24, 48, 64)
     """Widths of the VAE."""
+    latent_channels: int = 8
+    """Numbers per latent; with 4, at 4 pixels per latent, a VAE of this size drops colours for the sake of edges."""
     channels: tuple[int, int, int] = (40, 64, 96)
     """Widths of UNet and ControlNet."""
     encoder_channels: tuple[int, int, int] = (16, 32, 64)
@@ -272,6 +274,7 @@ def build(options: MiniPASDTraining) -> tuple[nn.Module, nn.Module, TextEncoders
 
     with torch.device("meta"):
         vae = AutoencoderKL(
+            latent_channels=options.latent_channels,
             block_out_channels=options.vae_channels,
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
@@ -280,6 +283,8 @@ def build(options: MiniPASDTraining) -> tuple[nn.Module, nn.Module, TextEncoders
             sample_size=options.crop,
         )
         unet = UNet2DConditionModel(
+            in_channels=options.latent_channels,
+            out_channels=options.latent_channels,
             block_out_channels=options.channels,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
