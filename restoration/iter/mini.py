@@ -11,11 +11,11 @@ bicubic interpolation after hours of training on a CPU:
 - `strength` blends the tokens' embedding into the decoder: 0 is the deterministic picture, 1 the fully sampled one.
 
 The roles are the paper's: `first_tokens` is the distortion-removal encoder E_l (a classifier of codes), `critic` the
-evaluation net phi_e, `refiner` the refinement net phi_r; the sampling loop in `restorer.py` is the same for both
+evaluation net phi_e, `refiner` the refinement net phi_r; the sampling loop in `sampling.py` is the same for both
 networks.
 
-Shapes: b batch, h x w low-resolution pixels = tokens, c channels, n codes, d code dimensions; pictures are RGB in [0,
-    1].
+Shapes: b batch, h x w low-resolution pixels = tokens, c channels, n codes, d code dimensions; pictures are RGB in
+[0, 1].
 """
 
 from __future__ import annotations
