@@ -4,7 +4,7 @@
     python scripts/train.py iter --recipe mini --photos photos --variant photo --fidelity 0.3 \\
         --start runs/iter-mini/clean --steps 3000 600 1800 --rates 5e-4 1e-3 1e-3
 
-`photos` is the folder that `restoration/photos.py` tells how to fill. Each command writes checkpoints, goes on from
+`photos` is the folder that `vision/photos.py` tells how to fill. Each command writes checkpoints, goes on from
 them when it is started again, and ends with the folder `<folder>/<variant>/weights`, which
 `ITERRestorer.from_pretrained` loads.
 
