@@ -30,7 +30,8 @@ class Preference:
 
     id: str
     question: str
-    answers: tuple[str, str]
+    answers: tuple[str, str] | tuple[Picture, Picture]
+    """Texts, or pictures."""
     better: int
     """1 or 2."""
     images: tuple[Picture, ...] = ()
@@ -48,11 +49,18 @@ class Preference:
             raise ValueError(f"better must be 1 or 2, got {self.better!r}.")
         if len(self.answers) != 2:
             raise ValueError(f"answers must be two, got {len(self.answers)}.")
+        if isinstance(self.answers[0], str) != isinstance(self.answers[1], str):
+            raise ValueError("answers must both be texts or both be pictures.")
 
     def media(self, frames: int = 32) -> list[PIL.Image.Image | Video]:
         """The pictures, read, and the film with at most that many frames."""
         pictures: list[PIL.Image.Image | Video] = [open_picture(image) for image in self.images]
         return pictures if self.video is None else [*pictures, read_video(self.video, frames)]
+
+    def read_answers(self) -> tuple[str | PIL.Image.Image, str | PIL.Image.Image]:
+        """The answers, pictures read."""
+        first, second = (answer if isinstance(answer, str) else open_picture(answer) for answer in self.answers)
+        return first, second
 
 
 @dataclass(frozen=True)
@@ -171,16 +179,16 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def preference(data: Mapping[str, Any], folder: Path) -> Preference:
     """A row {question, answers: [a, b], better: 1 | 2, id?, image? | images? | video?, category?, rationale?,
-    difficulty?}."""
+    difficulty?}; an answer is a text, or {"image": path}."""
     allowed = "id question answers better image images video category rationale difficulty".split()
     check_fields(data, allowed, ("question", "answers", "better"))
     answers = data["answers"]
-    if not isinstance(answers, list) or len(answers) != 2 or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"answers must be a list of two strings, got {answers!r}.")
+    if not isinstance(answers, list) or len(answers) != 2:
+        raise ValueError(f"answers must be a list of two texts or pictures, got {answers!r}.")
     return Preference(
         id=str(data.get("id", "")),
         question=text_of(data, "question"),
-        answers=(answers[0], answers[1]),
+        answers=(_answer(answers[0], folder), _answer(answers[1], folder)),
         better=data["better"],
         images=pictures_of(data, folder),
         video=video_of(data, folder),
@@ -190,18 +198,32 @@ def preference(data: Mapping[str, Any], folder: Path) -> Preference:
     )
 
 
+def _answer(value: Any, folder: Path) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value.keys() == {"image"}:
+        return picture_of(value["image"], folder)
+    raise ValueError(f'an answer must be a text or {{"image": path}}, got {value!r}.')
+
+
 def preference_json(row: Preference, folder: Path) -> dict[str, Any]:
     """The inverse of `preference`; pictures that are not files are written below `folder` as PNG."""
-    images = []
-    for number, image in enumerate(row.images):
-        if not isinstance(image, Path):
-            path = folder / "images" / f"{re.sub('[^A-Za-z0-9_.-]', '_', row.id)}_{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-            image = path.relative_to(folder)
-        images.append(str(image))
-    facts = {"id": row.id, "images": images, "question": row.question, "answers": list(row.answers)}
-    facts |= {"better": row.better}
+    stem = re.sub("[^A-Za-z0-9_.-]", "_", row.id)
+
+    def stored(image: Picture, name: str) -> str:
+        if isinstance(image, Path):
+            return str(image)
+        path = folder / "images" / f"{stem}_{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, compress_level=1)
+        return str(path.relative_to(folder))
+
+    answers = [
+        answer if isinstance(answer, str) else {"image": stored(answer, f"answer{number}")}
+        for number, answer in enumerate(row.answers, 1)
+    ]
+    images = [stored(image, str(number)) for number, image in enumerate(row.images)]
+    facts = {"id": row.id, "images": images, "question": row.question, "answers": answers, "better": row.better}
     optional = {"video": row.video and str(row.video), "category": row.category or None}
     optional |= {"rationale": row.rationale, "difficulty": row.difficulty}
     return facts | {name: value for name, value in optional.items() if value is not None}

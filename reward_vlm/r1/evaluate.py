@@ -50,7 +50,7 @@ def judge_pairs(
     outcomes = []
     for start in range(0, len(pairs), chunk):
         part = pairs[start : start + chunk]
-        queries = [Query(pair.question, pair.answers, tuple(pair.media(judge.config.frames))) for pair in part]
+        queries = [Query(pair.question, pair.read_answers(), tuple(pair.media(judge.config.frames))) for pair in part]
         judged = judge.batch(queries, replace(options, seed=options.seed + start * 2 * options.votes))
         outcomes += [
             Outcome(pair, found.votes, int(flip))

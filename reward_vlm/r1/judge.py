@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -92,10 +92,10 @@ class R1Options:
 
 @dataclass(frozen=True)
 class Query:
-    """A question about pictures (or a film) with at least two answers."""
+    """A question about pictures (or a film) with at least two answers, which are texts or pictures."""
 
     question: str
-    answers: tuple[str, ...]
+    answers: tuple[Part, ...]
     media: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
@@ -186,7 +186,7 @@ class R1Judge:
         self,
         image: ImageLike | Video | Sequence[ImageLike | Video] | None,
         question: str,
-        answers: Sequence[str],
+        answers: Sequence[str | ImageLike],
         options: R1Options | None = None,
     ) -> Judged:
         """Judge the answers to one question.
@@ -194,11 +194,13 @@ class R1Judge:
         Args:
             image: a picture (path, PIL, array, tensor), a film, several of them, or None. A string is a path here.
             question: what was asked.
-            answers: two or more.
+            answers: two or more: texts (strings), or pictures (paths as `pathlib.Path`, PIL, arrays, tensors).
             options: see `R1Options`.
         """
         media = () if image is None else (image if isinstance(image, (list, tuple)) else (image,))
-        query = Query(question, tuple(answers), tuple(as_part(Path(m) if isinstance(m, str) else m) for m in media))
+        query = Query(
+            question, tuple(map(as_part, answers)), tuple(as_part(Path(m) if isinstance(m, str) else m) for m in media)
+        )
         return self.batch([query], options)[0]
 
     def batch(self, queries: Sequence[Query], options: R1Options | None = None) -> list[Judged]:
@@ -263,9 +265,16 @@ class R1Judge:
 
     def ask(self, query: Query, order: tuple[int, int] = (0, 1)) -> Dialogue:
         """The prompt that shows two answers of a question in this order."""
-        text = fill(TEMPLATES[self.config.template], query.question, *(query.answers[i] for i in order))
-        parts = (*query.media, text) if self.config.image_first else (text, *query.media)
-        return Dialogue().user(*parts)
+        text, pictures = show(self.config.template, query.question, [query.answers[i] for i in order], query.media)
+        return Dialogue().user(*((*pictures, text) if self.config.image_first else (text, *pictures)))
+
+
+def show(template: str, question: str, answers: Sequence[Any], media: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+    """The text of a comparison and its pictures; answers that are pictures are called by their numbers ("image 2")."""
+    if all(isinstance(answer, str) for answer in answers):
+        return fill(TEMPLATES[template], question, *answers), tuple(media)
+    names = [f"image {len(media) + number}" for number in range(1, len(answers) + 1)]
+    return fill(TEMPLATES[template], question, *names), (*media, *answers)
 
 
 def _winner(votes: Sequence[Vote]) -> int | None:

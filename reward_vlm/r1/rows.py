@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from reward_vlm.data import JudgementRow, Preference, check_fields, judgement, preference
-from reward_vlm.r1.judge import R1Config
-from reward_vlm.r1.prompts import TEMPLATES, fill
+from reward_vlm.r1.judge import R1Config, show
 
 
 def judgement_row(pair: Preference, config: R1Config) -> JudgementRow:
@@ -25,13 +24,13 @@ def judgement_row(pair: Preference, config: R1Config) -> JudgementRow:
     """
     if pair.video is not None:
         raise ValueError(f"{pair.id}: judges are trained on pictures, not on films; leave the row out.")
-    text = {"type": "text", "text": fill(TEMPLATES[config.template], pair.question, *pair.answers)}
-    images = [{"type": "image"} for _ in pair.images]
+    words, pictures = show(config.template, pair.question, pair.answers, pair.images)
+    text, images = {"type": "text", "text": words}, [{"type": "image"} for _ in pictures]
     content = [*images, text] if config.image_first else [text, *images]
     answer = f"<answer>{pair.better}</answer>"
     target = None if pair.rationale is None else f"<think>{pair.rationale}</think>{answer}"
     message = {"role": "user", "content": content}
-    return JudgementRow(pair.id, (message,), pair.images, (answer,), target, pair.difficulty)
+    return JudgementRow(pair.id, (message,), pictures, (answer,), target, pair.difficulty)
 
 
 def row_reader(config: R1Config) -> Any:

@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from reward_vlm.data import preference_json, write_rows
+from reward_vlm.data import Preference, preference_json, write_rows
+from reward_vlm.photo_pairs import PhotoPairs, photo_corpus
 from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Config, R1Judge
 from reward_vlm.r1.train import R1Training, StableReinforce
 from reward_vlm.r1.train import train as train_stage
 from reward_vlm.scenes import scene_corpus, scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
+from vision.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS, collect_photos
 
 Log = Callable[[str], object]
 
@@ -35,6 +37,10 @@ class MiniR1Training:
 
     folder: Path = Path("runs/r1-mini")
     """Data, the two stages and the report go here."""
+    variant: Literal["scenes", "restoration"] = "scenes"
+    """What is judged: descriptions of rendered scenes, or which of two pictures is less degraded."""
+    photos: Path = Path("photos")
+    """Folder below which the photographs lie (restoration), see `vision/photos.py`."""
     stage: Literal["sft", "rl", "all"] = "all"
     """Stop after the cold start, or go on."""
     sft_steps: int = 225
@@ -66,7 +72,9 @@ class MiniR1Training:
 
 
 SEEDS = {"sft": 1, "rl": 7, "held_out": 98, "test": 99}
-"""Seeds of the scenes."""
+"""Seeds of the data."""
+VALIDATION_PHOTOS = TRAINING_PHOTOS[::7]
+"""Judge the rounds; the others are trained on, and the test is on `HELD_OUT_PHOTOS`."""
 
 
 def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
@@ -78,7 +86,8 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
         part = empty.with_name("empty.part")
         shutil.rmtree(part, ignore_errors=True)
         config = R1Config("plain", True, 48, None)
-        R1Judge(tiny_chat_model(scene_corpus(), options.size, options.seed), config).save_pretrained(part)
+        corpus = scene_corpus() if options.variant == "scenes" else photo_corpus()
+        R1Judge(tiny_chat_model(corpus, options.size, options.seed), config).save_pretrained(part)
         part.rename(empty)
     common = {"batch_size": 32, "seed": options.seed, "warmup": 0.1}
     weights = train_stage(
@@ -107,13 +116,23 @@ def write_data(options: MiniR1Training, folder: Path) -> None:
     for name, count in zip(("sft", "rl", "held_out"), options.rows, strict=True):
         path = folder / f"{name}.jsonl"
         if not path.exists():
-            pairs = scene_pairs(SEEDS[name], count)
+            pairs = make_pairs(options, name, count)
             write_rows(path, [preference_json(pair, folder) for pair in pairs])
+
+
+def make_pairs(options: MiniR1Training, name: str, count: int) -> list[Preference]:
+    """The pairs of a stage ("sft", "rl", "held_out" or "test")."""
+    if options.variant == "scenes":
+        return scene_pairs(SEEDS[name], count)
+    training = tuple(photo for photo in TRAINING_PHOTOS if photo not in VALIDATION_PHOTOS)
+    names = {"held_out": VALIDATION_PHOTOS, "test": HELD_OUT_PHOTOS}.get(name, training)
+    pairs = PhotoPairs(collect_photos(options.photos, options.folder / "pictures", names=names), SEEDS[name])
+    return [pairs(index) for index in range(count)]
 
 
 def report(options: MiniR1Training, say: Log) -> None:
     """Judge the test pairs with the weights of each stage and write `report.json`."""
-    pairs = scene_pairs(SEEDS["test"], options.tests)
+    pairs = make_pairs(options, "test", options.tests)
     found = {}
     for stage in ("sft", "rl"):
         weights = options.folder / stage / "weights"
