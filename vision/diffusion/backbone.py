@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +33,15 @@ class TextEncoders:
     encoders: tuple[nn.Module, ...]
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str]) -> Text:
-        """Encode prompts.
+    def __call__(self, prompts: Sequence[str], *, truncate: bool = False) -> Text:
+        """Encode prompts; `truncate` cuts those that are too long, with a warning.
 
         Raises:
             ValueError: a prompt is longer than the tokenizer's limit.
         """
         states, pooled = [], None
         for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
-            ids = token_ids(tokenizer, prompts).to(encoder.device)
+            ids = token_ids(tokenizer, prompts, truncate=truncate).to(encoder.device)
             output = encoder(ids, output_hidden_states=len(self.encoders) > 1)
             if len(self.encoders) == 1:
                 return Text(output[0])
@@ -49,8 +50,8 @@ class TextEncoders:
         return Text(torch.cat(states, dim=-1), pooled)
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """(b, limit) int64, padded to the tokenizer's limit.
+def token_ids(tokenizer: Any, prompts: Sequence[str], *, truncate: bool = False) -> Tensor:
+    """(b, limit) int64, padded to the tokenizer's limit; `truncate` cuts longer ones, with a warning.
 
     Raises:
         ValueError: a prompt is longer than that.
@@ -59,7 +60,13 @@ def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     found = []
     for prompt in prompts:
         ids = tokenizer(expand_concepts(tokenizer, prompt), padding="max_length", max_length=limit).input_ids
-        if len(ids) > limit:
+        if len(ids) > limit and truncate:
+            warnings.warn(
+                f"The prompt has {len(ids) - 2} tokens, but the text encoder reads {limit - 2}; the rest is cut off.",
+                stacklevel=2,
+            )
+            ids = [*ids[: limit - 1], ids[-1]]
+        elif len(ids) > limit:
             raise ValueError(
                 f"The prompt has {len(ids) - 2} tokens, but at most {limit - 2} fit; shorten it: {prompt[:60]!r}."
             )
@@ -139,7 +146,7 @@ def load_backbone(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> 
             f"The base folder {folder} lacks {', '.join(missing)}; it must be a whole Stable Diffusion folder in "
             f"diffusers' layout, with {', '.join((*PARTS, 'unet'))}."
         )
-    with _told(folder / "vae"):
+    with told(folder / "vae"):
         vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, local_files_only=True)
     return Backbone(vae.eval(), load_text(folder, dtype=dtype), load_scheduler(folder / "scheduler"), folder)
 
@@ -156,7 +163,7 @@ def load_text(folder: Path, *, dtype: torch.dtype = torch.float32) -> TextEncode
         name = (config.get("architectures") or ["CLIPTextModel"])[0]
         if name not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
             raise ValueError(f"{folder} has a text encoder of class {name}; only CLIP's are supported.")
-        with _told(folder / f"text_encoder{suffix}"):
+        with told(folder / f"text_encoder{suffix}"):
             encoder = getattr(transformers, name).from_pretrained(
                 folder / f"text_encoder{suffix}", dtype=dtype, local_files_only=True
             )
@@ -187,7 +194,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no JSON: {error}.") from error
 
 
-class _told:
+class told:
     """Errors of the libraries as one sentence that names the folder."""
 
     def __init__(self, folder: Path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ def denoise_steps(
     *,
     generators: Sequence[torch.Generator] | None = None,
     begin: int = 0,
+    step_arguments: Mapping[str, Any] | None = None,
     **rules: Any,
 ) -> Iterator[Step[Denoising, At]]:
     """Fold the scheduler's step over its timesteps and yield every step.
@@ -73,6 +74,7 @@ def denoise_steps(
         scheduler: a diffusers scheduler after `set_steps`; its own history makes it good for one run.
         generators: one per item, for schedulers that draw noise.
         begin: index of the first timestep.
+        step_arguments: for the scheduler's step, such as DDIM's eta.
         rules: further keyword arguments of `vision.refine.refine_steps`.
 
     Raises:
@@ -84,7 +86,9 @@ def denoise_steps(
             "use a scheduler without history, such as DDIM."
         )
     takes = inspect.signature(scheduler.step).parameters
-    more = {"generator": list(generators)} if generators is not None and "generator" in takes else {}
+    more = dict(step_arguments or {})
+    if generators is not None and "generator" in takes:
+        more["generator"] = list(generators)
 
     def propose(state: Denoising, at: At) -> Denoising:
         with torch.no_grad():
@@ -92,7 +96,7 @@ def denoise_steps(
             latents = scheduler.step(noise, at.timestep, state.latents, return_dict=False, **more)[0]
         return Denoising(latents, noise)
 
-    if begin:
+    if begin and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     schedule = [At(i, timestep) for i, timestep in enumerate(scheduler.timesteps)][begin:]
     # A first state without a prediction has another shape than later ones, which only resuming would notice.

@@ -1,0 +1,160 @@
+"""Stable Diffusion folders for the editor: a whole pipeline in diffusers' layout, and beside it what PIE adds.
+
+unet/ vae/ text_encoder/ tokenizer/ scheduler/ model_index.json     readable by diffusers
+pie/config.json                                                     what the weights were tuned for; may be missing
+classifier/config.json model.safetensors                            may be missing
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from vision import hub
+from vision.config import load_config, save_config
+from vision.diffusion.attention import use_text_keys
+from vision.diffusion.backbone import load_backbone, told
+from vision.diffusion.build import SCHEDULE, emptied, initialise, text_encoder, word_tokenizer
+from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
+from vision.edit.options import PIEConfig
+
+if TYPE_CHECKING:
+    from vision.edit.pie import PIEEditor
+
+DEFAULT = Path(__file__).resolve().parents[1] / "pretrained" / "pie-brain-mini"
+COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "pie", "classifier")
+
+
+def load(
+    source: str | Path | None, *, unet: str | Path | None, revision: str | None, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The arguments of `PIEEditor`; see its `from_pretrained`."""
+    found = hub.find(source, default=DEFAULT, revision=revision, components=COMPONENTS)
+    if found.kind == "builtin":
+        return builtin(found.name)
+    folder = found.path
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a single file; name a whole Stable Diffusion folder in diffusers' layout.")
+    own = folder / "unet" if unet is None else hub.find(unet, default=None).path
+    if unet is not None and (own / "unet").is_dir():
+        own = own / "unet"
+    if not own.is_dir():
+        raise FileNotFoundError(f"There is no UNet in {own}; a Stable Diffusion folder has a sub-folder unet.")
+    backbone = load_backbone(folder, dtype=dtype)
+    network = load_unet(own, dtype)
+    if network.config.addition_embed_type is not None:
+        raise ValueError(f"{own} is the UNet of another family (SDXL); PIE needs Stable Diffusion 1.x or 2.x.")
+    width = backbone.text.encoders[0].config.hidden_size
+    if network.config.cross_attention_dim != width or network.config.in_channels != backbone.vae.config.latent_channels:
+        raise ValueError(
+            f"The UNet in {own} reads texts of width {network.config.cross_attention_dim} and "
+            f"{network.config.in_channels} latent channels, but {folder} gives {width} and "
+            f"{backbone.vae.config.latent_channels}; take all parts from one family."
+        )
+    config, classifier = folder / "pie" / "config.json", folder / "classifier"
+    return {
+        "unet": network,
+        "vae": backbone.vae,
+        "text": backbone.text,
+        "scheduler": backbone.scheduler,
+        "config": load_config(PIEConfig, config) if config.exists() else PIEConfig(),
+        "classifier": Confidence.from_pretrained(classifier) if classifier.is_dir() else None,
+    }
+
+
+def load_unet(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """diffusers' UNet from its folder; every tensor must match.
+
+    Raises:
+        ValueError: it does not load, or tensors are missing or unexpected (the first five are named).
+    """
+    from diffusers import UNet2DConditionModel
+
+    with told(folder):
+        network, report = UNet2DConditionModel.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    wrong = [name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[key]]
+    if wrong:
+        raise ValueError(f"{folder} does not fit its config: {', '.join(map(str, wrong[:5]))} are missing or too many.")
+    use_text_keys(network)
+    return network.eval()
+
+
+def save(editor: PIEEditor, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write the folder; see `PIEEditor.save_pretrained`."""
+    encoder, tokenizer = editor.text.encoders[0], editor.text.tokenizers[0]
+    components = {}
+    for name, module in {"unet": editor.unet, "vae": editor.vae, "text_encoder": encoder}.items():
+        own = module.dtype
+        nn.Module.to(module, dtype or own).save_pretrained(folder / name)
+        nn.Module.to(module, own)
+        components[name] = (type(module).__module__.split(".")[0], type(module).__name__)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    components["tokenizer"] = ("transformers", type(tokenizer).__name__)
+    editor.scheduler.save_pretrained(folder / "scheduler")
+    components["scheduler"] = ("diffusers", type(editor.scheduler).__name__)
+    save_config(editor.config, folder / "pie" / "config.json")
+    if editor.classifier is not None:
+        editor.classifier.save_pretrained(folder / "classifier", dtype)
+    hub.write_index(folder, "StableDiffusionPipeline", components)
+
+
+def builtin(name: str) -> dict[str, Any]:
+    """The components of `builtin:tiny`: seeded random weights, for tests."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    if name != "tiny":
+        raise ValueError(f"There is no builtin:{name} for PIE; there is builtin:tiny.")
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            norm_num_groups=4,
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            sample_size=8,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(4, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            layers_per_block=1,
+            norm_num_groups=4,
+            sample_size=32,
+        )
+    classifier = SmallClassifier((4, 4, 4, 4))
+    initialise(classifier, torch.Generator().manual_seed(3))
+    tokenizer = word_tokenizer("a picture , healthy ill".split(), limit=8)
+    unet = emptied(unet, 0)
+    use_text_keys(unet)
+    return {
+        "unet": unet,
+        "vae": emptied(vae, 1),
+        "text": text_encoder(tokenizer, width=16, seed=2),
+        "scheduler": DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False),
+        "config": PIEConfig(
+            resolution=32, prompt="a picture,ill", source_prompt="a picture,healthy", frames=3, steps=8
+        ),
+        "classifier": Confidence(classifier.eval().requires_grad_(False), ClassifierConfig("small", 32, (4, 4, 4, 4))),
+    }
+
+
+def refuse_unknown_words(tokenizer: Any, text: str) -> None:
+    """Raise a ValueError when a tokenizer of whole words does not know one of the text's.
+
+    Tokenizers that spell out unknown words (CLIP's) never have one.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return
+    if unknown in tokenizer(text).input_ids:
+        known = sorted(word for word in tokenizer.get_vocab() if not word.startswith("<"))
+        raise ValueError(
+            f"The prompt {text!r} has words that mean nothing to these weights; they know: {' '.join(known)}"
+        )

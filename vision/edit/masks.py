@@ -1,0 +1,170 @@
+"""Regions of interest: white may change. Shapes, thresholds, differences of two prompts, and soft edges.
+
+A region is (1, 1, height, width) or, with a channel per colour, (1, 3, height, width), in [0, 1].
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vision.images import ImageLike, as_loaded, to_pil, to_tensor
+from vision.refine import item_generators
+
+if TYPE_CHECKING:
+    from vision.edit.pie import PIEEditor
+
+
+def box(height: int, width: int, left: float, top: float, right: float, bottom: float) -> Tensor:
+    """A rectangle; its edges in shares of the sides, in [0, 1].
+
+    Raises:
+        ValueError: it holds no pixel.
+    """
+    region = torch.zeros(1, 1, height, width)
+    rows, columns = (slice(round(a * n), round(b * n)) for a, b, n in ((top, bottom, height), (left, right, width)))
+    region[..., rows, columns] = 1
+    if not 0 <= left < right <= 1 or not 0 <= top < bottom <= 1 or not region.any():
+        raise ValueError(
+            f"A box needs 0 <= left < right <= 1 and 0 <= top < bottom <= 1, and a pixel inside; got {left:g} {top:g} "
+            f"{right:g} {bottom:g}."
+        )
+    return region
+
+
+def ellipse(height: int, width: int, x: float, y: float, radius_x: float, radius_y: float) -> Tensor:
+    """An ellipse; its centre and radii in shares of the sides.
+
+    Raises:
+        ValueError: it holds no pixel.
+    """
+    rows = ((torch.arange(height) + 0.5) / height - y) / max(radius_y, 1e-9)
+    columns = ((torch.arange(width) + 0.5) / width - x) / max(radius_x, 1e-9)
+    region = (rows[:, None].square() + columns.square() <= 1).float()[None, None]
+    if min(radius_x, radius_y) <= 0 or not region.any():
+        raise ValueError(
+            f"An ellipse needs positive radii and a pixel inside; got centre {x:g} {y:g}, radii {radius_x:g} "
+            f"{radius_y:g}, in shares of the sides."
+        )
+    return region
+
+
+def threshold(image: ImageLike, low: float, high: float = 1.0) -> Tensor:
+    """Where the mean of a picture's channels lies in [low, high]."""
+    grey = to_tensor(image).mean(dim=1, keepdim=True)
+    return ((grey >= low) & (grey <= high)).float()
+
+
+def feather(region: Tensor, pixels: float) -> Tensor:
+    """A region with soft edges: gaussian of this standard deviation; 0 leaves it."""
+    if pixels < 0:
+        raise ValueError(f"Feathering must be at least 0 pixels, got {pixels:g}.")
+    if pixels == 0:
+        return region
+    reach = int(3 * pixels + 0.5)
+    places = torch.arange(-reach, reach + 1).float()
+    bell = torch.exp(-places.square() / (2 * pixels**2))
+    bell = (bell / bell.sum()).expand(region.shape[1], 1, -1)
+    padded = F.pad(region, (reach,) * 4, mode="replicate")
+    blurred = F.conv2d(padded, bell[:, :, None], groups=region.shape[1])
+    return F.conv2d(blurred, bell[..., None], groups=region.shape[1]).clamp(0, 1)
+
+
+@torch.no_grad()
+def prompt_difference(
+    editor: PIEEditor,
+    image: ImageLike,
+    source: str,
+    target: str,
+    *,
+    strength: float = 0.5,
+    maps: int = 10,
+    ratio: float = 3.0,
+    seed: int = 0,
+) -> Tensor:
+    """Where a denoiser's predictions for two prompts differ (Couairon et al. 2022, DiffEdit, section 3.2).
+
+    Args:
+        editor: whose networks predict.
+        image: one picture, at the size that the editor shall see.
+        source: what it shows.
+        target: what it shall show.
+        strength: noise level, as a share of the schedule.
+        maps: noises that the difference is averaged over.
+        ratio: differences are cut off at this multiple of their mean, scaled to [0, 1] and cut in the middle.
+        seed: of the noises.
+
+    Returns:
+        (1, 1, height, width) of zeros and ones.
+    """
+    from vision.diffusion.latents import encode_image
+
+    pixels = to_tensor(image).to(editor.device)
+    latents = encode_image(editor.vae, pixels).float().expand(maps, -1, -1, -1)
+    noise = torch.cat([torch.randn((1, *latents.shape[1:]), generator=g) for g in item_generators(seed, maps)])
+    level = int(strength * (editor.scheduler.config.num_train_timesteps - 1))
+    timesteps = torch.full((maps,), level, device=editor.device)
+    noisy = editor.scheduler.add_noise(latents, noise.to(latents), timesteps)
+    predictions = [
+        editor.unet(
+            noisy.to(editor.dtype), timesteps, editor.text([prompt] * maps).embeds.to(editor.dtype), return_dict=False
+        )[0].float()
+        for prompt in (source, target)
+    ]
+    difference = (predictions[1] - predictions[0]).abs().mean(dim=(0, 1))
+    scaled = (difference / (ratio * difference.mean()).clamp(min=1e-12)).clamp(0, 1)
+    region = (scaled >= 0.5).float()[None, None].cpu()
+    return F.interpolate(region, tuple(pixels.shape[-2:]), mode="nearest")
+
+
+def load_region(region: ImageLike, size: tuple[int, int]) -> PIL.Image.Image:
+    """A region as an 8-bit RGB picture of `size` (height, width); transparency is left out.
+
+    A region of another size is resized, with a warning.
+
+    Raises:
+        ValueError: it is empty: nothing would change.
+    """
+    if isinstance(region, Tensor) and region.ndim == 4 and region.shape[1] == 1:
+        region = region.expand(-1, 3, -1, -1)
+    picture = to_pil(to_tensor(region)) if isinstance(region, (Tensor, np.ndarray)) else as_loaded(region).rgb
+    if not np.asarray(picture).any():
+        raise ValueError("The mask is empty (all black), so nothing could change; paint white what may.")
+    if picture.size != size[::-1]:
+        warnings.warn(
+            f"The mask of {picture.width} x {picture.height} pixels is resized to the picture's {size[1]} x {size[0]}.",
+            stacklevel=2,
+        )
+        picture = picture.resize(size[::-1], PIL.Image.Resampling.BILINEAR)
+    return picture
+
+
+def to_latents(region: PIL.Image.Image, factor: int, channels: int = 4) -> Tensor:
+    """(1, channels, h, w) in [0, 1]: what each latent channel may change of an 8-bit region.
+
+    The sides are floored to multiples of the factor (Lanczos), then the central pixels of each block averaged in 8 bit
+    with halves rounded up, as OpenCV's bilinear resizing by this factor does. Colours stay apart: the channels take
+    red, green, blue, red, and so on (section 2.2, step C of the released code).
+    """
+    width, height = (side // factor * factor for side in region.size)
+    pixels = np.asarray(region.resize((width, height), PIL.Image.Resampling.LANCZOS)).astype(np.int32)
+    if factor == 1:
+        mean = pixels
+    else:
+        first, second = (pixels[factor // 2 - 1 + i :: factor] for i in (0, 1))
+        blocks = [rows[:, factor // 2 - 1 + i :: factor] for rows in (first, second) for i in (0, 1)]
+        mean = (sum(blocks) + 2) >> 2
+    colours = torch.from_numpy(mean).permute(2, 0, 1).float() / 255
+    return colours[[i % 3 for i in range(channels)]][None]
+
+
+def join(regions: Sequence[Tensor]) -> Tensor:
+    """The union of regions of one size."""
+    return torch.stack(list(regions)).amax(dim=0)

@@ -1,0 +1,146 @@
+"""What PIE's weights were made for, and what one call may change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
+
+from vision.config import to_dict
+
+T = TypeVar("T")
+Mode = Literal["official", "inversion"]
+Chain = Literal["pixels8", "pixels", "latents"]
+Scheduled = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PIEConfig:
+    """What the weights were made with and tuned for; the defaults are the released code's."""
+
+    resolution: int = 512
+    """Pixels per side that pictures are resized and cut to."""
+    prompt: str = ""
+    """What a picture of the condition shows, for calls without a prompt."""
+    source_prompt: str = ""
+    """What a picture without it shows."""
+    frames: int = 10
+    """Edits of a progression."""
+    steps: int = 50
+    """Steps of the whole noise schedule; an edit makes `strength` of them."""
+    strength: float = 0.5
+    """How far a picture is noised before every edit (the paper's roll-back ratio)."""
+    guidance_scale: float = 7.5
+    """Weight of the prompt against the negative prompt."""
+    beta_1: float = 0.01
+    """Share of an edit that is kept outside the mask."""
+    beta_2: float = 0.75
+    """Share of an edit that is kept inside the mask."""
+
+
+@dataclass(frozen=True)
+class PIEOptions:
+    """What one call may change. None stands for what the weights were tuned for.
+
+    Strength, guidance and betas may be one number, or several that are spread evenly over the frames.
+    """
+
+    frames: int | None = None
+    """Edits, each of the result before it; the first frame of the result is the picture itself."""
+    strength: Scheduled | None = None
+    """How far a picture is noised before every edit, in (0, 1]: higher changes more and keeps less."""
+    guidance_scale: Scheduled | None = None
+    """Weight of the prompt against the negative prompt; up to 1 there is no guidance, which halves the time."""
+    beta_1: Scheduled | None = None
+    """Share of an edit that is kept outside the mask, in [0, 1]."""
+    beta_2: Scheduled | None = None
+    """Share of an edit that is kept inside the mask, in [0, 1]."""
+    steps: int | None = None
+    """Steps of the whole noise schedule; an edit makes `strength` of them."""
+    eta: float = 0.0
+    """Noise that DDIM adds in every step, in [0, 1]."""
+    negative_prompt: str = ""
+    """What to move away from."""
+    mode: Mode = "official"
+    """official adds fresh noise and denoises; inversion finds the noise of the picture, as the paper's text says."""
+    seed: int = 0
+    """Of the noise; picture i of a batch uses seed + i."""
+    fixed_noise: bool = False
+    """Draw the same noise for every frame, so that the progression converges."""
+    chain: Chain = "pixels8"
+    """What the next frame starts from: the frame in 8 bit (as released), unrounded, or its latents."""
+    paste_outside: bool = False
+    """Pixels where the mask is black stay exactly those of the picture."""
+    color_lock: bool = False
+    """Brightness and contrast of every channel, outside the mask, stay those of the picture."""
+    stop_score: float | None = None
+    """End when the classifier is at least this sure."""
+    tolerance: float | None = None
+    """End when a frame changes less than this: root mean square of the latents' change, in the mask if there is one."""
+    resolution: int | None = None
+    """Pixels per side that pictures are resized (shorter side) and cut to; 0 keeps their size."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        for strength in several(self.strength):
+            if not 0 < strength <= 1:
+                raise ValueError(
+                    f"strength must lie in (0, 1], got {strength:g}; the more, the more changes. At 0 nothing would."
+                )
+        for name in ("beta_1", "beta_2"):
+            for beta in several(getattr(self, name)):
+                if not 0 <= beta <= 1:
+                    raise ValueError(f"{name} must lie in [0, 1], got {beta:g}.")
+        for scale in several(self.guidance_scale):
+            if not 0 <= scale < float("inf"):
+                raise ValueError(f"guidance_scale must be a number of at least 0, got {scale:g}.")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1], got {self.eta:g}.")
+        if self.mode not in ("official", "inversion"):
+            raise ValueError(f"mode must be official or inversion, got {self.mode!r}.")
+        if self.chain not in ("pixels8", "pixels", "latents"):
+            raise ValueError(f"chain must be pixels8, pixels or latents, got {self.chain!r}.")
+        if self.stop_score is not None and not 0 < self.stop_score <= 1:
+            raise ValueError(f"stop_score must lie in (0, 1], got {self.stop_score:g}.")
+        if self.tolerance is not None and self.tolerance <= 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance:g}.")
+        if self.resolution is not None and self.resolution < 0:
+            raise ValueError(f"resolution must be positive, or 0 to keep the size, got {self.resolution}.")
+
+    def resolved(self, config: PIEConfig) -> PIEOptions:
+        """The same options, with the config's values in the place of None.
+
+        Raises:
+            ValueError: a schedule has more entries than there are frames.
+        """
+        known = to_dict(config)
+        missing = {
+            field.name: known[field.name]
+            for field in fields(self)
+            if getattr(self, field.name) is None and field.name in known
+        }
+        options = replace(self, **missing)
+        for name in ("strength", "guidance_scale", "beta_1", "beta_2"):
+            check_schedule(name, several(getattr(options, name)), options.frames)
+        return options
+
+
+def several(value: Any) -> tuple[float, ...]:
+    """The entries of a number or of several; none of None."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def check_schedule(name: str, entries: Sequence[Any], frames: int) -> None:
+    """Raise a ValueError unless every entry gets a frame."""
+    if not 1 <= len(entries) <= frames:
+        raise ValueError(f"{name} has {len(entries)} entries for {frames} frames; give 1 to {frames}.")
+
+
+def at_frame(entries: Sequence[T], frame: int, frames: int) -> T:
+    """The entry of frame 1..frames when the entries are spread evenly over the frames."""
+    return entries[(frame - 1) * len(entries) // frames]

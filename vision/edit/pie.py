@@ -1,0 +1,525 @@
+"""Progressive image editing (PIE, arXiv 2309.11745): simulate how a condition progresses, picture by picture.
+
+PIE simulates severity. It does not predict a patient's future.
+
+Differences from the released code: batches are handled properly; every picture has a random generator of its own; masks
+of another size are resized; the mask's factor is the VAE's, not always eight; a strength of 0 is refused. The paper's
+text describes DDIM inversion, the released code adds fresh noise: both are modes here. Everything beyond the released
+code (schedules over the frames, chaining, pasting, colours, stopping) is off by default.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor, nn
+
+from vision.diffusion.backbone import TextEncoders
+from vision.diffusion.latents import decode_latents, factor, posterior
+from vision.edit import folders
+from vision.edit.confidence import Confidence
+from vision.edit.masks import load_region, to_latents
+from vision.edit.options import PIEConfig, PIEOptions, at_frame, check_schedule, several
+from vision.edit.passes import (
+    Beginning,
+    Moments,
+    Observer,
+    Predictor,
+    denoise,
+    inverted,
+    noised,
+    prepare,
+    pull_back,
+    scaled,
+)
+from vision.edit.pictures import floor_sides, hold_colors, resize_and_cut
+from vision.images import ImageLike, as_loaded, composite, to_pil, to_tensor, to_uint8
+from vision.refine import PerItem, Step, Verdict, any_of, clone_items, item_generators, reaches, refine_steps
+
+Prompt = str | Sequence[str | Sequence[str]]
+"""A text for all; or a list that is spread evenly over the frames, whose entries may be a list, one per picture."""
+Score = Callable[[Tensor], Tensor]
+"""(b, 3, h, w) in [0, 1] -> (b,), higher is more of the condition."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The state of a progression."""
+
+    images: Tensor
+    """(b, 3, H, W) in [0, 1]."""
+    latents: Tensor
+    """(b, c, h, w), scaled: what the pictures were decoded from; of the original the VAE's mean."""
+    change: Tensor
+    """(b,) root mean square of the latents' change in this frame, where the mask lets them."""
+    items: Tensor
+    """(b,) int64 which pictures of the run these are."""
+    generators: PerItem[torch.Generator]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit and what it went through."""
+
+    beginning: Beginning
+    denoised: Tensor
+    """(b, c, h, w) result of the loop."""
+    latents: Tensor
+    """(b, c, h, w) after it was pulled to the original."""
+    images: Tensor
+    """(b, 3, H, W) in [0, 1], decoded."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One batch of pictures, ready to be edited."""
+
+    original: Tensor
+    """(b, 3, H, W) in [0, 1]."""
+    moments: Moments
+    """Of the original."""
+    mask: Tensor | None
+    """(b, c, h, w) in [0, 1]; None edits everywhere."""
+    region: Tensor | None
+    """(b, 1, H, W) the same on pixels: the largest of the colours."""
+    texts: tuple[Tensor, ...]
+    """(b, tokens, width) of every entry of the prompt."""
+    negative: Tensor
+    """(b, tokens, width)."""
+    source: Tensor
+    """(b, tokens, width) what the pictures show, for inversion."""
+    options: PIEOptions
+    """Without None, apart from rules to stop."""
+    score: Score | None = None
+
+
+@dataclass(frozen=True)
+class Progression:
+    """The frames of a batch of pictures; frame 0 is the original."""
+
+    images: Tensor
+    """(frames + 1, b, 3, H, W) in [0, 1] on the CPU."""
+    latents: Tensor
+    """(frames + 1, b, c, h, w), scaled."""
+    scores: Tensor | None
+    """(frames + 1, b) of the classifier; None without one."""
+    mask: Tensor | None
+    """(b, c, h, w)."""
+    region: Tensor | None
+    """(b, 1, H, W)."""
+
+    def pictures(self, item: int = 0) -> list[PIL.Image.Image]:
+        """The frames of one picture."""
+        return [to_pil(image) for image in self.images[:, item]]
+
+    def mean(self) -> Tensor:
+        """(frames + 1, 3, H, W) the mean over the batch: over trajectories of one picture."""
+        return self.images.mean(dim=1)
+
+    def spread(self) -> Tensor:
+        """(frames + 1, 3, H, W) the standard deviation over the batch."""
+        return self.images.std(dim=1, correction=0)
+
+
+class PIEEditor:
+    """Edits pictures progressively.
+
+    Args:
+        unet: diffusers' UNet2DConditionModel.
+        vae: diffusers' AutoencoderKL.
+        text: tokenizer and text encoder.
+        scheduler: any scheduler of diffusers; may be replaced at any time.
+        config: what the weights were tuned for.
+        classifier: how sure it is of the condition is told with every frame; may be None.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        vae: nn.Module,
+        text: TextEncoders,
+        scheduler: Any,
+        config: PIEConfig,
+        classifier: Confidence | None = None,
+    ):
+        self.unet, self.vae, self.text, self.scheduler = unet, vae, text, scheduler
+        self.config, self.classifier = config, classifier
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        unet: str | Path | None = None,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> PIEEditor:
+        """Load an editor.
+
+        Args:
+            source: a Stable Diffusion folder in diffusers' layout (one that `save_pretrained` wrote also holds what
+                it was tuned for, and a classifier), `org/name` on the model hub, `builtin:tiny`, or None for the
+                embedded `pie-brain-mini`.
+            unet: folder of a fine-tuned UNet to take instead.
+            revision: of a hub source.
+            device, dtype: where and in what numbers to compute.
+
+        Raises:
+            FileNotFoundError: the folder, or a component in it, is missing.
+            ValueError: a component does not load or is of another family.
+        """
+        return cls(**folders.load(source, unet=unet, revision=revision, dtype=dtype)).to(device, dtype)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a whole Stable Diffusion folder, floating weights as `dtype` when it is given."""
+        folders.save(self, Path(folder), dtype)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> PIEEditor:
+        """Move the networks; returns this editor. The classifier stays in float32."""
+        for module in (self.unet, self.vae, *self.text.encoders):
+            nn.Module.to(module, device=device, dtype=dtype)
+        if self.classifier is not None:
+            self.classifier.network.to(device=device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        return self.unet.dtype
+
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        prompt: Prompt | None = None,
+        *,
+        mask: ImageLike | Sequence[ImageLike] | None = None,
+        options: PIEOptions | None = None,
+        **more: Any,
+    ) -> Any:
+        """Simulate a progression.
+
+        Args:
+            image: path, PIL image, (h, w, 3) uint8 array, or tensor (b, 3, h, w) RGB in [0, 1]; or a list of pictures.
+            prompt: what the condition looks like; None takes the one that the weights were tuned for.
+            mask: where pictures may change (white), one for all or one for each.
+            options: None for the defaults.
+            more: further arguments of `simulate`.
+
+        Returns:
+            The frames, the original first: a list of PIL images, a list of lists for a list of pictures, or a tensor
+            (frames + 1, b, 3, h, w) in [0, 1] for a tensor.
+        """
+        found = self.simulate(image, prompt, mask=mask, options=options, **more)
+        if isinstance(image, Tensor):
+            return found.images if image.ndim == 4 else found.images[:, 0]
+        return [found.pictures(i) for i in range(len(image))] if isinstance(image, (list, tuple)) else found.pictures()
+
+    def simulate(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        prompt: Prompt | None = None,
+        *,
+        observers: Iterable[Callable[[Step[Frame, int]], object]] = (),
+        inner: Iterable[Observer] = (),
+        resume: Step[Frame, int] | None = None,
+        earlier: Sequence[Frame] = (),
+        **more: Any,
+    ) -> Progression:
+        """The same with everything that is known of the frames.
+
+        Args:
+            image, prompt: as in `__call__`.
+            observers: called with every frame's step.
+            inner: called with every denoising step.
+            resume: go on after this step of an earlier run.
+            earlier: its frames, the original included, which are not made again.
+            more: further arguments of `start`.
+        """
+        run, observers = self.start(image, prompt, **more), list(observers)
+        frames = list(earlier) or [self.first(run)]
+        scores = [] if run.score is None else [run.score(frame.images) for frame in frames]
+        for step in self.run_steps(run, resume=resume, inner=inner):
+            frames.append(step.state)
+            if run.score is not None:
+                scores.append(step.score)
+            for observe in observers:
+                observe(step)
+        return Progression(
+            torch.stack([frame.images for frame in frames]).cpu(),
+            torch.stack([frame.latents for frame in frames]).cpu(),
+            torch.stack(scores).cpu() if scores else None,
+            None if run.mask is None else run.mask.cpu(),
+            None if run.region is None else run.region.cpu(),
+        )
+
+    def trajectories(
+        self, image: ImageLike, prompt: Prompt | None = None, *, count: int, batch_size: int = 8, **more: Any
+    ) -> Progression:
+        """`count` progressions of one picture with seeds that follow each other, as one batch.
+
+        Args:
+            image, prompt: as in `__call__`.
+            count: of the progressions.
+            batch_size: computed at once.
+            more: further arguments of `simulate`. Rules to stop are refused: trajectories have one length.
+        """
+        options = more.pop("options", None) or PIEOptions()
+        if options.stop_score is not None or options.tolerance is not None:
+            raise ValueError("Trajectories are compared frame by frame; leave stop_score and tolerance out.")
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}.")
+        parts = []
+        for first in range(0, count, batch_size):
+            some = [image] * min(batch_size, count - first)
+            parts.append(self.simulate(some, prompt, options=replace(options, seed=options.seed + first), **more))
+
+        def joined(name: str, dim: int) -> Tensor | None:
+            tensors = [getattr(part, name) for part in parts]
+            return None if tensors[0] is None else torch.cat(tensors, dim=dim)
+
+        return Progression(
+            *(joined(n, d) for n, d in (("images", 1), ("latents", 1), ("scores", 1), ("mask", 0), ("region", 0)))
+        )
+
+    def steps(self, image: Any, prompt: Prompt | None = None, **more: Any) -> Iterator[Step[Frame, int]]:
+        """Iterate over the frames; `step.state.images` is (b, 3, H, W) in [0, 1]. Arguments as in `start`."""
+        yield from self.run_steps(self.start(image, prompt, **more))
+
+    def run_steps(
+        self, run: Run, *, resume: Step[Frame, int] | None = None, inner: Iterable[Observer] = ()
+    ) -> Iterator[Step[Frame, int]]:
+        """Iterate over the frames of a run that `start` made; `step.at` counts from 1."""
+        options, inner = run.options, list(inner)
+        scoring = run.score is not None
+        rules = []
+        if options.stop_score is not None:
+            rules.append(reaches(options.stop_score))
+        if options.tolerance is not None:
+            rules.append(lambda step: step.state.change < options.tolerance)
+        yield from refine_steps(
+            self.first(run),
+            lambda frame, number: self.next(run, frame, number, inner),
+            range(1, options.frames + 1),
+            evaluate=(lambda frame, number: Verdict(run.score(frame.images))) if scoring else None,
+            stop=any_of(*rules) if rules else None,
+            resume=resume,
+            drop_finished=bool(rules),
+        )
+
+    @torch.no_grad()
+    def start(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        prompt: Prompt | None = None,
+        *,
+        mask: ImageLike | Sequence[ImageLike] | None = None,
+        options: PIEOptions | None = None,
+        score: Score | None = None,
+        embeds: Tensor | None = None,
+        negative_embeds: Tensor | None = None,
+        source_prompt: str | None = None,
+    ) -> Run:
+        """Everything before the first edit.
+
+        Args:
+            image, prompt, mask, options: as in `__call__`.
+            score: judges the frames; None takes the editor's classifier, if there is one.
+            embeds: (b or 1, tokens, width) encoded prompt, instead of `prompt`.
+            negative_embeds: the same, instead of the option.
+            source_prompt: what the pictures show, for inversion; None takes the one of the weights.
+
+        Raises:
+            ValueError: pictures have different sizes, the mask is empty, a prompt is missing, or means nothing to a
+                text encoder of few words.
+        """
+        options = (options or PIEOptions()).resolved(self.config)
+        score = score or self.classifier
+        if options.stop_score is not None and score is None:
+            raise ValueError("stop_score needs a classifier, and these weights come without one; give one as score.")
+        if options.eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
+            raise ValueError(f"{type(self.scheduler).__name__} takes no eta; use DDIM, or leave eta at 0.")
+        original, region = self._pictures(image, mask, options.resolution)
+        batch = len(original)
+        if embeds is None:
+            texts = tuple(self._encode(entry, batch) for entry in self._entries(prompt, options.frames))
+        elif prompt is not None:
+            raise ValueError("Give a prompt or its embeddings, not both.")
+        else:
+            texts = (embeds.to(self.device).expand(batch, -1, -1),)
+        negative = self._encode(options.negative_prompt, batch) if negative_embeds is None else negative_embeds
+        source = self.config.source_prompt if source_prompt is None else source_prompt
+        latent, wide = None, None
+        if region is not None:
+            unit, channels = factor(self.vae), self.vae.config.latent_channels
+            latent = torch.cat([to_latents(part, unit, channels) for part in region]).to(self.device)
+            latent = latent.expand(batch, -1, -1, -1)
+            wide = torch.cat([floor_sides(part, unit) for part in region]).amax(dim=1, keepdim=True)
+            wide = wide.to(self.device).expand(batch, -1, -1, -1)
+        original = original.to(self.device)
+        return Run(
+            original,
+            self.moments(original),
+            latent,
+            wide,
+            texts,
+            negative.to(self.device).expand(batch, -1, -1),
+            self._encode(source, batch) if options.mode == "inversion" else negative,
+            options,
+            score,
+        )
+
+    def first(self, run: Run) -> Frame:
+        """Frame 0: the original."""
+        latents = scaled(self.vae, run.moments.mean).float()
+        batch = len(latents)
+        generators = item_generators(run.options.seed, batch)
+        nothing = torch.zeros(batch, device=latents.device)
+        return Frame(run.original, latents, nothing, torch.arange(batch), generators)
+
+    def next(self, run: Run, frame: Frame, number: int, inner: Iterable[Observer] = ()) -> Frame:
+        """Frame `number` (from 1) of a run, from the one before it."""
+        generators = clone_items(frame.generators)
+        edit = self.edit(run, frame, number, generators, inner)
+        items, options = frame.items.to(self.device), run.options
+        images, original = edit.images, run.original[items]
+        region = None if run.region is None else run.region[items]
+        if options.color_lock:
+            images = hold_colors(images, original, region)
+        if options.chain == "pixels8":
+            images = to_uint8(images).float() / 255
+        if options.paste_outside and region is not None:
+            images = composite(region, images, original)
+            images = to_uint8(images).float() / 255 if options.chain == "pixels8" else images
+        moved = (edit.latents - frame.latents).square()
+        weight = torch.ones_like(moved) if run.mask is None else run.mask[items]
+        change = ((moved * weight).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))).sqrt()
+        return Frame(images, edit.latents, change, frame.items, frame.generators if options.fixed_noise else generators)
+
+    @torch.no_grad()
+    def edit(
+        self,
+        run: Run,
+        frame: Frame,
+        number: int,
+        generators: Sequence[torch.Generator],
+        inner: Iterable[Observer] = (),
+    ) -> Edit:
+        """One edit: noise (or invert), denoise towards the text, pull back to the original, decode.
+
+        Args:
+            run: what `start` made.
+            frame: to start from.
+            number: of the new frame, from 1.
+            generators: one per picture; they are advanced.
+            inner: called with every denoising step.
+        """
+        options, items = run.options, frame.items.to(self.device)
+        strength, scale, beta_1, beta_2 = (
+            at_frame(several(getattr(options, name)), number, options.frames)
+            for name in ("strength", "guidance_scale", "beta_1", "beta_2")
+        )
+        original = Moments(run.moments.mean[items], run.moments.std[items])
+        if options.chain == "latents" and number > 1:
+            mean = frame.latents / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
+            current = Moments(mean, torch.zeros_like(mean))
+        else:
+            current = original if number == 1 else self.moments(frame.images)
+        mask = None if run.mask is None else run.mask[items]
+        text = at_frame(run.texts, number, options.frames)[items]
+        negative = run.negative[items] if scale > 1 else None
+        predict = Predictor(self.unet, text, negative, scale)
+
+        def draw(shape: tuple[int, ...]) -> Tensor:
+            return torch.cat([torch.randn((1, *shape[1:]), generator=generator) for generator in generators])
+
+        if options.mode == "inversion":
+            scheduler, begin = prepare(self._ddim(), options.steps, strength, self.device)
+            source = Predictor(self.unet, torch.cat([run.source[items]] * 2))
+            beginning = inverted(self.vae, scheduler, begin, current, original, source)
+        else:
+            scheduler, begin = prepare(self.scheduler, options.steps, strength, self.device)
+            beginning = noised(self.vae, scheduler, begin, current, original, draw)
+        # Some schedulers add noise otherwise once they have begun to step.
+        running = copy.deepcopy(scheduler)
+        denoised = denoise(
+            beginning, predict, running, begin, mask, generators=generators, eta=options.eta, observers=inner
+        )
+        latents = pull_back(denoised, beginning.anchor, mask, beta_1, beta_2)
+        images = decode_latents(self.vae, latents).float()
+        return Edit(beginning, denoised, latents, images)
+
+    def moments(self, images: Tensor) -> Moments:
+        """Where the VAE places pictures (b, 3, H, W) in [0, 1]."""
+        mean, logvar = posterior(self.vae, images)
+        return Moments(mean.float(), (0.5 * logvar.float()).exp())
+
+    def _ddim(self) -> Any:
+        from diffusers import DDIMScheduler
+
+        kept = {name: self.scheduler.config[name] for name in _NOISES if name in self.scheduler.config}
+        return DDIMScheduler(**kept, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+
+    def _entries(self, prompt: Prompt | None, frames: int) -> Sequence[str | Sequence[str]]:
+        prompt = prompt if prompt is not None else self.config.prompt
+        if not prompt:
+            raise ValueError("A prompt is needed: say what the condition looks like in such a picture.")
+        entries = [prompt] if isinstance(prompt, str) else list(prompt)
+        check_schedule("The prompt", entries, frames)
+        return entries
+
+    def _encode(self, prompt: str | Sequence[str], batch: int) -> Tensor:
+        """(b, tokens, width) float32."""
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if len(texts) not in (1, batch):
+            raise ValueError(f"There are {len(texts)} prompts for {batch} pictures; give one, or one for each.")
+        for text in texts:
+            folders.refuse_unknown_words(self.text.tokenizers[0], text)
+        return self.text(texts, truncate=True).embeds.float().expand(batch, -1, -1)
+
+    def _pictures(
+        self, image: ImageLike | Sequence[ImageLike], mask: Any, resolution: int
+    ) -> tuple[Tensor, list[PIL.Image.Image] | None]:
+        """Pictures (b, 3, H, W) in [0, 1], and their regions: one, or one for each; None edits everywhere."""
+        unit = factor(self.vae)
+        if isinstance(image, Tensor):
+            original = to_tensor(image)
+            height, width = original.shape[-2:]
+            if height % unit or width % unit:
+                raise ValueError(f"The sides of a tensor must be multiples of {unit}, got {height} x {width}.")
+            sizes, resolution = [(height, width)], 0
+        else:
+            images = list(image) if isinstance(image, (list, tuple)) else [image]
+            loaded = [to_pil(to_tensor(x)) if isinstance(x, (Tensor, np.ndarray)) else as_loaded(x).rgb for x in images]
+            sizes = [picture.size[::-1] for picture in loaded]
+            tensors = [floor_sides(resize_and_cut(x, resolution) if resolution else x, unit) for x in loaded]
+            if len({tensor.shape for tensor in tensors}) > 1:
+                raise ValueError("Pictures of a batch must have one size; name a resolution that they are cut to.")
+            original = torch.cat(tensors)
+        if mask is None:
+            return original, None
+        masks = list(mask) if isinstance(mask, (list, tuple)) else [mask]
+        if isinstance(mask, Tensor) and mask.ndim == 4:
+            masks = list(mask.split(1))
+        if len(masks) not in (1, len(original)):
+            raise ValueError(f"There are {len(masks)} masks for {len(original)} pictures; give one, or one for each.")
+        count = len(masks) if len(set(sizes)) == 1 else len(sizes)
+        regions = [load_region(masks[i % len(masks)], sizes[i % len(sizes)]) for i in range(count)]
+        return original, [resize_and_cut(region, resolution) if resolution else region for region in regions]
+
+
+_NOISES = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+"""What makes a noise schedule, in the configs of diffusers' schedulers."""
