@@ -188,7 +188,7 @@ def preference(data: Mapping[str, Any], folder: Path) -> Preference:
     return Preference(
         id=str(data.get("id", "")),
         question=text_of(data, "question"),
-        answers=(_answer(answers[0], folder), _answer(answers[1], folder)),
+        answers=(answer_of(answers[0], folder), answer_of(answers[1], folder)),
         better=data["better"],
         images=pictures_of(data, folder),
         video=video_of(data, folder),
@@ -198,7 +198,8 @@ def preference(data: Mapping[str, Any], folder: Path) -> Preference:
     )
 
 
-def _answer(value: Any, folder: Path) -> Any:
+def answer_of(value: Any, folder: Path) -> str | Picture:
+    """An answer: a text, or a picture {"image": path}."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and value.keys() == {"image"}:

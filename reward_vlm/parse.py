@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
-FORMAT = re.compile(r"<think>.*</think><answer>.*</answer>$", re.DOTALL)
 WORDS = re.compile(r"(?:response|answer)?\s*#?\s*([12])\s*(?:is\s+better)?\s*\.?", re.IGNORECASE)
+
+
+def answers(text: str) -> Iterator[str]:
+    """What each `<answer>...</answer>` holds, as it stands; in one pass, however many tags are left open."""
+    place = 0
+    while (start := text.find("<answer>", place)) >= 0 and (end := text.find("</answer>", start + 8)) >= 0:
+        yield text[start + 8 : end]
+        place = end + 9
 
 
 def first_answer(text: str) -> str | None:
     """What the first `<answer>...</answer>` holds, stripped; None when there is none."""
-    found = ANSWER.search(text)
-    return found[1].strip() if found else None
+    found = next(answers(text), None)
+    return None if found is None else found.strip()
 
 
 def reasoning(text: str) -> str:
     """What the first `<think>...</think>` holds; without one, everything before the first answer tag."""
-    found = THINK.search(text)
-    return (found[1] if found else text.split("<answer>")[0]).strip()
+    _, opened, rest = text.partition("<think>")
+    inside, closed, _ = rest.partition("</think>")
+    return (inside if opened and closed else text.split("<answer>")[0]).strip()
 
 
 def well_formed(text: str) -> bool:
@@ -37,7 +43,16 @@ def well_formed(text: str) -> bool:
     The release's rule to the letter: nothing between the two parts, one trailing newline allowed, closing tags are not
     counted.
     """
-    return bool(FORMAT.match(text)) and text.count("<think>") == 1 and text.count("<answer>") == 1
+    body = text.removesuffix("\n")
+    middle = body.find("</think><answer>", len("<think>"))
+    return (
+        text.startswith("<think>")
+        and middle >= 0
+        and body.endswith("</answer>")
+        and middle + len("</think><answer>") + len("</answer>") <= len(body)
+        and text.count("<think>") == 1
+        and text.count("<answer>") == 1
+    )
 
 
 def choice(text: str) -> int | None:
@@ -45,7 +60,7 @@ def choice(text: str) -> int | None:
 
     None when there is no answer tag, when it holds anything else, or when two tags disagree.
     """
-    found = {_digit(content) for content in ANSWER.findall(text)}
+    found = {_digit(content) for content in answers(text)}
     return found.pop() if len(found) == 1 else None
 
 
@@ -122,8 +137,8 @@ def _released(fallback: Callable[[str], str | None]) -> Callable[[str], tuple[fl
     """The scores (of response 1, of response 2) that an evaluation script of the release gives; undecided is [0, 1]."""
 
     def scores(text: str) -> tuple[float, float]:
-        found = ANSWER.search(text)
-        content = found[1].strip() if found else fallback(text)
+        content = first_answer(text)
+        content = fallback(text) if content is None else content
         try:
             first = content is not None and float(content) == 1
         except ValueError:
@@ -144,9 +159,10 @@ def _last_digit_of_a_line(text: str) -> str | None:
 
 
 def _readme(text: str) -> tuple[float, float]:
-    found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL | re.IGNORECASE)
+    tagged = re.sub(r"<(/?)answer>", r"<\1answer>", text, flags=re.IGNORECASE)  # tags in lower case
+    content = first_answer(tagged)
     try:
-        number = int(found[1] if found else _last_digit_of_a_line(text) or "")
+        number = int((_last_digit_of_a_line(text) or "") if content is None else content)
     except ValueError:
         number = None
     return (1.0, 0.0) if number == 1 else (0.0, 1.0) if number == 2 else (0.5, 0.5)

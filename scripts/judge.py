@@ -1,0 +1,190 @@
+"""Judge answers to questions about pictures, with the reasons.
+
+    python scripts/judge.py --image photo.png --question "what is in the image ?" --answers "a red object" "a cat"
+    python scripts/judge.py --variant restoration --question "which picture is less degraded ?" --pictures a.png b.png
+    python scripts/judge.py --rows questions.jsonl --out judged.jsonl --source org/name --votes 5
+
+Rows are JSON objects {question, answers: [texts, or {"image": path}], image? | images? | video?, id?}, one per line;
+paths are relative to the file. Results are appended row by row: the same command goes on after an interruption. A row
+that cannot be used is an error that names its number, or is reported and left out with --skip-bad.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from reward_vlm.r1.judge import Judged, Query, R1Judge, R1Options
+from vision.config import cli, fail, to_dict
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Judge one question, or a file of them."""
+
+    question: str | None = None
+    """What was asked about the image."""
+    answers: tuple[str, ...] = ()
+    """Two or more answers."""
+    pictures: tuple[Path, ...] = ()
+    """Two or more pictures as answers, instead of texts."""
+    image: tuple[Path, ...] = ()
+    """Pictures that the question is about."""
+    rows: Path | None = None
+    """JSON lines of questions, instead of one."""
+    out: Path | None = None
+    """JSON lines of results (with rows); a file that exists is continued."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be used."""
+    source: str | None = None
+    """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
+    variant: Literal["scenes", "restoration"] | None = None
+    """Which of the weights that come with the project."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU when there is one."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Numbers that the model computes with."""
+    options: Annotated[R1Options, tyro.conf.arg(name="")] = field(default_factory=R1Options)
+    """How the judge is asked."""
+
+    def __post_init__(self) -> None:
+        if (self.rows is None) == (self.question is None):
+            raise ValueError("Give either one --question with its --answers, or a file of --rows.")
+        if self.rows is not None and self.out is None:
+            raise ValueError("A file of --rows needs a file --out for the results.")
+        if self.question is not None and (len(self.answers) < 2) == (len(self.pictures) < 2):
+            raise ValueError("A question needs two or more --answers, or two or more --pictures.")
+
+
+def main(options: JudgeOptions) -> list[dict[str, Any]]:
+    """Judge and return the results that were made now.
+
+    Raises:
+        ValueError: the weights, the rows or the output file are unusable.
+    """
+    import torch
+
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    if options.rows is None:
+        judge = _load(options, device)
+        images, answers = list(options.image), options.answers or options.pictures
+        return [record(judge(images, options.question or "", answers, options.options))]
+
+    from reward_vlm.data import read_rows
+    from vision.report import write_run
+
+    assert options.out is not None
+    started = time.monotonic()
+    rows, problems = read_rows(options.rows, query_row, skip_bad=options.skip_bad)
+    for sentence in problems:
+        sys.stderr.write(f"Left out: {sentence}\n")
+    facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "device")}
+    done = _done(options.out, facts)
+    judge, made = _load(options, device), []
+    chunk = max(1, options.options.batch_size)
+    waiting = [number for number in range(len(rows)) if number not in done]
+    with open(options.out, "a", encoding="utf-8") as file:
+        for start in range(0, len(waiting), chunk):
+            part = waiting[start : start + chunk]
+            judged = judge.batch([rows[number][1]() for number in part], options.options)
+            for number, found in zip(part, judged, strict=True):
+                made.append({"row": number, "id": rows[number][0], **record(found)})
+                file.write(json.dumps(made[-1], ensure_ascii=False) + "\n")
+            file.flush()
+    seconds = round(time.monotonic() - started, 3)
+    write_run(options.out.parent, options=to_dict(options), judged=len(made), seconds=seconds, problems=problems)
+    return made
+
+
+def record(found: Judged) -> dict[str, Any]:
+    """A result as JSON: choice (index from 0, null when nothing could be read), scores, reasoning, votes."""
+    votes = [
+        {"shown": list(vote.pair), "winner": vote.winner, "log_prob": vote.reply.log_prob, "text": vote.reply.text}
+        for vote in found.votes
+    ]
+    scores = [round(score, 6) for score in found.scores.tolist()]
+    return {"choice": found.choice, "scores": scores, "reasoning": found.reasoning, "votes": votes}
+
+
+def query_row(data: Mapping[str, Any], folder: Path) -> tuple[str, Any]:
+    """A row's id, and a function that reads its pictures and makes the query."""
+    from reward_vlm.data import answer_of, check_fields, open_picture, pictures_of, read_video, text_of, video_of
+
+    check_fields(data, ("id", "question", "answers", "image", "images", "video"), ("question", "answers"))
+    if not isinstance(data["answers"], list) or len(data["answers"]) < 2:
+        raise ValueError(f"answers must be a list of two or more, got {data['answers']!r}.")
+    question, answers = text_of(data, "question"), [answer_of(answer, folder) for answer in data["answers"]]
+    images, video = pictures_of(data, folder), video_of(data, folder)
+
+    def query() -> Query:
+        shown = tuple(answer if isinstance(answer, str) else open_picture(answer) for answer in answers)
+        media = [open_picture(image) for image in images] + ([] if video is None else [read_video(video)])
+        return Query(question, shown, tuple(media))
+
+    return str(data.get("id", "")), query
+
+
+def _load(options: JudgeOptions, device: str) -> R1Judge:
+    import torch
+
+    dtype = getattr(torch, options.dtype)
+    return R1Judge.from_pretrained(
+        options.source, device=device, dtype=dtype, variant=options.variant, engine=options.engine
+    )
+
+
+def _done(out: Path, facts: dict[str, Any]) -> set[int]:
+    """Numbers of the rows that `out` holds; a last line that a kill cut off is removed.
+
+    Raises:
+        ValueError: the file was made with other options.
+    """
+    from vision.files import atomic_path
+
+    made_with = out.with_name(f".{out.name}.options.json")
+    text = json.dumps(facts, sort_keys=True)
+    if out.exists() and made_with.exists() and made_with.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{out} was made with other options; name another --out, or remove it.")
+    with atomic_path(made_with) as part:
+        part.write_text(text, encoding="utf-8")
+    if not out.exists():
+        return set()
+    lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        with atomic_path(out) as part:
+            part.write_text("".join(whole), encoding="utf-8")
+    return {json.loads(line)["row"] for line in whole}
+
+
+def run() -> None:
+    """The command line."""
+    options = cli(JudgeOptions, prog="judge.py")
+    try:
+        made = main(options)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("Stopped; the same command goes on where it was.")
+    if options.rows is None:
+        answers = options.answers or tuple(map(str, options.pictures))
+        choice = made[0]["choice"]
+        sys.stdout.write(f"{made[0]['reasoning']}\n")
+        for number, (answer, score) in enumerate(zip(answers, made[0]["scores"], strict=True)):
+            sys.stdout.write(f"{'*' if number == choice else ' '} {score:.2f}  {answer}\n")
+    else:
+        sys.stdout.write(f"{len(made)} rows judged; the results are in {options.out}.\n")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,141 @@
+"""Rows are read as they are written, and bad ones are reported by number."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from reward_vlm.data import (
+    BENCHMARKS,
+    Preference,
+    benchmark_row,
+    judgement,
+    preference,
+    preference_json,
+    question,
+    read_rows,
+    read_video,
+    vl_category,
+    write_rows,
+)
+from reward_vlm.scenes import scene_pairs
+
+RED = Image.new("RGB", (8, 8), "red")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    RED.save(tmp_path / "red.png")
+    whole = (tmp_path / "red.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) - 30])
+    return tmp_path
+
+
+def good(**changes):
+    return {"question": "q", "answers": ["a", "b"], "better": 1, "image": "red.png"} | changes
+
+
+def test_preferences_survive_writing_and_reading(tmp_path):
+    pairs = [*scene_pairs(3, 3), Preference("pictures", "q", (RED, RED.copy()), 2)]
+    write_rows(tmp_path / "rows.jsonl", [preference_json(pair, tmp_path) for pair in pairs])
+    rows, problems = read_rows(tmp_path / "rows.jsonl", preference)
+    assert not problems
+    for row, pair in zip(rows, pairs, strict=True):
+        assert (row.id, row.question, row.better, row.rationale) == (
+            pair.id,
+            pair.question,
+            pair.better,
+            pair.rationale,
+        )
+        assert row.media() == pair.media() and row.read_answers() == pair.read_answers()
+
+
+BAD = [
+    (good(image="missing.png"), "There is no file"),
+    (good(image="cut.png"), "damaged or cut off"),
+    (good(better=3), "better must be 1 or 2, got 3"),
+    (good(better="1"), "better must be 1 or 2, got '1'"),
+    (good(colour="red"), "unknown field 'colour'"),
+    ({"question": "q", "better": 1}, "the field 'answers' is missing"),
+    (good(answers=["a"]), "answers must be a list of two"),
+    (good(answers=["a", {"image": "red.png"}]), "both be texts or both be pictures"),
+    (good(question=7), "question must be a text, got 7"),
+    ([1, 2], "a row must be a JSON object, got list"),
+]
+
+
+def test_bad_rows_are_named_by_number_and_skipped_only_when_asked(folder):
+    lines = [json.dumps(good())]
+    for row, _ in BAD:
+        lines += [json.dumps(row), ""]
+    lines += ['{"question": "q"', json.dumps(good(image="red.png", id="last"))]
+    path = folder / "rows.jsonl"
+    path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n" + b"[" * 100_000 + b"\n")
+    with pytest.raises(ValueError, match="line 2: There is no file") as error:
+        read_rows(path, preference)
+    assert "and 10 more" in str(error.value)
+    rows, problems = read_rows(path, preference, skip_bad=True)
+    assert [row.id for row in rows] == ["", "last"]
+    assert len(problems) == len(BAD) + 3
+    for (_, sentence), problem, number in zip(BAD, problems, range(2, 100, 2), strict=False):
+        assert f"line {number}: " in problem and sentence in problem
+
+
+def published(**changes):
+    content = [{"type": "text", "text": "judge"}, {"type": "image", "image": "red.png"}]
+    return {"message": json.dumps([{"role": "user", "content": content}]), "answer": ["<answer>2</answer>"]} | changes
+
+
+def test_published_rows_with_paths_or_encoded_pictures(folder):
+    row = judgement(published(question="q"), folder)
+    assert row.dialogue().turns[0].parts == ("judge", RED)
+    buffer = io.BytesIO()
+    Image.effect_noise((32, 32), 50).save(buffer, "PNG")
+    encoded = judgement(published(image=base64.b64encode(buffer.getvalue()).decode()), folder)
+    assert encoded.dialogue().images[0].size == (32, 32)
+    with pytest.raises(ValueError, match="the encoded picture cannot be read"):
+        judgement(published(image="A" * 600), folder)
+    with pytest.raises(ValueError, match="answer must be a list of texts"):
+        judgement(published(answer=["<answer>3</answer>"]), folder)
+    with pytest.raises(ValueError, match="message must be"):
+        judgement(published(message="3"), folder)
+
+
+def test_questions(folder):
+    row = question({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "B", "image": "red.png"}, folder)
+    assert row.options == (("A", "x"), ("B", "y")) and row.media() == [RED]
+    with pytest.raises(ValueError, match="answer must be one of A, B, got 'C'"):
+        question({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "C"}, folder)
+
+
+def test_benchmarks_put_the_better_answer_first(folder):
+    rows = {
+        "vl_rewardbench": {"id": "RLHF-V-3", "prompt": "q", "chosen": "c", "rejected": "r", "image": "red.png"},
+        "mm_rlhf_rewardbench": {"id": "7", "prompt": "q", "chosen": "c", "rejected": "r", "image": "red.png"},
+        "multimodal_rewardbench": {
+            "ID": "x", "Text": "q", "Output1": "r", "Output2": "c", "Better": "Output2", "Category": "vqa",
+            "Image": "red.png",
+        },
+    }  # fmt: skip
+    categories = {}
+    for name, data in rows.items():
+        row = benchmark_row(BENCHMARKS[name])(data, folder)
+        assert (row.answers, row.better, row.question) == (("c", "r"), 1, "q")
+        categories[name] = row.category
+    assert categories == {
+        "vl_rewardbench": "hallucination", "mm_rlhf_rewardbench": "other", "multimodal_rewardbench": "vqa",
+    }  # fmt: skip
+    assert vl_category("RLHF-V-3", "release") == "general"
+
+
+def test_films_are_read_evenly_and_in_the_order_of_their_numbers(tmp_path):
+    for number in range(12):
+        Image.new("RGB", (2, 2), (number, 0, 0)).save(tmp_path / f"frame{number}.png")
+    values = [frame.getpixel((0, 0))[0] for frame in read_video(tmp_path, 4).frames]
+    assert values == [0, 3, 7, 11]
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        read_video(tmp_path / "missing")
