@@ -50,15 +50,15 @@ class BrainTraining:
     """Checkpoints and weights."""
     images: int = 8000
     """Images that are rendered once and kept."""
-    steps: tuple[int, int, int] = (1200, 2000, 4000)
+    steps: tuple[int, int, int] = (1200, 1700, 3000)
     """Updates of classifier, VAE and UNet."""
     rates: tuple[float, float, float] = (2e-3, 1e-3, 6e-4)
     """Peak learning rates of the stages."""
-    batch_sizes: tuple[int, int, int] = (32, 8, 16)
+    batch_sizes: tuple[int, int, int] = (32, 4, 16)
     """Images per update and process."""
     vae_channels: tuple[int, ...] = (16, 32, 48)
     """Widths of the VAE."""
-    channels: tuple[int, ...] = (48, 96)
+    channels: tuple[int, ...] = (32, 64)
     """Widths of the UNet; text is attended to in the last."""
     seed: int = 0
     """Of the initial weights, the data and the losses."""
