@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from restoration.pasd import builtin
 from restoration.pasd.controlnet import PASDControlNet
-from restoration.pasd.folders import initialise
 from restoration.pasd.options import PRESETS
 from restoration.pasd.predictor import NoisePredictor
 from restoration.pasd.unet import PASDUNet, Variant
 from vision.diffusion.backbone import Text
+from vision.diffusion.build import SCHEDULE, emptied, initialise
 from vision.diffusion.denoise import At, denoise_steps, guide, set_steps
 from vision.report import table, write_table
 
@@ -150,7 +150,7 @@ def networks(options: PASDBenchmark) -> tuple[PASDUNet, PASDControlNet]:
     config = builtin.UNET if options.tiny else REAL
     with torch.device("meta"):
         unet = PASDUNet(options.variant, **config)
-    builtin.emptied(unet, 0)
+    emptied(unet, 0)
     levels = (4, 4, 4, 8) if options.tiny else (16, 32, 96, 256)
     controlnet = PASDControlNet.from_unet(unet, conditioning_embedding_out_channels=levels)
     initialise(controlnet, torch.Generator().manual_seed(1))
@@ -183,5 +183,5 @@ def straightforward(
 
 
 def _run(latents: Tensor, predict: Callable[[Tensor, At], Tensor], steps: int) -> Tensor:
-    scheduler = set_steps(UniPCMultistepScheduler(**builtin.SCHEDULE), steps, latents.device)
+    scheduler = set_steps(UniPCMultistepScheduler(**SCHEDULE), steps, latents.device)
     return [step.state.latents for step in denoise_steps(latents, predict, scheduler)][-1]

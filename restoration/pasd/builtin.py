@@ -8,18 +8,10 @@ import torch
 from torch import nn
 
 from restoration.pasd.controlnet import PASDControlNet
-from restoration.pasd.folders import initialise
 from restoration.pasd.unet import PASDUNet
 from vision.diffusion.backbone import TextEncoders
+from vision.diffusion.build import SCHEDULE, emptied, initialise
 
-SCHEDULE = {
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "num_train_timesteps": 1000,
-    "steps_offset": 1,
-}
-"""Stable Diffusion's noise schedule."""
 UNET = {
     "block_out_channels": (8, 16),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -59,13 +51,6 @@ def build(name: str) -> dict[str, Any]:
         "text": tiny_text(2 if name == "tiny-sdxl" else 1),
         "scheduler": getattr(diffusers, kind)(**SCHEDULE),
     }
-
-
-def emptied(module: nn.Module, seed: int) -> nn.Module:
-    """A module from the meta device with seeded weights on the CPU."""
-    module.to_empty(device="cpu")
-    initialise(module, torch.Generator().manual_seed(seed))
-    return module.eval()
 
 
 def tiny_vae() -> nn.Module:

@@ -16,8 +16,9 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from restoration.pasd.folders import fill, initialise, read_config, read_tensors
+from restoration.pasd.folders import fill, read_config, read_tensors
 from vision.diffusion.attention import use_text_keys
+from vision.diffusion.build import initialise
 
 
 class ControlOutput(NamedTuple):

@@ -1,4 +1,4 @@
-"""Read networks from folders in diffusers' format, published ones included, and give new layers their first weights."""
+"""Read networks from folders in diffusers' format, published ones included."""
 
 from __future__ import annotations
 
@@ -70,26 +70,6 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str, d
 def first(names: list[str], count: int = 5) -> str:
     """The first few names, for a sentence."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of `module` as PyTorch does by default (uniform, by fan-in), from a generator.
-
-    Normalisations become identities. Works on modules that were made on the meta device and emptied.
-    """
-    with torch.no_grad():
-        for part in module.modules():
-            weight = getattr(part, "weight", None)
-            if isinstance(part, (nn.Linear, nn.Conv2d)):
-                bound = weight[0].numel() ** -0.5
-                weight.uniform_(-bound, bound, generator=generator)
-                if part.bias is not None:
-                    part.bias.uniform_(-bound, bound, generator=generator)
-            elif isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
-                weight.fill_(1.0)
-                part.bias.zero_()
-            elif isinstance(part, nn.Embedding):
-                weight.normal_(generator=generator)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

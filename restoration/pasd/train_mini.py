@@ -2,7 +2,7 @@
 
     python scripts/train.py pasd --recipe mini --photos photos
 
-`photos` is the folder that `restoration/photos.py` tells how to fill. The command writes checkpoints, goes on from them
+`photos` is the folder that `vision/photos.py` tells how to fill. The command writes checkpoints, goes on from them
 when it is started again, and ends with the folder `<folder>/weights`, which `PASDRestorer.from_pretrained` loads.
 
 1. `vae`: absolute error of pixels and of their gradients, and a trace of the Kullback-Leibler divergence; 4 pixels per
@@ -28,29 +28,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from restoration.iter.train_mini import PHOTO_MIXTURE, SharpPairs
 from restoration.iter.vqgan import UNetDiscriminatorSN
-from restoration.pasd.builtin import SCHEDULE, emptied, tiny_text
+from restoration.pasd.builtin import tiny_text
 from restoration.pasd.controlnet import PASDControlNet
-from restoration.pasd.folders import initialise
 from restoration.pasd.options import PASDConfig
 from restoration.pasd.restorer import PASDRestorer
 from restoration.pasd.train import PASDNetworks, enlarge
 from restoration.pasd.unet import PASDUNet, Variant
-from restoration.photos import collect_photos
 from vision.diffusion.backbone import TextEncoders
+from vision.diffusion.build import SCHEDULE, emptied, initialise
+from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
 from vision.files import atomic_path
-from vision.losses import discriminator_loss, generator_loss, gradient_difference
+from vision.losses import discriminator_loss, generator_loss
+from vision.photos import collect_photos
 from vision.training import Context, Objective, TrainOptions, finished, fit
 
 STAGES = ("vae", "base", "pasd", "decoder")
-DIVERGENCE = 1e-6
-"""Weight of the divergence; enough to keep latents near the origin."""
 ADVERSARIAL = 0.1
 """Weight of the discriminator's say in the decoder's loss."""
 SHARP, POOR = "sharp", "blurry, noisy"
@@ -121,22 +119,12 @@ class Samples(Dataset[dict[str, Any]]):
         return {"high": high, "low": pair["lr"], "caption": caption}
 
 
-class VAELoss(nn.Module):
-    """A VAE that gives its own loss; `forward` also returns the decoded pictures, for a discriminator."""
+class DecoderLoss(VAELoss):
+    """The VAE's loss, and the pictures that it is the loss of, for the discriminator."""
 
-    def __init__(self, vae: nn.Module):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Loss, logs and decoded pictures of good pictures (b, 3, h, w) in [0, 1]."""
-        high = batch["high"]
-        found = self.vae.encode(2 * high - 1).latent_dist
-        latents = found.mean + found.std * torch.randn(found.mean.shape, generator=generator).to(high)
-        picture = self.vae.decode(latents).sample / 2 + 0.5
-        error, edges, divergence = F.l1_loss(picture, high), gradient_difference(picture, high), found.kl().mean()
-        logs = {"error": error, "edges": edges, "kl": divergence}
-        return error + 0.5 * edges + DIVERGENCE * divergence, logs, picture
+    def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss and logs of pictures (b, 3, h, w) in [0, 1], and what they became."""
+        return self.measure(images, generator)
 
 
 class BaseLoss(nn.Module):
@@ -162,19 +150,19 @@ class BaseLoss(nn.Module):
             encoder.to(high.device)
         with torch.no_grad():
             latents = vae.encode(2 * high - 1).latent_dist.mean * vae.config.scaling_factor
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        limit = self.scheduler.config.num_train_timesteps
-        timesteps = torch.randint(0, limit, (len(high),), generator=generator).to(high.device)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        velocity = self.unet(noisy, timesteps, text(batch["caption"]).embeds, return_dict=False)[0]
-        return F.mse_loss(velocity, self.scheduler.get_velocity(latents, noise, timesteps)), {}
+        embeds = text(batch["caption"]).embeds
+
+        def denoise(noisy: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
+            return self.unet(noisy, timesteps, embeds, return_dict=False)[0]
+
+        return noise_loss(denoise, self.scheduler, latents, embeds, generator).mean(), {}
 
 
 def vae_objectives(vae: nn.Module) -> list[Objective]:
     """Of the first stage."""
 
     def loss(batch: Any, context: Context) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return context.modules["vae"](batch, context.generator)[:2]
+        return context.modules["vae"](batch["high"], context.generator)
 
     return [Objective("vae", VAELoss(vae), loss, **OPTIMISER)]
 
@@ -187,7 +175,7 @@ def decoder_objectives(vae: nn.Module, seed: int) -> list[Objective]:
         discriminator = UNetDiscriminatorSN(3, 16)
 
     def generate(batch: Any, context: Context) -> tuple[Tensor, Mapping[str, Tensor]]:
-        loss, logs, picture = context.modules["decoder"](batch, context.generator)
+        loss, logs, picture = context.modules["decoder"](batch["high"], context.generator)
         context.shared["picture"] = picture.detach()
         fooled = generator_loss("hinge", context.modules["discriminator"](picture))
         return loss + ADVERSARIAL * fooled, logs | {"fooled": fooled}
@@ -198,7 +186,7 @@ def decoder_objectives(vae: nn.Module, seed: int) -> list[Objective]:
         fake = discriminator_loss("hinge", net(context.shared["picture"]), False)
         return real + fake, {"real": real, "fake": fake}
 
-    decoder = Objective("decoder", VAELoss(vae), generate, **OPTIMISER)
+    decoder = Objective("decoder", DecoderLoss(vae), generate, **OPTIMISER)
     return [decoder, Objective("discriminator", discriminator, discriminate, learning_rate=4e-4)]
 
 
@@ -230,7 +218,10 @@ def train(
     if done is None:
         return None
     vae = done.vae.requires_grad_(False).eval()
-    _measure_scale(vae, _data(photos, options, 1000))
+    data = _data(photos, options, 1000)
+    with torch.no_grad():
+        latents = [vae.encode(2 * data[i]["high"][None] - 1).latent_dist.mean for i in range(32)]
+    set_latent_scale(vae, torch.cat(latents))
 
     scheduler = DDPMScheduler(**NOISES)
     done = run("base", denoiser_objectives("base", BaseLoss(unet, vae, text, scheduler)), poor=0.25, dropout=0.2)
@@ -339,11 +330,3 @@ def _data(photos: list[Path], options: MiniPASDTraining, number: int, **shares: 
     """Samples of a stage; `number` makes their seed."""
     seed = options.seed * len(STAGES) + number
     return Samples(SharpPairs(photos, options.crop, PHOTO_MIXTURE, 4, seed), **shares)
-
-
-@torch.no_grad()
-def _measure_scale(vae: nn.Module, data: Samples) -> None:
-    """Set the factor that gives latents a standard deviation of one (Rombach et al. 2022, appendix G)."""
-    high = torch.stack([data[i]["high"] for i in range(32)])
-    deviation = torch.cat([vae.encode(2 * part - 1).latent_dist.mean for part in high.split(4)]).std()
-    vae.register_to_config(scaling_factor=float(1 / deviation))

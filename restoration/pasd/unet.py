@@ -18,8 +18,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2
 from torch import Tensor, nn
 
 from restoration.pasd.attention import LightTransformer, as_tokens, pixel_transformer
-from restoration.pasd.folders import fill, initialise, read_config, read_tensors
+from restoration.pasd.folders import fill, read_config, read_tensors
 from vision.diffusion.attention import use_text_keys
+from vision.diffusion.build import initialise
 
 Variant = Literal["full", "light"]
 TRAINED = ("pixel_attentions", "norm2_plus", "attn2_plus", "proj_in_plus")

@@ -27,11 +27,16 @@ class VAELoss(nn.Module):
 
     def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss and logs of pictures."""
+        return self.measure(images, generator)[:2]
+
+    def measure(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss and logs of pictures, and what they became."""
         found = self.vae.encode(2 * images - 1).latent_dist
         latents = found.mean + found.std * torch.randn(found.mean.shape, generator=generator).to(images)
         picture = self.vae.decode(latents).sample / 2 + 0.5
         error, edges, divergence = F.l1_loss(picture, images), gradient_difference(picture, images), found.kl().mean()
-        return error + 0.5 * edges + DIVERGENCE * divergence, {"error": error, "edges": edges, "kl": divergence}
+        logs = {"error": error, "edges": edges, "kl": divergence}
+        return error + 0.5 * edges + DIVERGENCE * divergence, logs, picture
 
 
 def noise_loss(
