@@ -50,7 +50,7 @@ def render(scene: Scene, rng: np.random.Generator, side: int = SIDE) -> PIL.Imag
         return tuple(int(value) for value in np.clip(np.add(colour, rng.integers(-spread, spread + 1, 3)), 0, 255))
 
     picture = PIL.Image.new("RGB", (side, side), shade(GROUNDS[scene.ground], 20))
-    radius = int(rng.integers(side // 5, side // 3))
+    radius = int(rng.integers(side // 4, side * 3 // 8))
     x, y = (int(value) for value in rng.integers(radius, side - radius, 2))
     box = (x - radius, y - radius, x + radius, y + radius)
     draw, fill = PIL.ImageDraw.Draw(picture), shade(OBJECTS[scene.colour], 30)

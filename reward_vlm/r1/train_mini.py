@@ -89,11 +89,11 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
         corpus = scene_corpus() if options.variant == "scenes" else photo_corpus()
         R1Judge(tiny_chat_model(corpus, options.size, options.seed), config).save_pretrained(part)
         part.rename(empty)
-    common = {"batch_size": 32, "seed": options.seed, "warmup": 0.1}
+    common = {"batch_size": 32, "seed": options.seed}
     weights = train_stage(
         R1Training(
             rows=data / "sft.jsonl", folder=options.folder / "sft", start=str(empty), steps=options.sft_steps,
-            accumulate=1, learning_rate=options.sft_rate, schedule="constant", **common,
+            accumulate=1, learning_rate=options.sft_rate, schedule="constant", warmup=30 / options.sft_steps, **common,
         ),
         log=say,
     )  # fmt: skip
@@ -103,7 +103,7 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
                 stage="rl", rows=data / "rl.jsonl", held_out=data / "held_out.jsonl", folder=options.folder / "rl",
                 start=str(weights), rounds=options.rounds, steps=options.steps, accumulate=2,
                 learning_rate=options.rate, schedule=options.schedule, objective=options.objective,
-                select=options.select, tolerance=options.tolerance, **common,
+                warmup=0.1, select=options.select, tolerance=options.tolerance, **common,
             ),
             log=say,
         )  # fmt: skip
