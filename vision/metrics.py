@@ -11,6 +11,7 @@ import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,6 +217,64 @@ def clip_similarity(image: Tensor, target: Sequence[str] | Tensor, *, model: str
     if len(first) != len(second):
         raise ValueError(f"There are {len(first)} images and {len(second)} targets; give one per image.")
     return (first * second).sum(1)
+
+
+class Clip:
+    """A CLIP model that embeds pictures and texts; embeddings have length one.
+
+    Args:
+        network: open_clip's model.
+        tokenizer: open_clip's tokenizer of it.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: Any):
+        self.network, self.tokenizer = network, tokenizer
+
+    @classmethod
+    def load(cls, model: str, weights: str | Path | None = None, *, device: str | torch.device = "cpu") -> Clip:
+        """Load a model.
+
+        Args:
+            model: `local-dir:FOLDER`, `hf-hub:ORG/NAME`, or an architecture as open_clip names it, such as "ViT-B-32".
+            weights: of an architecture: a checkpoint file, or a tag of open_clip, such as "openai".
+
+        Raises:
+            FileNotFoundError: the folder or file is missing.
+            ValueError: open_clip does not know the model, or cannot fetch its weights.
+        """
+        import open_clip
+
+        scheme, _, place = model.partition(":")
+        if scheme == "local-dir" and not Path(place).is_dir():
+            raise FileNotFoundError(f"CLIP scores need a model; there is no folder {place}.")
+        if scheme not in ("local-dir", "hf-hub"):
+            if model not in open_clip.list_models():
+                raise ValueError(f"open_clip knows no model {model!r}; see open_clip.list_models().")
+            tags = open_clip.list_pretrained_tags_by_model(model)
+            if weights is None or (str(weights) not in tags and not Path(weights).is_file()):
+                raise FileNotFoundError(
+                    f"CLIP scores need weights of {model}: a checkpoint file or one of {', '.join(tags) or 'no tags'}, "
+                    f"got {weights}."
+                )
+        try:
+            network = open_clip.create_model(model, pretrained=None if weights is None else str(weights))
+            tokenizer = open_clip.get_tokenizer(model)
+        except (RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"The CLIP model {model} with weights {weights} cannot be loaded: {reason}") from error
+        return cls(network.eval().requires_grad_(False).to(device), tokenizer)
+
+    @torch.no_grad()
+    def images(self, images: Tensor) -> Tensor:
+        """(b, 3, h, w) in [0, 1] -> (b, width)."""
+        device = next(self.network.parameters()).device
+        return self.network.encode_image(_clip_input(self.network, images.to(device)), normalize=True).cpu()
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """b texts -> (b, width)."""
+        device = next(self.network.parameters()).device
+        return self.network.encode_text(self.tokenizer(list(texts)).to(device), normalize=True).cpu()
 
 
 @functools.lru_cache(maxsize=2)

@@ -447,7 +447,7 @@ class PIEEditor:
             return torch.cat([torch.randn((1, *shape[1:]), generator=generator) for generator in generators])
 
         if options.mode == "inversion":
-            scheduler, begin = prepare(self._ddim(), options.steps, strength, self.device)
+            scheduler, begin = prepare(self.ddim(), options.steps, strength, self.device)
             source = Predictor(self.unet, torch.cat([run.source[items]] * 2))
             beginning = inverted(self.vae, scheduler, begin, current, original, source)
         else:
@@ -467,7 +467,8 @@ class PIEEditor:
         mean, logvar = posterior(self.vae, images)
         return Moments(mean.float(), (0.5 * logvar.float()).exp())
 
-    def _ddim(self) -> Any:
+    def ddim(self) -> Any:
+        """DDIM with the noise schedule of the weights."""
         from diffusers import DDIMScheduler
 
         kept = {name: self.scheduler.config[name] for name in _NOISES if name in self.scheduler.config}

@@ -28,16 +28,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from vision.diffusion.backbone import TextEncoders, token_ids
 from vision.diffusion.build import SCHEDULE, emptied, initialise, text_encoder, word_tokenizer
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
+from vision.edit.auc import area_under_curve
 from vision.edit.brain import BASE_PROMPT, GRADES, SIDE, BrainImages, load_colin, load_mni, prompt
-from vision.edit.confidence import SmallClassifier
+from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
+from vision.edit.options import PIEConfig
+from vision.edit.pie import PIEEditor
 from vision.files import atomic_path
 from vision.training import Context, Objective, TrainOptions, finished, fit
 
 STAGES = ("classifier", "vae", "unet")
 NOISES = SCHEDULE | {"prediction_type": "v_prediction", "clip_sample": False}
 DROPPED_PROMPTS = 0.125
+BRAIN = PIEConfig(resolution=SIDE, prompt=prompt(1.0), source_prompt=prompt(0.0), frames=10, steps=30)
+"""What the weights are used with."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +158,6 @@ def train(
         ids = torch.where(dropped[:, None], empty.to(ids.device), ids)
         return context.modules["unet"](scale * (batch["mean"] + batch["std"] * noise), ids, context.generator), {}
 
-    from vision.diffusion.backbone import token_ids
-
     tokenizer = text.tokenizers[0]
     empty = token_ids(tokenizer, [""])
     ids = token_ids(tokenizer, [prompt(severity) for severity in kept["severity"].tolist()]).repeat(2, 1)
@@ -235,8 +239,7 @@ def held_out_auc(classifier: nn.Module, options: BrainTraining, count: int = 600
     data = BrainImages(load_colin(options.volumes), options.seed + 1000, healthy=0.5)
     samples = [data[i] for i in range(count)]
     scores = classifier(torch.stack([sample.image for sample in samples]))
-    ill = torch.tensor([sample.severity > 0 for sample in samples])
-    return float((scores[ill][:, None] > scores[~ill][None]).float().mean())
+    return area_under_curve(scores, torch.tensor([sample.severity > 0 for sample in samples]))
 
 
 def _run(
@@ -279,5 +282,12 @@ def _run(
 def _finish(
     options: BrainTraining, classifier: nn.Module, vae: nn.Module, unet: nn.Module, text: Any, encoder: nn.Module
 ) -> Path:
-    """Write the folder of the weights."""
-    raise NotImplementedError
+    """Write the folder of the weights in half precision."""
+    from diffusers import DDIMScheduler
+
+    text = TextEncoders(text.tokenizers, (encoder,))
+    scheduler = DDIMScheduler(**NOISES, set_alpha_to_one=False)
+    confidence = Confidence(classifier, ClassifierConfig("small", SIDE))
+    editor = PIEEditor(unet, vae, text, scheduler, BRAIN, confidence)
+    editor.save_pretrained(options.folder / "weights", torch.float16)
+    return options.folder / "weights"
