@@ -22,7 +22,7 @@ from vision.diffusion.build import initialise
 
 
 class ControlOutput(NamedTuple):
-    """What the conditioning branch gives back; unpacks as (rgbs, down, mid)."""
+    """What the conditioning branch gives back; unpacks as (rgbs, down, mid), and has the names of diffusers' output."""
 
     rgbs: list[Tensor] | None
     """(b, 3, H / 2, W / 2), (b, 3, H / 4, W / 4), (b, 3, H / 8, W / 8) in [-1, 1]; None without heads, or when the
@@ -30,6 +30,16 @@ class ControlOutput(NamedTuple):
     down: list[Tensor]
     """One per skip of the UNet, scaled."""
     mid: Tensor
+
+    @property
+    def down_block_res_samples(self) -> list[Tensor]:
+        """diffusers' name of `down`."""
+        return self.down
+
+    @property
+    def mid_block_res_sample(self) -> Tensor:
+        """diffusers' name of `mid`."""
+        return self.mid
 
 
 class DenseBlock(nn.Module):
@@ -206,8 +216,9 @@ class PASDControlNet(ControlNetModel):
         added_cond_kwargs: dict[str, Tensor] | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
         guess_mode: bool = False,
+        return_dict: bool = True,
         cond_embedding: Tensor | None = None,
-    ) -> ControlOutput:
+    ) -> ControlOutput | tuple[list[Tensor] | None, list[Tensor], Tensor]:
         """Residuals for the UNet.
 
         Args:
@@ -218,6 +229,7 @@ class PASDControlNet(ControlNetModel):
             fg_mask: (b or 1, 1, any, any); 1.5 where it is not zero and 0.6 elsewhere replace the conditioning scale.
             conditioning_scale: factor of all residuals.
             guess_mode: the first residuals count a tenth, growing to one in the middle.
+            return_dict: False gives a plain tuple.
             cond_embedding: result of `embed`, instead of `controlnet_cond`.
         """
         rgbs = None
@@ -260,7 +272,8 @@ class PASDControlNet(ControlNetModel):
             down = [residual * conditioning_scale for residual in down]
         if self.config.global_pool_conditions:
             down = [residual.mean(dim=(2, 3), keepdim=True) for residual in down]
-        return ControlOutput(rgbs, down[:-1], down[-1])
+        output = ControlOutput(rgbs, down[:-1], down[-1])
+        return output if return_dict else tuple(output)
 
 
 def _emphasis(mask: Tensor, residual: Tensor) -> Tensor:

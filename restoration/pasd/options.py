@@ -168,13 +168,15 @@ class PASDCommand(PASDOptions):
     """Another base model of the same family (folder or .safetensors file), or a LoRA file."""
     style_weight: float = 1.0
     """Share of that base, or factor of the LoRA."""
+    scheduler: str | None = None
+    """Another scheduler of diffusers, e.g. LCMScheduler with an LCM-LoRA as style, 4 steps and guidance 1."""
     compile: bool = False
     """Compile the networks: the first picture of a size takes minutes more, later ones less time."""
 
     @property
     def loading(self) -> dict[str, Any]:
         """Arguments of `PASDRestorer.from_pretrained`."""
-        names = ("pasd", "style", "style_weight", "compile")
+        names = ("pasd", "style", "style_weight", "scheduler", "compile")
         return {name: getattr(self, name) for name in names}
 
 

@@ -30,7 +30,15 @@ from restoration.pasd.style import apply_style
 from restoration.pasd.unet import PASDUNet
 from vision import hub
 from vision.config import load_config, save_config
-from vision.diffusion.backbone import Text, TextEncoders, add_concept, load_backbone, load_scheduler, load_text
+from vision.diffusion.backbone import (
+    Text,
+    TextEncoders,
+    add_concept,
+    load_backbone,
+    load_scheduler,
+    load_text,
+    make_scheduler,
+)
 from vision.diffusion.denoise import At, Denoising, denoise_steps, set_steps
 from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, vae_tiles
 from vision.diffusion.tiling import GaussianTiles
@@ -98,6 +106,7 @@ class PASDRestorer:
         pasd: str | Path | None = None,
         style: str | Path | None = None,
         style_weight: float = 1.0,
+        scheduler: str | None = None,
         compile: bool = False,
         revision: str | None = None,
         device: str | torch.device = "cpu",
@@ -111,6 +120,7 @@ class PASDRestorer:
             pasd: folder with PASD's own `unet` and `controlnet` (a published checkpoint-N).
             style: another base model or a LoRA to put under it; see `restyle`.
             style_weight: its share, or the LoRA's factor.
+            scheduler: name of another scheduler of diffusers, such as LCMScheduler for few steps with an LCM-LoRA.
             compile: see `compile`.
             revision: of a hub source.
             device, dtype: where and in what numbers to compute.
@@ -136,6 +146,8 @@ class PASDRestorer:
             restorer = cls._published(found.path, own.path, dtype)
         if style is not None:
             restorer.restyle(style, style_weight)
+        if scheduler is not None:
+            restorer.scheduler = make_scheduler(scheduler, restorer.scheduler.config)
         restorer.to(device, dtype)
         return restorer.compile() if compile else restorer
 
@@ -426,11 +438,8 @@ class PASDRestorer:
 
     def decode(self, state: Denoising, options: PASDOptions | None = None) -> Tensor:
         """The picture (b, 3, H, W) in [0, 1], on the networks' device, of a state."""
-        options = options or PASDOptions()
-        limit = options.vae_tile
-        if limit is None:
-            limit = largest_vae_tile(self.vae, len(state.latents), free_bytes(self.device))
-        return decode_latents(self.vae, state.latents, vae_tiles(limit, VAE_OVERLAP))
+        tiles = vae_tiles(self._vae_tile(options or PASDOptions()), VAE_OVERLAP)
+        return torch.cat([decode_latents(self.vae, latents, tiles) for latents in state.latents.split(1)])
 
     def finish(self, run: Run, decoded: Tensor, original: Tensor) -> Tensor:
         """The decoded picture with its colours and size, float32 on the CPU; `original` is what `start` was given."""
@@ -448,11 +457,9 @@ class PASDRestorer:
         else:
             if latents is not None:
                 raise ValueError("Given latents belong to a start from noise; choose start noise or leave them out.")
-            limit = options.vae_tile
-            if limit is None:
-                limit = largest_vae_tile(self.vae, len(image), free_bytes(self.device))
-            tiles = vae_tiles(limit * unit, VAE_OVERLAP * unit, unit)
-            latents = encode_image(self.vae, image, draw(shape).to(image), tiles).float()
+            tiles = vae_tiles(self._vae_tile(options) * unit, VAE_OVERLAP * unit, unit)
+            pairs = zip(image.split(1), draw(shape).to(image).split(1), strict=True)
+            latents = torch.cat([encode_image(self.vae, item, noise, tiles) for item, noise in pairs]).float()
             first = int(scheduler.timesteps[0])
             for level in (first, options.start_level):
                 noise = draw(shape).to(latents)
@@ -467,14 +474,16 @@ class PASDRestorer:
                 GaussianTiles(self.config.tile if size is None else size, options.tile_overlap) if size != 0 else None
             )
         if size is None:
-            items = len(image) * halves * options.tile_batch
-            size = largest_tile(self.unet, items, free_bytes(self.device), self.config.tile)
+            size = largest_tile(self.unet, halves * options.tile_batch, free_bytes(self.device), self.config.tile)
         if size == 0 or max(height, width) <= size:
             return None
         step = 2 ** (len(self.unet.config.block_out_channels) - 1)
         overlap = math.ceil(options.tile_overlap / step) * step
         size = max(size // step * step, 2 * overlap + step)
         return Tiles(size, overlap, 1, batch=options.tile_batch)
+
+    def _vae_tile(self, options: PASDOptions) -> int:
+        return largest_vae_tile(self.vae, free_bytes(self.device)) if options.vae_tile is None else options.vae_tile
 
     def _texts(self, image: Tensor, options: PASDOptions, prompts: Sequence[str] | None) -> tuple[Text, Text | None]:
         prompts = [options.prompt] * len(image) if prompts is None else list(prompts)

@@ -65,7 +65,7 @@ class MiniPASDTraining:
     """Folder below which the photographs lie."""
     folder: Path = Path("runs/pasd-mini")
     """Checkpoints and weights."""
-    steps: tuple[int, int, int, int] = (2700, 3500, 5000, 1000)
+    steps: tuple[int, int, int, int] = (2700, 3500, 4000, 700)
     """Updates of the stages."""
     rates: tuple[float, float, float, float] = (1e-3, 7e-4, 7e-4, 3e-4)
     """Peak learning rates of the stages."""

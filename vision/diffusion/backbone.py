@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,13 +175,21 @@ def load_text(folder: Path, *, dtype: torch.dtype = torch.float32) -> TextEncode
 
 def load_scheduler(folder: Path, default: str | None = None) -> Any:
     """The scheduler of a folder; `default` names another class of diffusers that takes over its noise schedule."""
+    config = _json(folder / "scheduler_config.json")
+    return make_scheduler(default or config.get("_class_name", ""), config)
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """The scheduler of diffusers of this name with the noise schedule of a config.
+
+    Raises:
+        ValueError: diffusers has none of this name.
+    """
     import diffusers
 
-    config = _json(folder / "scheduler_config.json")
-    name = default or config.get("_class_name", "")
     cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if cls is None:
-        raise ValueError(f"{folder} names the scheduler {name!r}, which diffusers does not have.")
+        raise ValueError(f"diffusers has no scheduler {name!r}; names end in Scheduler, such as LCMScheduler.")
     return cls.from_config(config)
 
 

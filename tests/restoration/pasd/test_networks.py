@@ -232,3 +232,14 @@ def test_channel_order_bgr_flips_the_picture():
     bgr.load_state_dict(rgb.state_dict())
     for a, b in zip(rgb.embed(image.flip(1))[1], bgr.embed(image)[1], strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_branch_answers_as_that_of_diffusers():
+    _, control = trained()
+    sample, text, image = inputs()
+    with torch.no_grad():
+        output = control(sample, 10, text, image)
+        plain = control(sample, 10, text, image, return_dict=False)
+    assert type(plain) is tuple and len(plain) == 3
+    assert all(map(torch.equal, output.down_block_res_samples, plain[1]))
+    assert torch.equal(output.mid_block_res_sample, plain[2])

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from restoration.pasd import PASDConfig, PASDOptions, PASDRestorer
+from restoration.pasd.memory import largest_tile, largest_vae_tile
 from restoration.pasd.options import COLORIZE, PRESETS
 from restoration.pasd.restorer import PUBLISHED
 from restoration.pasd.style import merge_lora
@@ -291,6 +292,21 @@ def test_any_scheduler_of_diffusers(tiny):
 
 
 PARTS = ("unet", "controlnet", "vae", "text", "scheduler", "config")
+
+
+def test_a_scheduler_is_chosen_by_its_name():
+    restorer = PASDRestorer.from_pretrained("builtin:tiny", scheduler="LCMScheduler")
+    assert type(restorer.scheduler).__name__ == "LCMScheduler"
+    assert restorer.scheduler.config.beta_start == fresh().scheduler.config.beta_start
+    with pytest.raises(ValueError, match="diffusers has no scheduler 'LCM'; names end in Scheduler"):
+        PASDRestorer.from_pretrained("builtin:tiny", scheduler="LCM")
+
+
+def test_tiles_do_not_follow_every_change_of_the_free_memory(tiny):
+    sides = [largest_tile(tiny.unet, 2, free << 20, 320) for free in range(1, 4000)]
+    assert set(sides) == {64, 80, 112, 160, 224, 320} and sides == sorted(sides)
+    assert largest_tile(tiny.unet, 2, 1, 32) == 32
+    assert largest_vae_tile(tiny.vae, 1) == 64 and largest_vae_tile(tiny.vae, 1 << 40) == 512
 
 
 def test_colourization_keeps_the_brightness(tiny):
