@@ -4,6 +4,7 @@
     python scripts/evaluate.py iter --hr photos --degradation blind --out runs/blind --pictures
     python scripts/evaluate.py iter --pairs LQ HR --out runs/pairs
     python scripts/evaluate.py gtr --meshes MESHES --out runs/meshes
+    python scripts/evaluate.py r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
 
 The first word is the system; the rest are its options (`--help` after it lists them). Each system's module says what it
 measures and writes.
@@ -22,6 +23,7 @@ from scripts import dispatch
 SYSTEMS = {
     "iter": ("scripts.evaluate_restoration", "ITEREvaluation"),
     "gtr": ("scripts.evaluate_gtr", "GTREvaluation"),
+    "r1": ("scripts.evaluate_r1", "R1Evaluation"),
 }
 """System -> module with a `main` function, and its options."""
 

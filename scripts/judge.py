@@ -81,6 +81,7 @@ def main(options: JudgeOptions) -> list[dict[str, Any]]:
         return [record(judge(images, options.question or "", answers, options.options))]
 
     from reward_vlm.data import read_rows
+    from reward_vlm.results import Results
     from vision.report import write_run
 
     assert options.out is not None
@@ -89,18 +90,16 @@ def main(options: JudgeOptions) -> list[dict[str, Any]]:
     for sentence in problems:
         sys.stderr.write(f"Left out: {sentence}\n")
     facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "device")}
-    done = _done(options.out, facts)
-    judge, made = _load(options, device), []
-    chunk = max(1, options.options.batch_size)
+    results = Results(options.out, facts)
+    done, made = {row["row"] for row in results.rows}, []
+    judge, chunk = _load(options, device), max(1, options.options.batch_size)
     waiting = [number for number in range(len(rows)) if number not in done]
-    with open(options.out, "a", encoding="utf-8") as file:
-        for start in range(0, len(waiting), chunk):
-            part = waiting[start : start + chunk]
-            judged = judge.batch([rows[number][1]() for number in part], options.options)
-            for number, found in zip(part, judged, strict=True):
-                made.append({"row": number, "id": rows[number][0], **record(found)})
-                file.write(json.dumps(made[-1], ensure_ascii=False) + "\n")
-            file.flush()
+    for start in range(0, len(waiting), chunk):
+        part = waiting[start : start + chunk]
+        judged = judge.batch([rows[number][1]() for number in part], options.options)
+        new = [{"row": n, "id": rows[n][0], **record(found)} for n, found in zip(part, judged, strict=True)]
+        results.add(*new)
+        made += new
     seconds = round(time.monotonic() - started, 3)
     write_run(options.out.parent, options=to_dict(options), judged=len(made), seconds=seconds, problems=problems)
     return made
@@ -141,30 +140,6 @@ def _load(options: JudgeOptions, device: str) -> R1Judge:
     return R1Judge.from_pretrained(
         options.source, device=device, dtype=dtype, variant=options.variant, engine=options.engine
     )
-
-
-def _done(out: Path, facts: dict[str, Any]) -> set[int]:
-    """Numbers of the rows that `out` holds; a last line that a kill cut off is removed.
-
-    Raises:
-        ValueError: the file was made with other options.
-    """
-    from vision.files import atomic_path
-
-    made_with = out.with_name(f".{out.name}.options.json")
-    text = json.dumps(facts, sort_keys=True)
-    if out.exists() and made_with.exists() and made_with.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{out} was made with other options; name another --out, or remove it.")
-    with atomic_path(made_with) as part:
-        part.write_text(text, encoding="utf-8")
-    if not out.exists():
-        return set()
-    lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        with atomic_path(out) as part:
-            part.write_text("".join(whole), encoding="utf-8")
-    return {json.loads(line)["row"] for line in whole}
 
 
 def run() -> None:

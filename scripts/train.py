@@ -3,6 +3,7 @@
     python scripts/train.py iter --stage vqgan --images HQ --folder runs/iter
     python scripts/train.py iter --recipe mini --photos photos --variant clean
     python scripts/train.py gtr --stage volume --meshes MESHES --folder runs/gtr
+    python scripts/train.py r1 --stage sft --rows judgements.jsonl --start org/name --folder runs/r1-sft
     accelerate launch --num_processes 8 scripts/train.py iter --stage refine --images HQ --start runs/iter/vqgan
 
 The first word is the system; `--recipe` picks one of its recipes, and the rest are the recipe's options (`--help` after
@@ -31,6 +32,10 @@ RECIPES = {
         "mini": ("restoration.pasd.train_mini", "MiniPASDTraining"),
     },
     "gtr": {"stages": ("recon3d.gtr.train", "GTRTraining")},
+    "r1": {
+        "published": ("reward_vlm.r1.train", "R1Training"),
+        "mini": ("reward_vlm.r1.train_mini", "MiniR1Training"),
+    },
 }
 """System -> recipe -> module with a `train` function, and its options. A system's first recipe is its default."""
 

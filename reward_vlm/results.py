@@ -1,0 +1,45 @@
+"""Files of results, one JSON object per line, that grow row by row and are continued after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vision.files import atomic_path
+
+
+class Results:
+    """The results in a file, and a way to add more.
+
+    Beside the file lies `.NAME.options.json` with the facts that decide about results; a file that was made with others
+    is not continued. A last line that a kill cut off is removed.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]):
+        """
+        Raises:
+            ValueError: the file was made with other facts, or cannot be read or written.
+        """
+        self.path = path
+        made_with = path.with_name(f".{path.name}.options.json")
+        text = json.dumps(facts, sort_keys=True)
+        if path.exists() and not (made_with.exists() and made_with.read_text(encoding="utf-8") == text):
+            raise ValueError(f"{path} was made with other options; name another file, or remove it.")
+        with atomic_path(made_with) as part:
+            part.write_text(text, encoding="utf-8")
+        self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]
+            if len(whole) < len(lines):
+                with atomic_path(path) as part:
+                    part.write_text("".join(whole), encoding="utf-8")
+            self.rows = [json.loads(line) for line in whole]
+
+    def add(self, *rows: Mapping[str, Any]) -> None:
+        """Append rows to the file at once."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self.rows += [dict(row) for row in rows]
