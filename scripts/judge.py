@@ -11,7 +11,6 @@ that cannot be used is an error that names its number, or is reported and left o
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping
