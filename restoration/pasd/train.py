@@ -82,6 +82,8 @@ class PASDTraining:
     """Decay of the moving average of the trained weights; None keeps none."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
+    eight_bit: bool = False
+    """Keep the optimizer's state in 8 bits; needs the package bitsandbytes."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward passes."""
     validation: Path | None = None
@@ -298,6 +300,7 @@ def train(
         warmup=options.warmup,
         max_grad_norm=1.0,
         ema_decay=options.ema_decay,
+        eight_bit=options.eight_bit,
         mixed_precision=options.mixed_precision,
         seed=options.seed,
         workers=options.workers,

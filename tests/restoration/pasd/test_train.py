@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -145,6 +146,9 @@ def test_what_cannot_be_trained_says_why(base, images, tmp_path):
         PASDTraining(caption_dropout=2)
     with pytest.raises(FileNotFoundError, match="lacks vae"):
         train(options(tmp_path, images, tmp_path))
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ValueError, match="needs the package bitsandbytes; install it, or switch eight_bit off"):
+            train(options(base, images, tmp_path, eight_bit=True))
     assert load_scheduler(base / "scheduler", "DDPMScheduler").config.beta_schedule == "scaled_linear"
 
 
