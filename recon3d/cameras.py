@@ -235,8 +235,20 @@ def gtr_rig(
     return orbit(phi, [90.0 - value for value in theta], radius, fov_degrees, size)
 
 
+def instantmesh_orbit(
+    azimuth: Sequence[float] | Tensor,
+    elevation: Sequence[float] | Tensor | float,
+    radius: float = 4.0,
+    fov_degrees: float = 30.0,
+    size: int = 320,
+) -> Cameras:
+    """OpenCV cameras around the origin in the world of InstantMesh (z up), angles in degrees, azimuth from x to y."""
+    cameras = orbit(90.0 - torch.as_tensor(azimuth, dtype=torch.float64), elevation, radius, fov_degrees, size)
+    return replace(cameras, c2w=gtr_to_instantmesh(cameras.c2w))
+
+
 def instantmesh_rig(size: int = 320, radius: float = 4.0, fov_degrees: float = 30.0) -> Cameras:
-    """The same six views in the world of InstantMesh (z up), OpenCV cameras."""
+    """The six views of GTR in the world of InstantMesh."""
     cameras = gtr_rig(size, radius, fov_degrees)
     return replace(cameras, c2w=gtr_to_instantmesh(cameras.c2w))
 

@@ -63,35 +63,39 @@ def nearest_distances(points: Tensor, others: Tensor) -> Tensor:
     return torch.from_numpy(distances)
 
 
-def chamfer(points: Tensor, reference: Tensor) -> dict[str, float]:
-    """Chamfer distances between point sets (points, 3).
+def point_scores(points: Tensor, reference: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, float]:
+    """Chamfer distances and F-scores between point sets (points, 3).
 
-    `chamfer_l1_sum`: mean nearest distance, both directions added. `chamfer_l1_half`: half of it.
-    `chamfer_l2_sum`: the same as the first with squared distances.
+    `chamfer_l1_sum`: mean nearest distance, both directions added. `chamfer_l1_half`: half of it. `chamfer_l2_sum`: the
+    same as the first with squared distances. For every threshold t `precision@t`: share of `points` closer than t to
+    the reference, `recall@t`: the other way, `fscore@t`: their harmonic mean.
     """
     there, back = nearest_distances(points, reference), nearest_distances(reference, points)
     total = float(there.mean() + back.mean())
-    squared = float(there.square().mean() + back.square().mean())
-    return {"chamfer_l1_sum": total, "chamfer_l1_half": total / 2, "chamfer_l2_sum": squared}
+    scores = {
+        "chamfer_l1_sum": total,
+        "chamfer_l1_half": total / 2,
+        "chamfer_l2_sum": float(there.square().mean() + back.square().mean()),
+    }
+    for threshold in thresholds:
+        precision = float((there < threshold).double().mean())
+        recall = float((back < threshold).double().mean())
+        both = precision + recall
+        scores[f"fscore@{threshold:g}"] = 2 * precision * recall / both if both else 0.0
+        scores |= {f"precision@{threshold:g}": precision, f"recall@{threshold:g}": recall}
+    return scores
 
 
-def fscore(points: Tensor, reference: Tensor, threshold: float) -> dict[str, float]:
-    """Precision (share of `points` closer than the threshold to the reference), recall (the other way) and F-score."""
-    precision = float((nearest_distances(points, reference) < threshold).double().mean())
-    recall = float((nearest_distances(reference, points) < threshold).double().mean())
-    total = precision + recall
-    return {"fscore": 2 * precision * recall / total if total else 0.0, "precision": precision, "recall": recall}
+def seen_part(mesh: Mesh, cameras: Cameras | None = None) -> Mesh:
+    """The faces that cameras (48 around [-1, 1]^3) see."""
+    return mesh.keep_faces(seen_faces(mesh, cameras))
 
 
-def surface_scores(
-    mesh: Mesh, reference: Mesh, samples: int = 100_000, seed: int = 0, cameras: Cameras | None = None
-) -> dict[str, float]:
-    """Chamfer distance (sum) and F-scores of the surfaces of two meshes that cameras (48 around [-1, 1]^3) see."""
+def surface_scores(mesh: Mesh, reference: Mesh, samples: int = 100_000, seed: int = 0) -> dict[str, float]:
+    """Chamfer distance (sum) and F-scores of two surfaces, such as the seen parts of two meshes."""
     generator = torch.Generator().manual_seed(seed)
-    mine = mesh.keep_faces(seen_faces(mesh, cameras)).sample(samples, generator)[0]
-    theirs = reference.keep_faces(seen_faces(reference, cameras)).sample(samples, generator)[0]
-    scores = {"chamfer": chamfer(mine, theirs)["chamfer_l1_sum"]}
-    return scores | {f"f@{t:g}": fscore(mine, theirs, t)["fscore"] for t in THRESHOLDS}
+    scores = point_scores(mesh.sample(samples, generator)[0], reference.sample(samples, generator)[0])
+    return {"chamfer": scores["chamfer_l1_sum"]} | {f"f@{t:g}": scores[f"fscore@{t:g}"] for t in THRESHOLDS}
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------
@@ -183,18 +187,18 @@ def measure(
     truth = mesh.normalised()
     given = render(truth, given_cameras(setting.size, setting.views))
     held = render(truth, held_out_cameras(setting.size))
-    if start is not None:
-        start = start.moved(*mesh.placement())
+    judges = surround(setting.seen_from)
+    seen_truth = seen_part(truth, judges)
     rows: list[dict[str, Any]] = []
 
     def row(stage: str, made: Mesh, color: Callable[[Tensor], Tensor] | None, seconds: float, cpu: float) -> None:
-        shown = [render(made, views.cameras, color=color) for views in (held, given)]
-        scores = view_scores(shown[0], held, setting.perceptual)
-        scores["psnr_given"] = view_scores(shown[1], given)["psnr"]
-        scores |= surface_scores(made, truth, setting.samples, cameras=surround(setting.seen_from))
+        scores = view_scores(render(made, held.cameras, color=color), held, setting.perceptual)
+        scores["psnr_given"] = view_scores(render(made, given.cameras, color=color), given)["psnr"]
+        scores |= surface_scores(seen_part(made, judges), seen_truth, setting.samples)
         rows.append({"stage": stage, **scores, "faces": len(made.faces), "seconds": seconds, "cpu_seconds": cpu})
 
     if start is not None:
+        start = start.moved(*mesh.placement())
         row("as given", start, None, 0.0, 0.0)
     stages = {"volume": "none", "geometry": "geometry", "texture": "both"}
     if start is not None and options.keep_topology:

@@ -21,7 +21,8 @@ from recon3d.evaluate import given_cameras
 from recon3d.gtr.config import GTROptions
 from recon3d.gtr.fit import Budget, Fit
 from recon3d.gtr.reconstructor import GTRReconstructor
-from recon3d.gtr.refine import geometry_stage, surface_loss, surface_points, texture_stage, volume_stage
+from recon3d.gtr.refine import geometry_stage, surface_loss, volume_stage
+from recon3d.gtr.texture import covered_points, texture_stage
 from recon3d.isosurface import extract_surface, grid_points
 from recon3d.mesh import Mesh
 from recon3d.render import render
@@ -71,7 +72,7 @@ def main(options: GTRBenchmark) -> list[dict[str, object]]:
 
     n = options.steps
     quiet = Budget(n, evaluate_every=10**9)
-    surface = surface_points(*(part.detach() for part in fit.surface(options.grid_size, LEVEL)), views)
+    surface = covered_points(*(part.detach() for part in fit.surface(options.grid_size, LEVEL)), views)
     stages = {
         "A volume step": lambda: volume_stage(fit, views, quiet),
         "B geometry step, sparse": lambda: geometry_stage(

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from recon3d.evaluate import Setting, means, measure, spoil
 from recon3d.gtr.config import GTROptions
-from recon3d.gtr.reconstructor import GTRReconstructor
+from recon3d.gtr.reconstructor import MAX_FACES, GTRReconstructor
 from recon3d.gtr.result import Reconstruction
 from recon3d.mesh import Mesh
 from recon3d.mesh_files import FORMATS
@@ -73,7 +73,7 @@ def main(options: GTREvaluation) -> int:
     for path in _files(options.meshes):
         name = path.stem if path else "vase"
         try:
-            mesh = Mesh.load(path, max_faces=200_000) if path else vase()
+            mesh = Mesh.load(path, max_faces=MAX_FACES) if path else vase()
         except (ValueError, OSError) as error:
             problems.append(str(error))
             console.print(problems[-1], markup=False)

@@ -25,15 +25,18 @@ import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from recon3d.cameras import Cameras
 from recon3d.evaluate import given_cameras
 from recon3d.gtr.config import GTROptions
-from recon3d.gtr.reconstructor import GTRReconstructor
+from recon3d.gtr.reconstructor import MAX_FACES, GTRReconstructor
+from recon3d.gtr.result import Reconstruction
 from recon3d.mesh import Mesh
 from recon3d.render import render
 from recon3d.show import contact_sheet, looks, spread_views, turntable_frames
+from recon3d.surfaces import simplify
 from recon3d.vase import vase
 from recon3d.view_files import load_views, views_from_grid
 from recon3d.views import Views
@@ -42,7 +45,8 @@ from vision.files import atomic_path
 from vision.refine import Step
 from vision.report import save_gif, save_mp4, write_run
 
-MAX_FACES = 200_000
+UNFINISHED = ".unfinished"
+"""Sub-folder of checkpoints, until the work is done."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +91,23 @@ class ReconstructOptions:
         return self.name or (given.resolve().stem if given else "vase")
 
 
-def read(options: ReconstructOptions, console: Console) -> tuple[Views, Mesh | None]:
-    """The views, and the mesh that they improve."""
-    mesh = None
+def read(options: ReconstructOptions) -> tuple[Views, Mesh | None, list[str]]:
+    """The views, the mesh that they improve, and sentences for the user."""
+    mesh, notes = None, []
     if options.mesh is not None:
         mesh = Mesh.load(options.mesh)
         if len(mesh.faces) > MAX_FACES:
-            console.print(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
-            mesh = Mesh.load(options.mesh, max_faces=MAX_FACES)
+            notes.append(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
+            mesh = simplify(mesh, MAX_FACES)
     if options.views is not None:
-        return load_views(options.views, options.background, options.rig), mesh
+        return load_views(options.views, options.background, options.rig), mesh, notes
     if options.grid is not None:
-        return views_from_grid(options.grid, options.background), mesh
+        return views_from_grid(options.grid, options.background), mesh, notes
     if mesh is None:
-        console.print("No views and no mesh were given: this is a vase made by code, to try it out.")
-    shown = (vase() if mesh is None else mesh).normalised()
-    return render(shown, given_cameras(options.options.view_size)), None
+        notes.append("No views and no mesh were given: this is a vase made by code, to try it out.")
+        mesh = vase()
+    shown = mesh.normalised()
+    return render(shown, given_cameras(options.options.view_size)), None, notes
 
 
 def fingerprint(options: ReconstructOptions, views: Views, mesh: Mesh | None) -> str:
@@ -116,9 +121,9 @@ def fingerprint(options: ReconstructOptions, views: Views, mesh: Mesh | None) ->
 
 
 class Bars:
-    """A progress bar per stage, with the PSNR over the given views; keeps how the object looked before refinement."""
+    """A progress bar per stage, with the PSNR over the given views."""
 
-    def __init__(self, console: Console, cameras: Cameras, grid_size: int) -> None:
+    def __init__(self, console: Console) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -127,56 +132,49 @@ class Bars:
         )
         self.progress = Progress(*columns, console=console)
         self.tasks: dict[str, TaskID] = {}
-        self.cameras, self.grid_size = cameras, grid_size
-        self.before: torch.Tensor | None = None
 
     def __call__(self, step: Step) -> None:
         stage = step.at.stage
         if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(stage, total=step.at.total, db="")
-            if stage in ("geometry", "texture") and self.before is None and step.at.number == 0:
-                self.before = looks(step.state, self.cameras, self.grid_size)
         shown = "" if step.best_score is None else f"{float(step.best_score):.2f} dB"
         self.progress.update(self.tasks[stage], completed=step.at.number, db=shown)
+
+
+class Before:
+    """Keeps how the object looked before its first refinement, in a file that outlives an interruption."""
+
+    def __init__(self, path: Path, cameras: Cameras, grid_size: int) -> None:
+        self.path, self.cameras, self.grid_size = path, cameras, grid_size
+
+    def __call__(self, step: Step) -> None:
+        if step.at.stage in ("geometry", "texture") and not self.path.exists():
+            with atomic_path(self.path) as part:
+                save_file({"images": looks(step.state, self.cameras, self.grid_size).cpu().contiguous()}, part)
+
+    @property
+    def images(self) -> torch.Tensor | None:
+        """(views, 3, height, width), None when nothing was refined."""
+        return load_file(self.path)["images"] if self.path.exists() else None
 
 
 def main(options: ReconstructOptions) -> Path:
     """Rebuild, save, and return the mesh file."""
     started, console = time.monotonic(), Console(soft_wrap=True, highlight=False)
-    target = options.out / f"{options.stem}.{options.format}"
-    views, mesh = read(options, console)
+    target, choice = options.out / f"{options.stem}.{options.format}", options.options
+    views, mesh, notes = read(options)
     key = fingerprint(options, views, mesh)
     if target.exists() and _known(options.out / "run.json") == key:
-        console.print(f"{target} is already there.")
+        console.print(f"{target} is already there.", markup=False)
         return target
-    reconstructor = GTRReconstructor.from_pretrained(options.source, device=options.device)
-    choice = options.options
-    shown = views[spread_views(len(views))]
-    centre, scale = reconstructor.placement(views.check(), choice, mesh)
-    work = options.out / ".unfinished"
-    if work.exists() and _known(work / "run.json") != key:
-        shutil.rmtree(work)
-    with atomic_path(work / "run.json") as part:
-        part.write_text(json.dumps({"fingerprint": key}))
-    bars = Bars(console, shown.moved(centre, scale).cameras, choice.grid_size)
-    try:
-        with bars.progress:
-            result = reconstructor.reconstruct(views, choice, mesh=mesh, folder=work, observers=[bars])
-    except ValueError:  # nothing to go on with
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+    for note in notes:
+        console.print(note, markup=False)
+    result, before = rebuild(options, views, mesh, key, console)
     for note in result.notes:
-        console.print(note)
+        console.print(note, markup=False)
     final = result.mesh(choice.texture, choice.texture_size, choice.max_faces)
     final.save(target)
-    columns = [("given", shown.images), ("before", bars.before), ("after", render(final, shown.cameras).images)]
-    with atomic_path(options.out / "contact.png") as part:
-        contact_sheet([(label, pictures) for label, pictures in columns if pictures is not None]).save(part, "PNG")
-    if options.film == "gif":
-        save_gif(turntable_frames(final), options.out / "turntable.gif", fps=12)
-    elif options.film == "mp4":
-        save_mp4(turntable_frames(final, 72), options.out / "turntable.mp4")
-    scores = {stage: {"before": a, "after": b} for stage, (a, b) in result.scores.items()}
+    draw(options, views, before, final)
     write_run(
         options.out,
         options=to_dict(options),
@@ -184,14 +182,53 @@ def main(options: ReconstructOptions) -> Path:
         seed=choice.seed,
         seconds=round(time.monotonic() - started, 2),
         stage_seconds=result.seconds,
-        psnr_given_views=scores,
+        psnr_given_views={stage: {"before": a, "after": b} for stage, (a, b) in result.scores.items()},
         faces=len(final.faces),
-        notes=list(result.notes),
+        notes=[*notes, *result.notes],
         fingerprint=key,
     )
-    shutil.rmtree(work)
-    console.print(f"{target}: {len(final.faces):,} faces, {time.monotonic() - started:.0f} s.")
+    shutil.rmtree(options.out / UNFINISHED)
+    console.print(f"{target}: {len(final.faces):,} faces, {time.monotonic() - started:.0f} s.", markup=False)
     return target
+
+
+def rebuild(
+    options: ReconstructOptions, views: Views, mesh: Mesh | None, key: str, console: Console
+) -> tuple[Reconstruction, torch.Tensor | None]:
+    """Go through all stages, on from where an earlier run of the same work stopped.
+
+    Returns the result, and pictures of the object before it was refined: the mesh as it was given, or the first fit
+    (None where nothing was refined).
+    """
+    reconstructor = GTRReconstructor.from_pretrained(options.source, device=options.device)
+    centre, scale = reconstructor.placement(views.check(), options.options, mesh)
+    shown = views[spread_views(len(views))].moved(centre, scale)
+    work = options.out / UNFINISHED
+    if work.exists() and _known(work / "run.json") != key:
+        shutil.rmtree(work)
+    with atomic_path(work / "run.json") as part:
+        part.write_text(json.dumps({"fingerprint": key}))
+    bars, before = Bars(console), Before(work / "before.safetensors", shown.cameras, options.options.grid_size)
+    observers = [bars, before] if mesh is None else [bars]
+    try:
+        with bars.progress:
+            result = reconstructor.reconstruct(views, options.options, mesh=mesh, folder=work, observers=observers)
+    except ValueError:  # nothing to go on with
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return result, before.images if mesh is None else looks(mesh.moved(centre, scale), shown.cameras)
+
+
+def draw(options: ReconstructOptions, views: Views, before: torch.Tensor | None, final: Mesh) -> None:
+    """The contact sheet and the turntable."""
+    shown = views[spread_views(len(views))]
+    columns = [("given", shown.images), ("before", before), ("after", render(final, shown.cameras).images)]
+    with atomic_path(options.out / "contact.png") as part:
+        contact_sheet([(label, pictures) for label, pictures in columns if pictures is not None]).save(part, "PNG")
+    if options.film == "gif":
+        save_gif(turntable_frames(final), options.out / "turntable.gif", fps=12)
+    elif options.film == "mp4":
+        save_mp4(turntable_frames(final, 72), options.out / "turntable.mp4")
 
 
 def _known(path: Path) -> str | None:

@@ -18,16 +18,9 @@ from recon3d.gtr.fields import TriplaneField
 from recon3d.gtr.fit import Budget, Fit, Stage, new_fit, pack, unpacker
 from recon3d.gtr.network import Generator as Network
 from recon3d.gtr.network import condition
-from recon3d.gtr.refine import (
-    VolumeRates,
-    geometry_stage,
-    object_box,
-    psnr_of,
-    surface_points,
-    texture_stage,
-    volume_stage,
-)
+from recon3d.gtr.refine import VolumeRates, geometry_stage, object_box, psnr_of, volume_stage
 from recon3d.gtr.result import Reconstruction
+from recon3d.gtr.texture import covered_points, surface_points, texture_stage
 from recon3d.hull import check_agreement, place, visual_hull
 from recon3d.mesh import Mesh
 from recon3d.render import render
@@ -236,7 +229,12 @@ class GTRReconstructor:
         surface = Mesh(vertices, faces)
         if options.refines_texture:
             release = options.texture_mode == "release"
-            points = surface_points(vertices, faces, views, supersample=2 if release else 1)
+            # The release renders at 1024 pixels and compares at 512.
+            points = (
+                surface_points(vertices, faces, views, supersample=2)
+                if release
+                else covered_points(vertices, faces, views)
+            )
             budget = Budget(options.texture_steps, options.texture_seconds, options.patience)
             stage = texture_stage(fit, points, views.images, budget, mode=options.texture_mode)
             yield from run.stage(stage, keep_last=release)

@@ -1,24 +1,17 @@
-"""Fit and refine one object: volume (A), geometry (B), texture (C), each a stage for the refinement core.
+"""Fit and refine the shape of one object: volume (A) and geometry (B), each a stage for the refinement core.
 
 A. Volume: a triplane is fitted to the views by volume rendering.
 B. Geometry: marching cubes surfaces of the density are rendered and compared with the views in colour and silhouette;
    gradients reach the field through the vertices and through the colours on the surface (paper, section 3.2).
-C. Texture: the surface stays as it is; triplane and colour MLP are tuned on the views (paper, section 3.3).
 
 Every stage starts with a move that changes nothing and only measures, so that the best state is never worse than
 what the stage was given, in PSNR over the views it sees.
-
-The release (`texture_stage(mode="release")`) differs from the default in this: the rate of the triplane stays
-constant, the colour MLP starts with rate zero and follows a cosine over 500 steps, the triplane is subject to
-weight decay (which pulls what no view sees to grey), gradients of the MLP are clipped, and the last state is
-taken, not the best.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,8 +24,6 @@ from recon3d.render import render_surface
 from recon3d.views import Views
 from recon3d.volume import render_rays
 from vision.refine import Verdict
-
-TextureMode = Literal["default", "release"]
 
 
 def psnr_of(mse: float) -> float:
@@ -212,136 +203,3 @@ def surface_loss(fit: Fit, vertices: Tensor, faces: Tensor, views: Views, chosen
         loss = loss + rgb_loss(picture, views.images[number])
         loss = loss + mask_loss(surface.mask[..., 0], views.masks[number, 0])
     return loss / len(chosen)
-
-
-# C ------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TextureRates:
-    """How the texture refinement descends."""
-
-    code: float = 0.15
-    """Learning rate of the triplane."""
-    mlp: float = 1e-4
-    """Learning rate of the colour MLP."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Of Adam."""
-    weight_decay: float = 0.05
-    """Of the weights of the MLP; in the release of the triplane too."""
-    floor: float = 0.05
-    """The cosine ends at this share of the rates."""
-    schedule_steps: int | None = None
-    """Length of the cosine; None: the steps of the stage. The release has 500."""
-    max_grad_norm: float | None = None
-    """Gradient norm of the MLP is clipped to this; the release has 1."""
-
-
-RELEASE_RATES = TextureRates(schedule_steps=500, max_grad_norm=1.0)
-
-
-@dataclass(frozen=True)
-class SurfacePoints:
-    """Surface points seen by pixels, fixed while the texture is refined.
-
-    `points`: (points, 3). `pixel_index`: (points,) flat index into (views, height, width). `size`: views, height,
-    width.
-    """
-
-    points: Tensor
-    pixel_index: Tensor
-    size: tuple[int, int, int]
-
-    def picture(self, colors: Tensor) -> Tensor:
-        """(views, 3, height, width) colours (points, 3) on white."""
-        views, height, width = self.size
-        canvas = colors.new_ones(views * height * width, 3).index_copy(0, self.pixel_index, colors)
-        return canvas.view(views, height, width, 3).permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
-def surface_points(vertices: Tensor, faces: Tensor, views: Views, supersample: int = 1) -> SurfacePoints:
-    """The points of a surface that the pixels of the views see (at `supersample` times their resolution)."""
-    height, width = views.cameras.height * supersample, views.cameras.width * supersample
-    points, index = [], []
-    for number, clip in enumerate(views.cameras.resized(height, width).clip(vertices)):
-        fragments = rasterize(clip, faces, (height, width))
-        points.append(interpolate(vertices, faces, fragments))
-        index.append(fragments.pixel_index + number * height * width)
-    return SurfacePoints(torch.cat(points), torch.cat(index), (len(views), height, width))
-
-
-def cosine_factor(step: int, steps: int, floor: float, warm_up: int = 0) -> float:
-    """Linear warm-up from 0, then half a cosine from 1 to `floor` at `steps`."""
-    if step < warm_up:
-        return step / warm_up
-    progress = (step - warm_up) / max(1, steps - warm_up)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def texture_stage(
-    fit: Fit,
-    surface: SurfacePoints,
-    images: Tensor,
-    budget: Budget,
-    *,
-    mode: TextureMode = "default",
-    rates: TextureRates | None = None,
-) -> Stage:
-    """Stage C. Colours at fixed surface points descend on the mean absolute error over whole pictures.
-
-    The verdict is the PSNR over all views; its detail has the loss. A verdict keeps its prediction for the next
-    move, which starts from the same weights, so that every move costs one evaluation of the colours.
-
-    Args:
-        surface: the points that the pixels see; their pictures are resized bilinearly to the images where sizes differ.
-        images: (views, 3, height, width) targets on white.
-        mode: "release" does what the published code does; pass the fit's last state on, not its best.
-    """
-    release = mode == "release"
-    rates = rates or (RELEASE_RATES if release else TextureRates())
-    mlp = list(fit.field.mlp_color.parameters())
-    groups = [
-        {"params": [fit.code], "lr": rates.code, "weight_decay": rates.weight_decay if release else 0.0},
-        {"params": [p for p in mlp if p.dim() > 1], "lr": rates.mlp, "weight_decay": rates.weight_decay},
-        {"params": [p for p in mlp if p.dim() <= 1], "lr": rates.mlp, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=rates.betas, foreach=True)
-    fit = replace(fit, optimizer=optimizer, prediction=None)
-    same_size = surface.size[1:] == images.shape[-2:]
-
-    def errors(colors: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean absolute and mean squared error over whole pictures."""
-        picture = surface.picture(colors)
-        if not same_size:
-            picture = torch.nn.functional.interpolate(picture, images.shape[-2:], mode="bilinear")
-        difference = picture - images
-        return difference.abs().mean(), difference.detach().square().mean()
-
-    def propose(fit: Fit, at: At) -> Fit:
-        if at.number == 0:
-            return fit
-        step = at.number - 1
-        factor = cosine_factor(step, rates.schedule_steps or at.total, rates.floor, warm_up=1 if release else 0)
-        for index, group in enumerate(optimizer.param_groups):
-            base = rates.code if index == 0 else rates.mlp
-            group["lr"] = base if release and index == 0 else base * factor
-        colors = fit.color(surface.points) if fit.prediction is None else fit.prediction
-        fit.prediction = None
-        fit.optimizer.zero_grad(set_to_none=True)
-        errors(colors)[0].backward(inputs=[fit.code, *mlp])
-        if rates.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(mlp, rates.max_grad_norm)
-        fit.optimizer.step()
-        return fit
-
-    def evaluate(fit: Fit, at: At) -> Verdict:
-        if not budget.judged(at):
-            return Verdict()
-        with torch.enable_grad():
-            fit.prediction = fit.color(surface.points)
-        with torch.no_grad():
-            loss, mse = errors(fit.prediction)
-        return Verdict(psnr_of(float(mse)), {"loss": float(loss)})
-
-    return Stage("texture", fit, budget.schedule("texture"), propose, evaluate, budget.stop())

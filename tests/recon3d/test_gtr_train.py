@@ -12,6 +12,7 @@ from recon3d.gtr.checkpoint import convert
 from recon3d.gtr.config import PUBLISHED, TINY, GTROptions
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.train import GTRTraining, RenderedObjects, train
+from recon3d.show import gallery_cameras
 from recon3d.vase import vase
 from scripts import benchmark_gtr, evaluate_gtr
 from scripts.convert import GTRFiles
@@ -120,10 +121,11 @@ def test_benchmark_measures_every_stage(tmp_path, monkeypatch):
 
 def test_evaluation_writes_tables_and_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate_gtr, "Setting", partial(Setting, samples=500, seen_from=24))
+    monkeypatch.setattr(evaluate_gtr, "gallery_cameras", lambda size: gallery_cameras(24))
     (tmp_path / "meshes").mkdir()
     vase(12, 16, 16).save(tmp_path / "meshes" / "a.glb")
     (tmp_path / "meshes" / "bad.obj").write_text("v 0 0 0\n")
-    quick = GTROptions(volume_steps=60, geometry_steps=1, texture_steps=1, view_size=32, grid_size=16, rays=128,
+    quick = GTROptions(volume_steps=50, geometry_steps=1, texture_steps=1, view_size=32, grid_size=16, rays=128,
                        texture="vertex")  # fmt: skip
     code = evaluate_gtr.main(GTREvaluation(tmp_path / "out", tmp_path / "meshes", quick, views=6))
     assert code == 2  # one mesh could not be used

@@ -18,7 +18,9 @@ from recon3d.render import render
 from recon3d.vase import vase
 from recon3d.view_files import save_views
 from recon3d.views import join_grid
-from scripts.reconstruct import ReconstructOptions, main
+from scripts import reconstruct as script
+from scripts.reconstruct import ReconstructOptions, main, turntable_frames
+from vision.config import cli
 from vision.images import to_pil
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -32,29 +34,35 @@ def views():
     return render(vase(24, 24, 32), gtr_rig(32))
 
 
-def test_a_newcomer_gets_the_vase(tmp_path, monkeypatch):
-    options = ReconstructOptions(tmp_path / "out", options=QUICK)
-    target = main(options)
-    assert target == tmp_path / "out" / "vase.glb"
-    mesh = Mesh.load(target)
-    assert len(mesh.faces) > 100
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "contact.png",
-        "run.json",
-        "turntable.gif",
-        "vase.glb",
-    ]
-    run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["options"]["options"]["volume_steps"] == 50 and set(run["psnr_given_views"]) == {
-        "volume",
-        "geometry",
-        "texture",
-    }
-    before = target.stat().st_mtime_ns
-    main(options)  # already there
-    assert target.stat().st_mtime_ns == before
-    main(replace(options, options=replace(QUICK, seed=1)))
-    assert target.stat().st_mtime_ns != before
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a newcomer's first run."""
+    folder = tmp_path_factory.mktemp("newcomer") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "turntable_frames", lambda mesh: turntable_frames(mesh, frames=3, size=32))
+        assert main(ReconstructOptions(folder, options=QUICK)) == folder / "vase.glb"
+    return folder
+
+
+def test_a_newcomer_gets_the_vase(finished):
+    names = ["contact.png", "run.json", "turntable.gif", "vase.glb"]
+    assert sorted(path.name for path in finished.iterdir()) == names
+    assert len(Mesh.load(finished / "vase.glb").faces) > 100
+    run = json.loads((finished / "run.json").read_text())
+    assert run["options"]["options"]["volume_steps"] == 50
+    assert set(run["psnr_given_views"]) == {"volume", "geometry", "texture"}
+    with Image.open(finished / "turntable.gif") as film:
+        assert film.n_frames == 3
+
+
+def test_what_is_done_is_not_done_again(finished, monkeypatch):
+    def stop(*arguments, **options):
+        raise InterruptedError
+
+    monkeypatch.setattr(script.GTRReconstructor, "reconstruct", stop)
+    assert main(ReconstructOptions(finished, options=QUICK)) == finished / "vase.glb"
+    with pytest.raises(InterruptedError):
+        main(ReconstructOptions(finished, options=replace(QUICK, seed=1)))
 
 
 def test_views_grid_and_mesh_with_views(tmp_path, views):
@@ -75,28 +83,23 @@ def test_views_grid_and_mesh_with_views(tmp_path, views):
         assert len(Mesh.load(target).faces) > 50
 
 
-def test_a_killed_run_goes_on(tmp_path, monkeypatch):
-    options = ReconstructOptions(tmp_path / "a", options=QUICK, film="none")
-    whole = Mesh.load(main(options))
-    import scripts.reconstruct as script
-
-    class Stop(BaseException):
-        pass
+def test_a_killed_run_goes_on(finished, tmp_path, monkeypatch):
+    options = ReconstructOptions(tmp_path, options=QUICK, film="none")
 
     class Killed(script.Bars):
         def __call__(self, step):
             super().__call__(step)
             if step.at.stage == "volume" and step.at.number == 20:
-                raise Stop
+                raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(script, "Bars", Killed)
-        with pytest.raises(Stop):
-            main(replace(options, out=tmp_path / "b"))
-    assert (tmp_path / "b" / ".unfinished").is_dir() and not list((tmp_path / "b").glob("*.glb"))
-    again = Mesh.load(main(replace(options, out=tmp_path / "b")))
+        with pytest.raises(KeyboardInterrupt):
+            main(options)
+    assert (tmp_path / ".unfinished").is_dir() and not list(tmp_path.glob("*.glb"))
+    whole, again = Mesh.load(finished / "vase.glb"), Mesh.load(main(options))
     assert torch.equal(whole.vertices, again.vertices) and torch.equal(whole.colors, again.colors)
-    assert not (tmp_path / "b" / ".unfinished").exists()
+    assert not (tmp_path / ".unfinished").exists()
 
 
 def test_refusals_leave_nothing_behind(tmp_path, views):
@@ -120,11 +123,32 @@ def test_refusals_leave_nothing_behind(tmp_path, views):
         ReconstructOptions(tmp_path, views=tmp_path, grid=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--refine", "all"], "refine"),
+        (["--grid-size", "3"], "grid_size must lie in"),
+        (["--views", "a", "--grid", "b"], "not both"),
+    ],
+)
+def test_wrong_options_are_one_sentence(tmp_path, capsys, extra, sentence):
+    with pytest.raises(SystemExit) as stop:
+        cli(ReconstructOptions, args=["--out", str(tmp_path / "out"), *extra])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(said) == 1 and sentence in said[0]
+
+
 def test_the_command_line_refuses_with_one_sentence(tmp_path):
-    for extra in (["--views", str(tmp_path / "none")], ["--refine", "all"], ["--grid-size", "3"]):
-        command = [sys.executable, "scripts/reconstruct.py", "--out", str(tmp_path / "out"), *extra]
-        done = subprocess.run(
-            command, cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        assert done.returncode == 2
-        assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+    command = [
+        sys.executable,
+        "scripts/reconstruct.py",
+        "--out",
+        str(tmp_path / "out"),
+        "--views",
+        str(tmp_path / "no"),
+    ]
+    done = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
