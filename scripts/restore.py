@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
@@ -62,8 +62,18 @@ class RestoreOptions(Generic[T]):
     """Also write previews/STEM/: the picture after every step, tile by tile."""
     max_pixels: int = 100_000_000
     """Refuse inputs with more pixels than this."""
+    best_of: int = 1
+    """Restore so often, with seeds from the given one on, and keep the result that the judge prefers."""
+    judge: str | None = None
+    """Weights of the judge: a folder or org/name on the model hub; None takes those that come with the project."""
 
     def __post_init__(self) -> None:
+        if self.best_of < 1:
+            raise ValueError(f"best_of must be at least 1, got {self.best_of}.")
+        if self.judge is not None and self.best_of == 1:
+            raise ValueError("A judge picks the best of several results; give --best-of as well.")
+        if self.best_of > 1 and not hasattr(self.options, "seed"):
+            raise ValueError("--best-of needs a system whose results depend on a seed.")
         if not self.inputs:
             raise ValueError("Name at least one image, folder or .txt list to restore.")
         if self.max_pixels < 1:
@@ -85,6 +95,7 @@ def main(options: RestoreOptions[Any]) -> int:
     started, console, images = time.monotonic(), Console(stderr=True, soft_wrap=True), {}
     rank, world, device, gather = _processes(options.device)
     restorer = _load(options, device)
+    judge = _judge(options) if options.best_of > 1 else None
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -100,7 +111,7 @@ def main(options: RestoreOptions[Any]) -> int:
         for number, (picture, result) in enumerate(jobs):
             try:
                 advance = partial(_advance, bar, task, number)
-                images[result.name] = restore_file(restorer, picture, result, options, done, advance)
+                images[result.name] = restore_file(restorer, picture, result, options, done, advance, judge)
             except (ValueError, OSError, MemoryError) as error:
                 sentence = " ".join(str(error).split()) or "There is not enough memory."
                 problems.append(sentence if str(picture) in sentence else f"{picture}: {sentence}")
@@ -121,10 +132,16 @@ def _advance(bar: Any, task: Any, number: int, share: float) -> None:
 
 
 def restore_file(
-    restorer: Any, picture: Path, result: Path, options: RestoreOptions[Any], done: Any, progress: Progress
+    restorer: Any,
+    picture: Path,
+    result: Path,
+    options: RestoreOptions[Any],
+    done: Any,
+    progress: Progress,
+    judge: Any = None,
 ) -> dict[str, Any]:
     """Restore one image unless that is done; returns what `run.json` tells about it."""
-    from vision.images import load_image, save_bands, to_tensor, to_uint8
+    from vision.images import load_image
 
     started = time.monotonic()
     loaded = load_image(picture, max_pixels=options.max_pixels)
@@ -132,21 +149,68 @@ def restore_file(
     previews, compared = options.out / "previews" / result.stem, options.out / "compare" / f"{result.stem}.png"
     was_done = done(picture, result) and (previews.exists() or not options.previews)
     if not was_done:
-        pixels = to_tensor(loaded)
-        height, width = restorer.output_size(*pixels.shape[-2:], options.options)
         observers = [_previews(restorer, previews)] if options.previews else []
-        bands = restorer.bands(pixels, options.options, finish=to_uint8, observers=observers, progress=progress)
-        keep = {"icc": loaded.icc, "alpha": loaded.alpha}
-        try:
-            record = partial(done.write, picture, result)
-            save_bands(bands, result, width=width, height=height, before_rename=record, **keep)
-        except RuntimeError as error:  # torch has no type of its own for a CPU whose memory is full
-            if "memory" not in str(error):
-                raise
-            raise ValueError("There is not enough memory; choose a smaller --tile.") from error
+        record = partial(done.write, picture, result)
+        if judge is None:
+            _write(restorer, loaded, result, options.options, observers, progress, record)
+        else:
+            _write_best(restorer, loaded, result, options, observers, progress, record, judge)
     if options.compare and not (was_done and compared.exists()):
         _compare(loaded, result, compared)
     return {"input": str(picture), "seconds": round(time.monotonic() - started, 3), "was_done": was_done}
+
+
+def _write(
+    restorer: Any,
+    loaded: Any,
+    result: Path,
+    options: Any,
+    observers: list[Any],
+    progress: Progress,
+    record: Callable[[Path], object] | None,
+) -> None:
+    """Restore a picture into a file."""
+    from vision.images import save_bands, to_tensor, to_uint8
+
+    pixels = to_tensor(loaded)
+    height, width = restorer.output_size(*pixels.shape[-2:], options)
+    bands = restorer.bands(pixels, options, finish=to_uint8, observers=observers, progress=progress)
+    keep = {"icc": loaded.icc, "alpha": loaded.alpha}
+    try:
+        save_bands(bands, result, width=width, height=height, before_rename=record, **keep)
+    except RuntimeError as error:  # torch has no type of its own for a CPU whose memory is full
+        if "memory" not in str(error):
+            raise
+        raise ValueError("There is not enough memory; choose a smaller --tile.") from error
+
+
+def _write_best(
+    restorer: Any,
+    loaded: Any,
+    result: Path,
+    options: RestoreOptions[Any],
+    observers: list[Any],
+    progress: Progress,
+    record: Callable[[Path], object],
+    judge: Any,
+) -> None:
+    """Restore with several seeds into hidden files; the one that the judge prefers becomes the result."""
+    from reward_vlm.strategies import best_of
+
+    folder, first = options.out / f".{result.stem}.candidates", options.options.seed
+
+    def candidate(seed: int) -> Path:
+        path, share = folder / f"seed_{seed}{result.suffix}", (seed - first) / options.best_of
+        advance = lambda part: progress(share + part / options.best_of)  # noqa: E731
+        _write(restorer, loaded, path, replace(options.options, seed=seed), observers, advance, None)
+        return path
+
+    try:
+        best = best_of(candidate, judge.prefers, range(first, first + options.best_of))
+        record(best)
+        os.replace(best, result)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compare(loaded: Any, result: Path, path: Path) -> None:
@@ -184,6 +248,12 @@ def _load(options: RestoreOptions[Any], device: Any) -> Any:
     chosen = getattr(options.options, "loading", {}) if variant is None else {"variant": variant}
     pipeline = getattr(import_module(module), name)
     return pipeline.from_pretrained(options.source, device=device, dtype=getattr(torch, options.dtype), **chosen)
+
+
+def _judge(options: RestoreOptions[Any]) -> Any:
+    from reward_vlm.r1.pictures import PictureJudge
+
+    return PictureJudge.from_pretrained(options.judge)
 
 
 def _processes(wanted: str) -> tuple[int, int, Any, Callable[[list[Any]], list[Any]]]:

@@ -24,6 +24,7 @@ from reward_vlm.r1.running import (
     finish,
     forget_after,
     last_checkpoint,
+    load_checkpoint_weights,
     log_callback,
     log_row,
     lora_config,
@@ -139,9 +140,11 @@ class Rounds:
             return policy
         if self.options.rounds > 1:
             self.load(policy)
+        checkpoint = None if self.options.rounds > 1 else last_checkpoint(self.options.folder)
+        load_checkpoint_weights(self.chat.model, checkpoint)
         with torch.random.fork_rng(devices=[]):
             self.trainer = self._trainer(number)
-            self.trainer.train(resume_from_checkpoint=self._checkpoint())
+            self.trainer.train(resume_from_checkpoint=checkpoint)
         return self.policy() if self.options.rounds > 1 else policy
 
     def evaluate(self, policy: Policy, number: int) -> Verdict:
@@ -249,9 +252,6 @@ class Rounds:
 
     def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(name, value) for name, value in self.chat.model.named_parameters() if value.requires_grad]
-
-    def _checkpoint(self) -> str | None:
-        return None if self.options.rounds > 1 else last_checkpoint(self.options.folder)
 
     def _added(self, sums: dict[str, float]) -> dict[str, float]:
         """Sums over processes."""

@@ -30,6 +30,19 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(whole[-1]) if whole else None
 
 
+@torch.no_grad()
+def load_checkpoint_weights(model: Any, checkpoint: str | None) -> None:
+    """Put the weights of TRL's checkpoint into the model.
+
+    transformers' trainer looks for the names of the modules, but the files hold the published names of the
+    architecture: it would go on from the weights of the start, with no more than a warning.
+    """
+    if checkpoint is None or (Path(checkpoint) / "adapter_config.json").exists():  # adapters have the modules' names
+        return
+    saved = type(model).from_pretrained(checkpoint, dtype=model.dtype, local_files_only=True)
+    model.load_state_dict(saved.state_dict())
+
+
 def trl_arguments(options: R1Training, chosen: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a TRL configuration: what every stage sets, what this one chose, and the user's file on top."""
     cuda = torch.cuda.is_available()

@@ -35,7 +35,15 @@ from reward_vlm.data import JudgementRow, preference, read_rows
 from reward_vlm.r1.judge import R1Config, R1Judge
 from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set
-from reward_vlm.r1.running import finish, last_checkpoint, log_callback, lora_config, quiet, trl_arguments
+from reward_vlm.r1.running import (
+    finish,
+    last_checkpoint,
+    load_checkpoint_weights,
+    log_callback,
+    lora_config,
+    quiet,
+    trl_arguments,
+)
 from reward_vlm.vlm import ChatModel
 
 Log = Callable[[str], object]
@@ -168,6 +176,8 @@ def cold_start(start: Path, rows: Sequence[JudgementRow], options: R1Training, s
     judge = R1Judge.from_pretrained(start, dtype=getattr(torch, options.dtype))
     assert isinstance(judge.chat, ChatModel)
     arguments = trl_arguments(options, {"max_length": None, "save_strategy": "steps"})
+    checkpoint = last_checkpoint(options.folder)
+    load_checkpoint_weights(judge.chat.model, checkpoint)
     with torch.random.fork_rng(devices=[]):
         trainer = SFTTrainer(
             model=judge.chat.model,
@@ -177,5 +187,5 @@ def cold_start(start: Path, rows: Sequence[JudgementRow], options: R1Training, s
             peft_config=lora_config(options),
             callbacks=[log_callback(options.folder / "log.jsonl", 0, say)],
         )
-        quiet(trainer).train(resume_from_checkpoint=last_checkpoint(options.folder))
+        quiet(trainer).train(resume_from_checkpoint=checkpoint)
     return finish(trainer, judge, weights)
