@@ -3,6 +3,7 @@
     python scripts/evaluate.py iter --hr photos --degradation bicubic --variant clean --out runs/clean
     python scripts/evaluate.py iter --hr photos --degradation blind --out runs/blind --pictures
     python scripts/evaluate.py iter --pairs LQ HR --out runs/pairs
+    python scripts/evaluate.py pasd --hr photos --degradation blind --out runs/pasd
     python scripts/evaluate.py gtr --meshes MESHES --out runs/meshes
     python scripts/evaluate.py r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
 
@@ -22,6 +23,7 @@ from scripts import dispatch
 
 SYSTEMS = {
     "iter": ("scripts.evaluate_restoration", "ITEREvaluation"),
+    "pasd": ("scripts.evaluate_restoration", "PASDEvaluation"),
     "gtr": ("scripts.evaluate_gtr", "GTREvaluation"),
     "r1": ("scripts.evaluate_r1", "R1Evaluation"),
 }

@@ -29,6 +29,9 @@ from restoration.compare import (
     paired_samples,
 )
 from restoration.iter import ITEROptions, ITERRestorer
+from restoration.pasd import PASDOptions, PASDRestorer
+from restoration.pasd.options import Preset
+from restoration.pasd.restorer import base_alone
 from restoration.recipes import recipe
 from vision.config import to_dict
 from vision.report import plot_bars, side_by_side, table, write_run, write_table
@@ -43,8 +46,8 @@ HEADINGS = {
 
 
 @dataclass(frozen=True)
-class ITEREvaluation:
-    """Measure ITER on a folder."""
+class RestorationEvaluation:
+    """What the measurement of every restoration system may choose."""
 
     out: Path
     """Folder for the tables."""
@@ -58,12 +61,8 @@ class ITEREvaluation:
     """Take only the middle of the good images, at most this many pixels per side."""
     source: str | None = None
     """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
-    variant: Literal["photo", "clean"] | None = None
-    """Which embedded weights."""
-    fidelity: tuple[float, ...] = (0.0, 0.5, 1.0)
-    """Settings between the deterministic result (0) and sampled texture (1), each a row of the table."""
     steps: int | None = None
-    """Steps of token sampling; None takes what the weights were tuned for."""
+    """Steps of token sampling or of denoising; None takes what the weights were tuned for."""
     peers: tuple[str, ...] = ("x4plus", "animevideov3")
     """Real-ESRGAN networks to compare with: x4plus, x4plus-anime, animevideov3; those not installed are left out."""
     border: int = 4
@@ -71,7 +70,7 @@ class ITEREvaluation:
     pictures: bool = False
     """Also write pictures/STEM.png: all results side by side."""
     seed: int = 0
-    """Of the degradations and of token sampling."""
+    """Of the degradations and of the restorations."""
     device: str = "cpu"
     """cpu, cuda, ..."""
 
@@ -81,6 +80,20 @@ class ITEREvaluation:
         if self.crop is not None and self.crop < 16:
             raise ValueError(f"crop must be at least 16, got {self.crop}.")
         recipe(self.degradation)
+
+    def methods(self) -> tuple[int, dict[str, Method]]:
+        """The scale, and the system's rows of the table."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ITEREvaluation(RestorationEvaluation):
+    """Measure ITER on a folder."""
+
+    variant: Literal["photo", "clean"] | None = None
+    """Which embedded weights."""
+    fidelity: tuple[float, ...] = (0.0, 0.5, 1.0)
+    """Settings between the deterministic result (0) and sampled texture (1), each a row of the table."""
 
     def methods(self) -> tuple[int, dict[str, Method]]:
         """The scale, and a row of the table per fidelity."""
@@ -93,7 +106,34 @@ class ITEREvaluation:
         return restorer.scale, {f"ITER {chosen.fidelity:g}": partial(restore, chosen) for chosen in options}
 
 
-def main(options: ITEREvaluation) -> int:
+@dataclass(frozen=True)
+class PASDEvaluation(RestorationEvaluation):
+    """Measure PASD on a folder."""
+
+    pasd: str | None = None
+    """Folder of PASD's own unet and controlnet; --source then names the base model."""
+    presets: tuple[Preset, ...] = ()
+    """Presets that get a row of the table beside the weights' own options."""
+    scale: int | None = None
+    """Output pixels per input pixel; None takes what the weights were tuned for."""
+    base: bool = True
+    """With a row of the base model alone: the same start and prompts, without pixel attention and ControlNet."""
+
+    def methods(self) -> tuple[int, dict[str, Method]]:
+        """The scale, a row of the weights' own options, of every preset, and of the base alone."""
+        restorer = PASDRestorer.from_pretrained(self.source, pasd=self.pasd, device=self.device)
+        scale = self.scale or round(restorer.config.scale)
+
+        def restore(with_restorer: PASDRestorer, preset: Preset | None, low: Tensor) -> Tensor:
+            chosen = PASDOptions(preset=preset, scale=float(scale), steps=self.steps, seed=self.seed)
+            return with_restorer(low.to(self.device), chosen)
+
+        rows = {"base alone": partial(restore, base_alone(restorer), None)} if self.base else {}
+        rows |= {f"PASD {preset or ''}".strip(): partial(restore, restorer, preset) for preset in (None, *self.presets)}
+        return scale, rows
+
+
+def main(options: RestorationEvaluation) -> int:
     """Measure everything; returns 0, or 2 when an image could not be used.
 
     Raises:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from restoration.pasd import builtin
@@ -27,7 +28,7 @@ from restoration.pasd.predictor import NoisePredictor
 from restoration.pasd.prompts import Describer, full_prompt
 from restoration.pasd.sizes import Sizes, as_gray, finish, plan, prepare, transfer_chroma
 from restoration.pasd.style import apply_style
-from restoration.pasd.unet import PASDUNet
+from restoration.pasd.unet import PASDUNet, is_trained
 from vision import hub
 from vision.config import load_config, save_config
 from vision.diffusion.backbone import (
@@ -499,6 +500,23 @@ class PASDRestorer:
         return self.text(wanted), self.text(negative) if options.guidance_scale > 1 else None
 
 
+def base_alone(restorer: PASDRestorer) -> PASDRestorer:
+    """The same restorer with its base UNet alone, without pixel attention and ControlNet: what PASD must improve on."""
+    with torch.device("meta"):
+        plain = UNet2DConditionModel.from_config(restorer.unet.config)
+    tensors = {name: value for name, value in restorer.unet.state_dict().items() if not is_trained(name)}
+    plain.load_state_dict(tensors, assign=True)
+
+    def drop_residuals(module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return arguments, {name: value for name, value in named.items() if not name.endswith(_RESIDUALS)}
+
+    plain.register_forward_pre_hook(drop_residuals, with_kwargs=True)
+    found = copy.copy(restorer)
+    found.unet = plain.eval()
+    return found
+
+
+_RESIDUALS = ("block_additional_residual", "block_additional_residuals")
 _FETCHED = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from restoration.pasd import PASDCommand, PASDRestorer
-from scripts import benchmark
+from scripts import benchmark, evaluate
 from scripts.restore import RestoreOptions, main
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -77,3 +77,18 @@ def test_the_benchmark_compares_equal_things(tmp_path):
     assert rows["ours"]["largest_difference"] < 1e-2
     assert rows["ours, preset fast"]["largest_difference"] > rows["ours"]["largest_difference"]
     assert {path.name for path in tmp_path.iterdir()} == {"pasd.json", "pasd.csv"}
+
+
+def test_the_evaluation_measures_the_base_alone_too(tmp_path):
+    for i in range(2):
+        noise = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        (tmp_path / "hr").mkdir(exist_ok=True)
+        PIL.Image.fromarray(noise).resize((64, 64), PIL.Image.Resampling.BICUBIC).save(tmp_path / "hr" / f"{i}.png")
+    words = ["pasd", "--hr", str(tmp_path / "hr"), "--source", "builtin:tiny", "--scale", "2", "--steps", "1"]
+    words += ["--presets", "fast", "--peers", "--out", str(tmp_path / "out"), "--pictures"]
+    module, options = evaluate.parse(words)
+    assert module.main(options) == 0
+    rows = json.loads((tmp_path / "out" / "means.json").read_text())
+    assert [row["method"] for row in rows] == ["good image", "bicubic", "Lanczos", "base alone", "PASD", "PASD fast"]
+    psnr = {row["method"]: row["psnr_y"] for row in rows}
+    assert psnr["base alone"] != psnr["PASD"]
