@@ -43,14 +43,19 @@ class MiniR1Training:
     """Folder below which the photographs lie (restoration), see `vision/photos.py`."""
     stage: Literal["sft", "rl", "all"] = "all"
     """Stop after the cold start, or go on."""
-    sft_steps: int = 225
-    """Updates of the cold start, 32 judgements each."""
+    sft_steps: int = 400
+    """Updates of the cold start at most, 32 judgements each."""
+    sft_until: float = 0.2
+    """The cold start ends when this share of the held-out pairs is right in both orders (looked at every 25 updates):
+    the judge no longer guesses, and much is left to reinforcement. 1 uses all updates."""
     sft_rate: float = 2e-3
     """Learning rate of the cold start."""
-    rounds: int = 7
+    rounds: int = 4
     """Rounds of reinforcement."""
     steps: int = 20
-    """Updates per round, 64 judgements each."""
+    """Updates per round."""
+    judgements: int = 32
+    """Judgements per update of reinforcement, a multiple of 32."""
     rate: float = 2e-4
     """Peak learning rate of reinforcement."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -101,7 +106,8 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
         weights = train_stage(
             R1Training(
                 stage="rl", rows=data / "rl.jsonl", held_out=data / "held_out.jsonl", folder=options.folder / "rl",
-                start=str(weights), rounds=options.rounds, steps=options.steps, accumulate=2,
+                start=str(weights), rounds=options.rounds, steps=options.steps,
+                accumulate=options.judgements // 32,
                 learning_rate=options.rate, schedule=options.schedule, objective=options.objective,
                 warmup=0.1, select=options.select, tolerance=options.tolerance, **common,
             ),
