@@ -24,6 +24,7 @@ SIDE = 56
 """Pixels per side of the crops."""
 GAP = 0.3
 """Least difference of the strengths of a pair."""
+LEVELS = ("none", "low", "middle", "high")
 
 
 def spoil(crop: PIL.Image.Image, kind: str, strength: float, rng: np.random.Generator) -> PIL.Image.Image:
@@ -75,8 +76,15 @@ class PhotoPairs:
             question=QUESTION,
             answers=(first, second),
             better=better,
-            rationale=conclusion(kinds[2 - better], better),
+            rationale=describe((kinds[0], kinds[1]), (strengths[0], strengths[1]), better),
         )
+
+    def single(self, index: int) -> tuple[PIL.Image.Image, tuple[float, ...]]:
+        """A crop with one fault, and the strengths of all `KINDS` in it."""
+        rng = np.random.default_rng((self.seed, index, 1))
+        crop, kind, strength = self._crop(rng), int(rng.integers(len(KINDS))), max(float(rng.uniform(-0.15, 1)), 0.0)
+        spoiled = spoil(crop, KINDS[kind], strength, rng)
+        return spoiled, tuple(strength if number == kind else 0.0 for number in range(len(KINDS)))
 
     def _crop(self, rng: np.random.Generator) -> PIL.Image.Image:
         """A crop with something to see in it: at most five are drawn until one has fine structure."""
@@ -90,12 +98,19 @@ class PhotoPairs:
         return PIL.Image.fromarray(crop)
 
 
-def conclusion(fault: str, better: int) -> str:
-    """What a judge says of a pair: the fault of the worse picture, and which is better."""
-    return f"image {3 - better} : more {fault} . response {better} is better ."
+def level(strength: float) -> str:
+    """A strength in words; strengths that differ by `GAP` have different ones."""
+    return LEVELS[min(int((strength + 0.2) / GAP), len(LEVELS) - 1)]
+
+
+def describe(kinds: tuple[str, str], strengths: tuple[float, float], better: int) -> str:
+    """What a judge says of a pair: both pictures in words, and which is better."""
+    said = [f"image {n} : {kind} {level(s)} ." for n, (kind, s) in enumerate(zip(kinds, strengths, strict=True), 1)]
+    return " ".join([*said, f"response {better} is better ."])
 
 
 def photo_corpus() -> Iterator[str]:
     """Every sentence of the task, for a tokenizer."""
-    for fault, better in product(KINDS, (1, 2)):
-        yield f"{QUESTION} response 1 : image 1 . response 2 : image 2 . {conclusion(fault, better)} {better}"
+    for kind, strength, better in product(KINDS, (0.0, 0.3, 0.6, 0.9), (1, 2)):
+        told = describe((kind, kind), (strength, strength), better)
+        yield f"{QUESTION} response 1 : image 1 . response 2 : image 2 . {told} {better}"

@@ -31,10 +31,16 @@ RECIPES = {
         "published": ("restoration.pasd.train", "PASDTraining"),
         "mini": ("restoration.pasd.train_mini", "MiniPASDTraining"),
     },
+    "pie": {
+        "published": ("vision.edit.train_pie", "PIETraining"),
+        "confidence": ("vision.edit.train_confidence", "ConfidenceTraining"),
+        "brain-mini": ("vision.edit.train_brain", "BrainTraining"),
+    },
     "gtr": {"stages": ("recon3d.gtr.train", "GTRTraining")},
     "r1": {
         "published": ("reward_vlm.r1.train", "R1Training"),
         "mini": ("reward_vlm.r1.train_mini", "MiniR1Training"),
+        "judgements": ("reward_vlm.r1.judgements", "JudgementWriting"),
     },
 }
 """System -> recipe -> module with a `train` function, and its options. A system's first recipe is its default."""
@@ -62,7 +68,7 @@ def main(module: Any, options: Any) -> Path:
     """Train to the end and return the folder of the weights."""
     console = Console(soft_wrap=True)
     folder = module.train(options, log=lambda line: console.print(line, highlight=False))
-    console.print(f"The weights are in {folder}.")
+    console.print(f"The result is {folder}.")
     return folder
 
 

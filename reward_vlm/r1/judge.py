@@ -265,8 +265,13 @@ class R1Judge:
 
     def ask(self, query: Query, order: tuple[int, int] = (0, 1)) -> Dialogue:
         """The prompt that shows two answers of a question in this order."""
-        text, pictures = show(self.config.template, query.question, [query.answers[i] for i in order], query.media)
-        return Dialogue().user(*((*pictures, text) if self.config.image_first else (text, *pictures)))
+        return prompt(self.config, query, order)
+
+
+def prompt(config: R1Config, query: Query, order: tuple[int, int] = (0, 1)) -> Dialogue:
+    """What a judge of this configuration is sent about two answers of a question, in this order."""
+    text, pictures = show(config.template, query.question, [query.answers[i] for i in order], query.media)
+    return Dialogue().user(*((*pictures, text) if config.image_first else (text, *pictures)))
 
 
 def show(template: str, question: str, answers: Sequence[Any], media: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:

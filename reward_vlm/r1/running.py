@@ -103,6 +103,18 @@ def log_callback(path: Path, offset: int, say: Log) -> Any:
     return Logger()
 
 
+def stop_callback(reached: Callable[[int], bool]) -> Any:
+    """A TRL callback that asks after every checkpoint whether the training may end."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            if reached(state.global_step):
+                control.should_training_stop = True
+
+    return Stop()
+
+
 def quiet(trainer: Any) -> Any:
     """The trainer without the callback that prints every log."""
     from transformers.trainer_callback import PrinterCallback

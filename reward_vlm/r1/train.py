@@ -31,7 +31,8 @@ from typing import Literal
 
 import torch
 
-from reward_vlm.data import JudgementRow, preference, read_rows
+from reward_vlm.data import JudgementRow, Preference, preference, read_rows
+from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Config, R1Judge
 from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set
@@ -42,6 +43,7 @@ from reward_vlm.r1.running import (
     log_callback,
     lora_config,
     quiet,
+    stop_callback,
     trl_arguments,
 )
 from reward_vlm.vlm import ChatModel
@@ -112,6 +114,9 @@ class R1Training:
     server, whose key is read from OPENAI_API_KEY."""
     select: Literal["all", "hard"] = "all"
     """Prompts of a round: any, or first those that two samples of the current judge do not both get right."""
+    until: float | None = None
+    """The cold start ends early when this share of the held-out pairs is right in both orders, looked at with every
+    checkpoint; None: it takes all steps."""
     tolerance: float = 0.02
     """A round may lose so much held-out accuracy against the best before it is undone."""
     lora_rank: int = 0
@@ -133,6 +138,8 @@ class R1Training:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.stage == "rl" and self.held_out is None:
             raise ValueError("Reinforcement needs held-out pairs (--held-out) to judge its rounds.")
+        if self.until is not None and self.held_out is None:
+            raise ValueError("until is about held-out pairs; give them (--held-out).")
         if self.stage == "sft" and self.rounds > 1:
             raise ValueError("Rounds belong to reinforcement (--stage rl).")
         if self.lora_rank and self.rounds > 1:
@@ -157,16 +164,19 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     rows, problems = read_rows(options.rows, row_reader(config), skip_bad=options.skip_bad)
     for sentence in problems:
         say(f"left out: {sentence}")
+    held_out: list[Preference] = []
+    if options.held_out is not None:
+        held_out, problems = read_rows(options.held_out, preference, skip_bad=options.skip_bad)
+        for sentence in problems:
+            say(f"left out: {sentence}")
     if options.stage == "sft":
-        return cold_start(start, rows, options, say)
-    assert options.held_out is not None
-    held_out, problems = read_rows(options.held_out, preference, skip_bad=options.skip_bad)
-    for sentence in problems:
-        say(f"left out: {sentence}")
+        return cold_start(start, rows, held_out, options, say)
     return reinforce(start, rows, held_out, options, say)
 
 
-def cold_start(start: Path, rows: Sequence[JudgementRow], options: R1Training, say: Log) -> Path:
+def cold_start(
+    start: Path, rows: Sequence[JudgementRow], held_out: Sequence[Preference], options: R1Training, say: Log
+) -> Path:
     """Supervised training on written judgements with TRL's SFTTrainer; the loss is on the reply alone."""
     from trl import SFTConfig, SFTTrainer
 
@@ -175,6 +185,15 @@ def cold_start(start: Path, rows: Sequence[JudgementRow], options: R1Training, s
         return weights
     judge = R1Judge.from_pretrained(start, dtype=getattr(torch, options.dtype))
     assert isinstance(judge.chat, ChatModel)
+
+    def reached(step: int) -> bool:
+        """Whether the judge as it is satisfies `until`."""
+        if options.until is None:
+            return False
+        found = summary(counts(judge_pairs(judge, held_out)))
+        say(f"{step}: right in both orders {found['both_orders']:.3f}, accuracy {found['accuracy']:.3f}")
+        return found["both_orders"] >= options.until
+
     arguments = trl_arguments(options, {"max_length": None, "save_strategy": "steps"})
     checkpoint = last_checkpoint(options.folder)
     load_checkpoint_weights(judge.chat.model, checkpoint)
@@ -185,7 +204,8 @@ def cold_start(start: Path, rows: Sequence[JudgementRow], options: R1Training, s
             args=SFTConfig(**arguments),
             train_dataset=training_set(rows, targets=True),
             peft_config=lora_config(options),
-            callbacks=[log_callback(options.folder / "log.jsonl", 0, say)],
+            callbacks=[log_callback(options.folder / "log.jsonl", 0, say), stop_callback(reached)],
         )
-        quiet(trainer).train(resume_from_checkpoint=checkpoint)
+        if checkpoint is None or not reached(int(checkpoint.rsplit("-", 1)[1])):  # a kill may follow the look
+            quiet(trainer).train(resume_from_checkpoint=checkpoint)
     return finish(trainer, judge, weights)

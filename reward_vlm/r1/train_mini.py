@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from reward_vlm.data import Preference, preference_json, write_rows
+from reward_vlm.encoder import teach_to_see
 from reward_vlm.photo_pairs import PhotoPairs, photo_corpus
 from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Config, R1Judge
@@ -43,6 +44,8 @@ class MiniR1Training:
     """Folder below which the photographs lie (restoration), see `vision/photos.py`."""
     stage: Literal["sft", "rl", "all"] = "all"
     """Stop after the cold start, or go on."""
+    see_steps: int = 800
+    """Updates in which the image encoder learns to see faults (restoration), see `reward_vlm/encoder.py`."""
     sft_steps: int = 400
     """Updates of the cold start at most, 32 judgements each."""
     sft_until: float = 0.2
@@ -76,6 +79,7 @@ class MiniR1Training:
     """Of the first weights, the order of the rows and the judgements; the data are the same for all seeds."""
 
 
+CORPORA = {"scenes": scene_corpus, "restoration": photo_corpus}
 SEEDS = {"sft": 1, "rl": 7, "held_out": 98, "test": 99}
 """Seeds of the data."""
 VALIDATION_PHOTOS = TRAINING_PHOTOS[::7]
@@ -90,15 +94,18 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
     if not empty.exists():
         part = empty.with_name("empty.part")
         shutil.rmtree(part, ignore_errors=True)
-        config = R1Config("plain", True, 48, None)
-        corpus = scene_corpus() if options.variant == "scenes" else photo_corpus()
-        R1Judge(tiny_chat_model(corpus, options.size, options.seed), config).save_pretrained(part)
+        chat = tiny_chat_model(CORPORA[options.variant](), options.size, options.seed)
+        if options.variant == "restoration":
+            crops = PhotoPairs(photos_of(options, "sft"), SEEDS["sft"])
+            teach_to_see(chat, crops, options.folder / "see", steps=options.see_steps, seed=options.seed, log=say)
+        R1Judge(chat, R1Config("plain", True, 48, None)).save_pretrained(part)
         part.rename(empty)
     common = {"batch_size": 32, "seed": options.seed}
     weights = train_stage(
         R1Training(
             rows=data / "sft.jsonl", folder=options.folder / "sft", start=str(empty), steps=options.sft_steps,
-            accumulate=1, learning_rate=options.sft_rate, schedule="constant", warmup=30 / options.sft_steps, **common,
+            accumulate=1, learning_rate=options.sft_rate, schedule="constant", warmup=30 / options.sft_steps,
+            held_out=data / "held_out.jsonl", until=options.sft_until, **common,
         ),
         log=say,
     )  # fmt: skip
@@ -130,10 +137,15 @@ def make_pairs(options: MiniR1Training, name: str, count: int) -> list[Preferenc
     """The pairs of a stage ("sft", "rl", "held_out" or "test")."""
     if options.variant == "scenes":
         return scene_pairs(SEEDS[name], count)
+    pairs = PhotoPairs(photos_of(options, name), SEEDS[name])
+    return [pairs(index) for index in range(count)]
+
+
+def photos_of(options: MiniR1Training, name: str) -> list[Path]:
+    """The photographs of a stage."""
     training = tuple(photo for photo in TRAINING_PHOTOS if photo not in VALIDATION_PHOTOS)
     names = {"held_out": VALIDATION_PHOTOS, "test": HELD_OUT_PHOTOS}.get(name, training)
-    pairs = PhotoPairs(collect_photos(options.photos, options.folder / "pictures", names=names), SEEDS[name])
-    return [pairs(index) for index in range(count)]
+    return collect_photos(options.photos, options.folder / "pictures", names=names)
 
 
 def report(options: MiniR1Training, say: Log) -> None:
