@@ -25,6 +25,7 @@ SYSTEMS = {
     "iter": ("scripts.evaluate_restoration", "ITEREvaluation"),
     "pasd": ("scripts.evaluate_restoration", "PASDEvaluation"),
     "gtr": ("scripts.evaluate_gtr", "GTREvaluation"),
+    "pie": ("scripts.evaluate_pie", "PIEEvaluation"),
     "r1": ("scripts.evaluate_r1", "R1Evaluation"),
 }
 """System -> module with a `main` function, and its options."""

@@ -28,14 +28,18 @@ class PIEConfig:
     """Edits of a progression."""
     steps: int = 50
     """Steps of the whole noise schedule; an edit makes `strength` of them."""
-    strength: float = 0.5
+    strength: Scheduled = 0.5
     """How far a picture is noised before every edit (the paper's roll-back ratio)."""
-    guidance_scale: float = 7.5
+    guidance_scale: Scheduled = 7.5
     """Weight of the prompt against the negative prompt."""
-    beta_1: float = 0.01
+    beta_1: Scheduled = 0.01
     """Share of an edit that is kept outside the mask."""
-    beta_2: float = 0.75
+    beta_2: Scheduled = 0.75
     """Share of an edit that is kept inside the mask."""
+    fixed_noise: bool = False
+    """Draw the same noise for every frame."""
+    paste_outside: bool = False
+    """Pixels where the mask is black stay exactly those of the picture."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,11 @@ class PIEOptions:
     """official adds fresh noise and denoises; inversion finds the noise of the picture, as the paper's text says."""
     seed: int = 0
     """Of the noise; picture i of a batch uses seed + i."""
-    fixed_noise: bool = False
+    fixed_noise: bool | None = None
     """Draw the same noise for every frame, so that the progression converges."""
     chain: Chain = "pixels8"
     """What the next frame starts from: the frame in 8 bit (as released), unrounded, or its latents."""
-    paste_outside: bool = False
+    paste_outside: bool | None = None
     """Pixels where the mask is black stay exactly those of the picture."""
     color_lock: bool = False
     """Brightness and contrast of every channel, outside the mask, stay those of the picture."""

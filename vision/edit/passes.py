@@ -80,6 +80,11 @@ def scaled(vae: nn.Module, latents: Tensor) -> Tensor:
     return vae.config.scaling_factor * (latents - (vae.config.get("shift_factor") or 0.0))
 
 
+def is_guided(scale: float) -> bool:
+    """Whether a weight of the guidance asks for the negative prompt; at 1 the two predictions would cancel."""
+    return scale > 1
+
+
 def first_step(scheduler: Any, steps: int, strength: float) -> int:
     """Index of the timestep that an edit starts at, in a scheduler that `steps` were set for.
 

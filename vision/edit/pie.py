@@ -35,6 +35,7 @@ from vision.edit.passes import (
     Predictor,
     denoise,
     inverted,
+    is_guided,
     noised,
     prepare,
     pull_back,
@@ -440,7 +441,7 @@ class PIEEditor:
             current = original if number == 1 else self.moments(frame.images)
         mask = None if run.mask is None else run.mask[items]
         text = at_frame(run.texts, number, options.frames)[items]
-        negative = run.negative[items] if scale > 1 else None
+        negative = run.negative[items] if is_guided(scale) else None
         predict = Predictor(self.unet, text, negative, scale)
 
         def draw(shape: tuple[int, ...]) -> Tensor:

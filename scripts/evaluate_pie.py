@@ -1,0 +1,174 @@
+"""Measure PIE on a held-out brain, beside a latent walk and an extrapolation; called by `scripts/evaluate.py pie`.
+
+    python scripts/evaluate.py pie --volumes FOLDER --out runs/pie                       (the embedded weights)
+    python scripts/evaluate.py pie --inputs HEALTHY --masks MASKS --source SD_FOLDER --out runs/mine
+
+Without inputs, healthy slices of Colin27, which was never trained on, get elliptic regions in their white matter;
+FOLDER is filled as `vision/edit/brain.py` says. Every input is edited with several seeds. Writes frames.json and .csv
+(every trajectory and frame), methods.json and .csv (medians of every method), report.png, strips.png, run.json.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor
+
+from vision.config import to_dict
+from vision.edit import PIEEditor, PIEOptions, Progression
+from vision.edit.baselines import extrapolate, latent_direction, latent_walk
+from vision.edit.brain import BrainImages, Sample, load_colin, load_mni, render
+from vision.edit.evaluate import bound, rows, summary, write_report
+from vision.edit.masks import ellipse, feather
+from vision.images import image_files, load_image, save_image, to_pil, to_tensor
+from vision.report import strip, table, write_run, write_table
+
+
+@dataclass(frozen=True)
+class PIEEvaluation:
+    """Measure PIE and what it is compared with."""
+
+    out: Path = Path("runs/pie-evaluation")
+    """Folder for the results."""
+    volumes: Path = Path("volumes")
+    """Folder below which the files of nilearn and mricron-data lie."""
+    inputs: Path | None = None
+    """Folder of pictures without the condition, instead of slices of the held-out brain."""
+    masks: Path | None = None
+    """Folder of their regions, of the same names."""
+    source: str | None = None
+    """Weights; None: the embedded ones."""
+    slices: int = 10
+    """Slices of the held-out brain."""
+    seeds: int = 5
+    """Trajectories of every picture."""
+    stride: float = 0.5
+    """Of the extrapolation's frames, in lengths of the direction from healthy to diseased."""
+    baselines: bool = True
+    """Also run the latent walk and the extrapolation, with one seed."""
+    options: Annotated[PIEOptions, tyro.conf.arg(name="")] = field(default_factory=PIEOptions)
+    """What the system may change."""
+
+
+def main(options: PIEEvaluation) -> Path:
+    """Measure and return the folder of the results."""
+    began, console = time.monotonic(), Console(soft_wrap=True, highlight=False)
+    editor = PIEEditor.from_pretrained(options.source)
+    if editor.classifier is None:
+        raise ValueError("Confidence curves need weights with a classifier; these have none.")
+    images, regions = inputs(options)
+    many = [images.repeat_interleave(options.seeds, 0), regions.repeat_interleave(options.seeds, 0)]
+    methods: dict[str, list[dict[str, Any]]] = {}
+    parts = [
+        editor.simulate(some, mask=mask, options=replace(options.options, seed=options.options.seed + 10 * first))
+        for first, (some, mask) in enumerate(zip(many[0].split(10), many[1].split(10), strict=True))
+    ]
+    found = joined(parts)
+    methods["pie"] = rows(found)
+    pictures = {"pie": found.images[:, :: options.seeds]}
+    if options.baselines:
+        for name, run in baselines(editor, options).items():
+            frames = run(images, regions)
+            scores = torch.stack([editor.classifier(frame) for frame in frames])
+            empty = torch.zeros(len(frames), len(images), 1, 1, 1)
+            methods[name] = rows(Progression(frames, empty, scores, None, found.region[:: options.seeds]))
+            pictures[name] = frames
+    medians = [{"method": name, **summary(part)} for name, part in methods.items()]
+    every = [{"method": name, **row} for name, part in methods.items() for row in part]
+    write_table(every, options.out / "frames.json", options.out / "frames.csv")
+    write_table(medians, options.out / "methods.json", options.out / "methods.csv")
+    write_report(options.out, found, methods["pie"], name="pie_")
+    shown = [
+        strip([to_pil(image) for image in frames[:, i]], gap=1)
+        for i in range(len(images))
+        for frames in pictures.values()
+    ]
+    sheet = strip(shown, vertical=True)
+    save_image(sheet.resize((2 * sheet.width, 2 * sheet.height), 0), options.out / "strips.png")
+    told = bound(found)
+    write_run(
+        options.out,
+        options=to_dict(options),
+        seconds=round(time.monotonic() - began, 1),
+        bound=vars(told),
+        medians=medians,
+    )
+    console.print(table(medians, digits=3))
+    return options.out
+
+
+def inputs(options: PIEEvaluation) -> tuple[Tensor, Tensor]:
+    """Pictures (n, 3, h, w) and regions (n, 1, h, w), in [0, 1].
+
+    Raises:
+        ValueError: pictures come without regions.
+    """
+    if options.inputs is not None:
+        if options.masks is None:
+            raise ValueError("Pictures need regions: name a folder of masks.")
+        paths = image_files(options.inputs)
+        regions = [to_tensor(load_image(options.masks / path.name)).amax(1, keepdim=True) for path in paths]
+        return torch.cat([to_tensor(path) for path in paths]), torch.cat(regions)
+    samples = held_out(options)
+    regions = torch.cat([white_matter_region(sample, number) for number, sample in enumerate(samples)])
+    eight = torch.stack([(255 * sample.image).round() / 255 for sample in samples])
+    return eight.expand(-1, 3, -1, -1).contiguous(), regions
+
+
+def held_out(options: PIEEvaluation) -> list[Sample]:
+    """Healthy slices of the held-out brain, evenly spread and not augmented."""
+    subject = load_colin(options.volumes)
+    depths = [(2 * i + 1) * len(subject.t1) // (2 * options.slices) for i in range(options.slices)]
+    return [
+        render(subject, torch.Generator().manual_seed(depth), severity=0, augment=False, depth=depth)
+        for depth in depths
+    ]
+
+
+def white_matter_region(sample: Sample, number: int) -> Tensor:
+    """(1, 1, side, side) a soft ellipse where white matter is thickest, on the left and right in turn."""
+    white = sample.white[None].clone()
+    side = white.shape[-1]
+    half = slice(0, side // 2) if number % 2 else slice(side // 2, side)
+    white[..., half] = 0
+    row, column = divmod(int(feather(white, 4.0).argmax()), side)
+    return feather(ellipse(side, side, (column + 0.5) / side, (row + 0.5) / side, 0.1, 0.13), 1.0)
+
+
+def baselines(editor: PIEEditor, options: PIEEvaluation) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Name -> (pictures, regions) -> frames."""
+
+    def walk(images: Tensor, regions: Tensor) -> Tensor:
+        return latent_walk(editor, editor.start(images, options=replace(options.options, mode="inversion")))
+
+    found = {"latent walk": walk}
+    if options.inputs is None:
+        data, healthy, ill = BrainImages(load_mni(options.volumes), 7), [], []
+        for sample in (data[i] for i in range(200)):
+            (ill if sample.severity else healthy).append(sample.image.expand(1, 3, -1, -1))
+        direction = latent_direction(editor, healthy, ill)
+
+        def move(images: Tensor, regions: Tensor) -> Tensor:
+            run = editor.start(images, mask=regions, options=options.options)
+            return extrapolate(editor, run, direction, stride=options.stride)
+
+        found["extrapolation"] = move
+    return found
+
+
+def joined(parts: list[Progression]) -> Progression:
+    """Batches of progressions as one."""
+    return Progression(
+        torch.cat([part.images for part in parts], dim=1),
+        torch.cat([part.latents for part in parts], dim=1),
+        torch.cat([part.scores for part in parts], dim=1),
+        torch.cat([part.mask for part in parts]),
+        torch.cat([part.region for part in parts]),
+    )
