@@ -81,6 +81,33 @@ def plot(
     _save_figure(figure, path)
 
 
+def plot_panels(
+    path: str | Path,
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    *,
+    columns: int = 4,
+    title: str = "",
+    xlabel: str = "",
+) -> None:
+    """Write a picture with one panel per name, each with curves name -> (x values, y values)."""
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.4 * min(columns, len(panels)), 2.6 * rows), layout="constrained")
+    grid = figure.subplots(rows, min(columns, len(panels)), squeeze=False).flatten()
+    for axes, (name, curves) in zip(grid, panels.items(), strict=False):
+        for label, (xs, ys) in curves.items():
+            axes.plot(xs, ys, label=label, marker="o" if len(xs) < 30 else None, markersize=3)
+        if len(curves) > 1:
+            axes.legend(fontsize=7)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel(xlabel, fontsize=8)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    figure.suptitle(title)
+    _save_figure(figure, path)
+
+
 def plot_bars(path: str | Path, rows: Sequence[Row], label: str, values: Sequence[str], *, title: str = "") -> None:
     """Write a picture with one panel per column of `values` and one bar per row, named by its column `label`."""
     figure, panels = _figure(len(values))

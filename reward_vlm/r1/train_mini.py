@@ -21,6 +21,7 @@ from typing import Literal
 from reward_vlm.data import Preference, preference_json, write_rows
 from reward_vlm.encoder import teach_to_see
 from reward_vlm.photo_pairs import PhotoPairs, photo_corpus
+from reward_vlm.r1.curves import plot_run, read_log
 from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Config, R1Judge
 from reward_vlm.r1.train import R1Training, StableReinforce
@@ -149,7 +150,7 @@ def photos_of(options: MiniR1Training, name: str) -> list[Path]:
 
 
 def report(options: MiniR1Training, say: Log) -> None:
-    """Judge the test pairs with the weights of each stage and write `report.json`."""
+    """Judge the test pairs with the weights of each stage; write `report.json` and `curves.png`."""
     pairs = make_pairs(options, "test", options.tests)
     found = {}
     for stage in ("sft", "rl"):
@@ -158,4 +159,7 @@ def report(options: MiniR1Training, say: Log) -> None:
             found[stage] = summary(counts(judge_pairs(R1Judge.from_pretrained(weights), pairs)))
             shown = ("accuracy", "both_orders", "says_1", "format")
             say(f"{stage}: " + "  ".join(f"{name} {found[stage][name]:.3f}" for name in shown))
+    log = options.folder / "rl" / "log.jsonl"
+    if log.exists():
+        plot_run({"": read_log(log)}, options.folder / "curves.png", f"{options.variant}, seed {options.seed}")
     (options.folder / "report.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

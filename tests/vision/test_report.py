@@ -102,3 +102,10 @@ def test_run_json_holds_facts_and_versions(tmp_path):
     assert run["options"] == {"seed": 3, "out": str(tmp_path), "loss": None}
     assert run["seconds"] == 1.5 and run["dtype"] == "torch.float16"
     assert run["versions"].keys() >= {"burnish", "python", "torch"}
+
+
+def test_panels_hold_their_curves(tmp_path):
+    curves = {"a": ([0, 1], [1.0, 2.0]), "b": ([0, 1], [2.0, 1.0])}
+    report.plot_panels(tmp_path / "panels.png", {str(number): curves for number in range(5)}, columns=3, title="five")
+    picture = PIL.Image.open(tmp_path / "panels.png")
+    assert picture.format == "PNG" and picture.width > picture.height
