@@ -79,13 +79,6 @@ class PhotoPairs:
             rationale=describe((kinds[0], kinds[1]), (strengths[0], strengths[1]), better),
         )
 
-    def single(self, index: int) -> tuple[PIL.Image.Image, tuple[float, ...]]:
-        """A crop with one fault, and the strengths of all `KINDS` in it."""
-        rng = np.random.default_rng((self.seed, index, 1))
-        crop, kind, strength = self._crop(rng), int(rng.integers(len(KINDS))), max(float(rng.uniform(-0.15, 1)), 0.0)
-        spoiled = spoil(crop, KINDS[kind], strength, rng)
-        return spoiled, tuple(strength if number == kind else 0.0 for number in range(len(KINDS)))
-
     def _crop(self, rng: np.random.Generator) -> PIL.Image.Image:
         """A crop with something to see in it: at most five are drawn until one has fine structure."""
         for _ in range(5):

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from reward_vlm.data import Preference, preference_json, write_rows
-from reward_vlm.encoder import teach_to_see
+import PIL.Image
+
+from reward_vlm.data import Preference, open_picture, preference_json, write_rows
+from reward_vlm.encoder import whiten_patches
 from reward_vlm.photo_pairs import PhotoPairs, photo_corpus
 from reward_vlm.r1.curves import plot_run, read_log
 from reward_vlm.r1.evaluate import counts, judge_pairs, summary
@@ -45,8 +47,6 @@ class MiniR1Training:
     """Folder below which the photographs lie (restoration), see `vision/photos.py`."""
     stage: Literal["sft", "rl", "all"] = "all"
     """Stop after the cold start, or go on."""
-    see_steps: int = 800
-    """Updates in which the image encoder learns to see faults (restoration), see `reward_vlm/encoder.py`."""
     sft_steps: int = 400
     """Updates of the cold start at most, 32 judgements each."""
     sft_until: float = 0.2
@@ -96,9 +96,8 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
         part = empty.with_name("empty.part")
         shutil.rmtree(part, ignore_errors=True)
         chat = tiny_chat_model(CORPORA[options.variant](), options.size, options.seed)
-        if options.variant == "restoration":
-            crops = PhotoPairs(photos_of(options, "sft"), SEEDS["sft"])
-            teach_to_see(chat, crops, options.folder / "see", steps=options.see_steps, seed=options.seed, log=say)
+        shown = [image for pair in make_pairs(options, "sft", 300) for image in pictures_of(pair)]
+        whiten_patches(chat, shown)
         R1Judge(chat, R1Config("plain", True, 48, None)).save_pretrained(part)
         part.rename(empty)
     common = {"batch_size": 32, "seed": options.seed}
@@ -140,6 +139,11 @@ def make_pairs(options: MiniR1Training, name: str, count: int) -> list[Preferenc
         return scene_pairs(SEEDS[name], count)
     pairs = PhotoPairs(photos_of(options, name), SEEDS[name])
     return [pairs(index) for index in range(count)]
+
+
+def pictures_of(pair: Preference) -> list[PIL.Image.Image]:
+    """All pictures of a pair."""
+    return [open_picture(image) for image in (*pair.images, *pair.answers) if not isinstance(image, str)]
 
 
 def photos_of(options: MiniR1Training, name: str) -> list[Path]:

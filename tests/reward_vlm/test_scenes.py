@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from reward_vlm import photo_pairs
-from reward_vlm.encoder import teach_to_see
+from reward_vlm.encoder import whiten_patches
 from reward_vlm.photo_pairs import KINDS, PhotoPairs, level, spoil
 from reward_vlm.r1.rewards import rule_consistency
 from reward_vlm.scenes import GROUNDS, OBJECTS, scene_corpus, scene_pair, scene_pairs
@@ -78,17 +78,18 @@ def test_spoiled_photographs_are_as_bad_as_they_are_said_to_be(photos):
         PhotoPairs([], 0)
 
 
-def test_the_image_encoder_learns_to_see_and_resumes(photos, tmp_path):
-    chats = [tiny_chat_model() for _ in range(2)]
-    before = chats[0].model.model.visual.patch_embed.proj.weight.detach().clone()
-    text = chats[0].model.lm_head.weight.detach().clone()
-    lines: list[str] = []
-    for chat in chats:
-        assert teach_to_see(chat, PhotoPairs(photos, 1), tmp_path / "see", steps=3, log=lines.append)
-    first, second = (chat.model.model.visual.state_dict() for chat in chats)
-    assert all(torch.equal(first[name], second[name]) for name in first)  # the second only read the checkpoint
-    assert len(lines) == 1 and not torch.equal(before, chats[0].model.model.visual.patch_embed.proj.weight)
-    assert torch.equal(text, chats[0].model.lm_head.weight)
+def test_patch_filters_see_every_scale_of_detail(photos):
+    chat, pairs = tiny_chat_model(), PhotoPairs(photos, 1)
+    pictures = [picture for number in range(30) for picture in pairs(number).read_answers()]
+    whiten_patches(chat, pictures)
+    convolution = chat.model.model.visual.patch_embed.proj
+    pixels = chat.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+    seen = convolution(pixels.view(-1, 3, 2, 14, 14)).flatten(1)
+    torch.testing.assert_close(seen.var(0), torch.ones(64), rtol=1e-2, atol=1e-2)
+    away = torch.cov(seen.T) - torch.eye(64)
+    assert away.abs().max() < 0.02
+    with pytest.raises(ValueError, match="give more pictures"):
+        whiten_patches(chat, pictures[:2])
 
 
 def test_best_of_keeps_what_wins():
