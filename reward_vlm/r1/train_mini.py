@@ -50,7 +50,7 @@ class MiniR1Training:
     sft_steps: int = 400
     """Updates of the cold start at most, 32 judgements each."""
     sft_until: float = 0.2
-    """The cold start ends when this share of the held-out pairs is right in both orders (looked at every 25 updates):
+    """The cold start ends when this share of the held-out pairs is right in both orders (looked at every 10 updates):
     the judge no longer guesses, and much is left to reinforcement. 1 uses all updates."""
     sft_rate: float = 2e-3
     """Learning rate of the cold start."""
@@ -105,7 +105,7 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
         R1Training(
             rows=data / "sft.jsonl", folder=options.folder / "sft", start=str(empty), steps=options.sft_steps,
             accumulate=1, learning_rate=options.sft_rate, schedule="constant", warmup=30 / options.sft_steps,
-            held_out=data / "held_out.jsonl", until=options.sft_until, **common,
+            held_out=data / "held_out.jsonl", until=options.sft_until, save_every=10, **common,
         ),
         log=say,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Two updates of StableReinforce with completions that depend on the prompt alone; run by `test_trainer.py`.
 
-python scripted_run.py START OUT.json BATCH           or under `accelerate launch --num_processes 2`
+python scripted_run.py START OUT.json BATCH           or under torchrun with two processes
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def main(start: str, out: str, batch: int) -> None:
     if trainer.accelerator.is_main_process:
         names = ("loss", "policy_loss", "reward", "whitening/mean", "whitening/rstd", "filtered", "kl_k1", "entropy")
         history = [{name: row[name] for name in names if name in row} for row in trainer.state.log_history]
-        weights = {name: float(value.double().square().sum()) for name, value in chat.model.named_parameters()}
-        Path(out).write_text(json.dumps({"history": [row for row in history if row], "weights": weights}))
+        weights = {name: float(value.detach().double().square().sum()) for name, value in chat.model.named_parameters()}
+        facts = {"processes": trainer.accelerator.num_processes, "weights": weights}
+        Path(out).write_text(json.dumps({**facts, "history": [row for row in history if row]}))
 
 
 if __name__ == "__main__":

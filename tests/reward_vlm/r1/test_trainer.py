@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,20 +127,13 @@ def test_defaults_are_the_papers_and_what_the_loss_ignores_is_refused(tmp_path):
 @pytest.mark.slow
 def test_two_processes_whiten_and_learn_as_one(start, tmp_path):
     script = str(Path(__file__).with_name("scripted_run.py"))
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--main_process_port",
-        "0",
-    ]
-    subprocess.run([sys.executable, script, str(start), str(tmp_path / "one.json"), "8"], check=True)
-    subprocess.run([*launch, script, str(start), str(tmp_path / "two.json"), "4"], check=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    for command, name, batch in (([sys.executable], "one", "8"), (launch, "two", "4")):
+        out = str(tmp_path / f"{name}.json")
+        subprocess.run([*command, script, str(start), out, batch], check=True, env=environment)
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
-    assert len(one["history"]) == len(two["history"]) >= 2
+    assert (one["processes"], two["processes"]) == (1, 2) and len(one["history"]) == len(two["history"]) >= 2
     for first, second in zip(one["history"], two["history"], strict=True):
         assert first == pytest.approx(second, abs=1e-5)
     assert one["weights"] == pytest.approx(two["weights"], rel=1e-5)
