@@ -24,6 +24,7 @@ SYSTEMS = {
     "gtr": ("scripts.benchmark_gtr", "GTRBenchmark"),
     "pasd": ("scripts.benchmark_pasd", "PASDBenchmark"),
     "r1": ("scripts.benchmark_r1", "R1Benchmark"),
+    "pie": ("scripts.benchmark_pie", "PIEBenchmark"),
 }
 """System -> module with a `main` function, and its options."""
 

@@ -42,8 +42,19 @@ from vision.training import Context, Objective, TrainOptions, finished, fit
 STAGES = ("classifier", "vae", "unet")
 NOISES = SCHEDULE | {"prediction_type": "v_prediction", "clip_sample": False}
 DROPPED_PROMPTS = 0.125
-BRAIN = PIEConfig(resolution=SIDE, prompt=prompt(1.0), source_prompt=prompt(0.0), frames=10, steps=30)
-"""What the weights are used with."""
+BRAIN = PIEConfig(
+    resolution=SIDE,
+    prompt=prompt(1.0),
+    source_prompt=prompt(0.0),
+    frames=10,
+    steps=15,
+    strength=0.8,
+    guidance_scale=6.0,
+    beta_2=tuple(i / 10 for i in range(1, 11)),
+    fixed_noise=True,
+    paste_outside=True,
+)
+"""What the weights are used with: more of the edit in every frame, always with the same noise."""
 
 
 @dataclass(frozen=True)
