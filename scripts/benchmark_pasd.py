@@ -48,8 +48,8 @@ class PASDBenchmark:
     """Pixels per side."""
     variant: Variant = "full"
     """full or light pixel attention."""
-    steps: int = 4
-    """Denoising steps of one round; the preset fast computes everything in every fourth."""
+    steps: int = 5
+    """Denoising steps of one round; the preset fast computes everything in every fifth."""
     rounds: int = 2
     """Measurements of each way."""
     port: bool = True

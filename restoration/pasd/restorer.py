@@ -47,6 +47,8 @@ from vision.images import ImageLike, as_loaded, to_pil, to_tensor, to_uint8
 from vision.refine import Step, item_generators
 from vision.tiles import Tiles
 
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "pasd-mini"
+"""The embedded default; see its README.md."""
 PUBLISHED = {"start_reading": "as_diffusers", "tiling": "published", "tile": 320, "tile_overlap": 8, "eight_bit": True}
 """Options that make results those of the released code."""
 VAE_OVERLAP = 12
@@ -117,7 +119,7 @@ class PASDRestorer:
 
         Args:
             source: a folder that `save_pretrained` wrote, or `builtin:tiny`; with `pasd` a whole Stable Diffusion
-                folder in diffusers' layout.
+                folder in diffusers' layout; None takes the small weights that come with the project.
             pasd: folder with PASD's own `unet` and `controlnet` (a published checkpoint-N).
             style: another base model or a LoRA to put under it; see `restyle`.
             style_weight: its share, or the LoRA's factor.
@@ -130,12 +132,10 @@ class PASDRestorer:
             FileNotFoundError: a folder, or a component in it, is missing.
             ValueError: components do not fit each other.
         """
-        if source is None:
-            raise ValueError(
-                "There are no embedded weights of PASD: name a Stable Diffusion folder as source and PASD's folder as "
-                "pasd, a folder that save_pretrained wrote, or builtin:tiny."
-            )
-        found = hub.find(source, default=None, revision=revision, components=_FETCHED if pasd is not None else None)
+        if source is None and pasd is not None:
+            raise ValueError("PASD's own weights need their base: name a Stable Diffusion folder as source too.")
+        needed = _FETCHED if pasd is not None else None
+        found = hub.find(source, default=PRETRAINED, revision=revision, components=needed)
         if found.kind == "builtin":
             restorer = cls(**builtin.build(found.name), config=_tiny(found.name))
         elif not found.path.is_dir():

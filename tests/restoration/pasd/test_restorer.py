@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from restoration.pasd import PASDConfig, PASDOptions, PASDRestorer
 from restoration.pasd.memory import largest_tile, largest_vae_tile
 from restoration.pasd.options import COLORIZE, PRESETS
-from restoration.pasd.restorer import PUBLISHED
+from restoration.pasd.restorer import PRETRAINED, PUBLISHED, base_alone
 from restoration.pasd.style import merge_lora
 from restoration.pasd.unet import PASDUNet, is_trained
+from vision.metrics import psnr
 from vision.refine import Trace
 
 FAST = {"steps": 2, "process_size": 32, "guidance_scale": 3.0, "added_prompt": "", "negative_prompt": "bad"}
@@ -187,6 +188,12 @@ def test_presets_fill_what_is_not_said(preset):
     assert PASDOptions(preset=preset, guidance_scale=2.5).resolved(config).guidance_scale == 2.5
 
 
+def test_presets_keep_to_what_weights_can_do():
+    config = PASDConfig(guidance_scale=1.0, conditioning_scale=1.3)
+    found = PASDOptions(preset="faithful").resolved(config)
+    assert found.guidance_scale == 1.0 and found.conditioning_scale == pytest.approx(1.43)
+
+
 def test_published_options_resolve():
     found = PASDOptions(**PUBLISHED).resolved(PASDConfig())
     assert found.start_level == 900 and found.tile_overlap == 8 and found.scale == 1.0
@@ -273,8 +280,8 @@ def test_layouts_that_do_not_fit_say_why(tiny, folders, tmp_path):
         PASDRestorer.from_pretrained(base, pasd=tmp_path / "xl")
     with pytest.raises(ValueError, match=r"There is no builtin:huge .*tiny-light"):
         PASDRestorer.from_pretrained("builtin:huge")
-    with pytest.raises(ValueError, match="There are no embedded weights"):
-        PASDRestorer.from_pretrained()
+    with pytest.raises(ValueError, match="need their base: name a Stable Diffusion folder as source too"):
+        PASDRestorer.from_pretrained(pasd=own)
     with pytest.raises(FileNotFoundError, match=r"name PASD's own weights"):
         PASDRestorer.from_pretrained(base)
 
@@ -451,3 +458,15 @@ def test_a_variant_starts_from_any_base(folders):
     unet = PASDUNet.from_pretrained(own / "unet")
     other = PASDUNet.from_base(unet, "light")
     assert other.variant == "light"
+
+
+def test_the_embedded_default_restores():
+    restorer = PASDRestorer.from_pretrained()
+    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*") if path.is_file()) < 12e6
+    image = photo(32, 48)
+    result = restorer(image)
+    assert result.shape == (1, 3, 128, 192)
+    assert torch.equal(result, restorer(image))
+    enlarged = torch.nn.functional.interpolate(image, scale_factor=4, mode="bicubic").clamp(0, 1)
+    assert psnr(result, enlarged) > 24
+    assert psnr(base_alone(restorer)(image), enlarged) < psnr(result, enlarged)

@@ -62,7 +62,7 @@ def test_a_style_is_loaded(picture, tmp_path):
 def test_the_command_line_says_what_is_wrong(picture, tmp_path):
     command = [sys.executable, "scripts/restore.py", str(picture), "--system", "pasd", "--out", str(tmp_path / "out")]
     for more, sentence in [
-        ((), "There are no embedded weights of PASD"),
+        (("--pasd", "somewhere"), "need their base: name a Stable Diffusion folder"),
         (("--guidance-scale", "0"), "guidance_scale must lie in [1, 100]"),
         (("--source", "builtin:tiny", "--preset", "best"), "preset"),
     ]:

@@ -163,7 +163,7 @@ def test_the_small_base_and_pasd_on_it(tmp_path, monkeypatch):
     pictures = [tmp_path / name for name in names]
     monkeypatch.setattr(train_mini, "collect_photos", lambda source, out: pictures)
     small = {
-        "steps": (2, 2, 2, 2), "batch_sizes": (2, 2, 2, 2), "crop": 32, "vae_channels": (8, 8, 8),
+        "steps": (2, 2, 2), "batch_sizes": (2, 2, 2), "crop": 32, "vae_channels": (8, 8, 8),
         "channels": (8, 8, 16), "encoder_channels": (4, 4, 8), "workers": 0,
     }  # fmt: skip
     stopped = train_mini.MiniPASDTraining(folder=tmp_path / "stopped", **small)
