@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from reward_vlm import photo_pairs
-from reward_vlm.encoder import whiten_patches
 from reward_vlm.photo_pairs import KINDS, PhotoPairs, level, spoil
 from reward_vlm.r1.rewards import rule_consistency
 from reward_vlm.scenes import GROUNDS, OBJECTS, scene_corpus, scene_pair, scene_pairs
 from reward_vlm.strategies import best_of
-from reward_vlm.tiny import build_tokenizer, tiny_chat_model
+from reward_vlm.tiny import build_tokenizer
 
 
 @pytest.fixture
@@ -76,20 +74,6 @@ def test_spoiled_photographs_are_as_bad_as_they_are_said_to_be(photos):
     assert all(level(s) != level(s + photo_pairs.GAP) for s in np.arange(0.005, 0.7, 0.01))
     with pytest.raises(ValueError, match="at least one photograph"):
         PhotoPairs([], 0)
-
-
-def test_patch_filters_see_every_scale_of_detail(photos):
-    chat, pairs = tiny_chat_model(), PhotoPairs(photos, 1)
-    pictures = [picture for number in range(30) for picture in pairs(number).read_answers()]
-    whiten_patches(chat, pictures)
-    convolution = chat.model.model.visual.patch_embed.proj
-    pixels = chat.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
-    seen = convolution(pixels.view(-1, 3, 2, 14, 14)).flatten(1)
-    torch.testing.assert_close(seen.var(0), torch.ones(64), rtol=1e-2, atol=1e-2)
-    away = torch.cov(seen.T) - torch.eye(64)
-    assert away.abs().max() < 0.02
-    with pytest.raises(ValueError, match="give more pictures"):
-        whiten_patches(chat, pictures[:2])
 
 
 def test_best_of_keeps_what_wins():
