@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -258,9 +259,13 @@ def folders(tiny, tmp_path_factory):
     return base, own
 
 
-def test_a_published_layout_loads(tiny, folders):
+def test_a_published_layout_loads(tiny, folders, capfd):
     base, own = folders
-    restorer = PASDRestorer.from_pretrained(base, pasd=own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restorer = PASDRestorer.from_pretrained(base, pasd=own)
+    said = capfd.readouterr().err
+    assert not any(word in said.lower() for word in ("newly initialized", "not used", "expected", "warning"))
     assert restorer.config == PASDConfig()
     assert torch.equal(restorer(photo(), PASDOptions(**FAST)), tiny(photo(), PASDOptions(**FAST)))
 
