@@ -1,6 +1,19 @@
 """Vision-language models that judge, and that learn from judgements."""
 
 from reward_vlm.dialogue import Dialogue, Turn, Video
+from reward_vlm.r1 import R1Config, R1Judge, R1Options, group_advantages, stable_reinforce_loss
 from reward_vlm.vlm import ChatModel, Reply, Sampling
 
-__all__ = ["ChatModel", "Dialogue", "Reply", "Sampling", "Turn", "Video"]
+__all__ = [
+    "ChatModel",
+    "Dialogue",
+    "R1Config",
+    "R1Judge",
+    "R1Options",
+    "Reply",
+    "Sampling",
+    "Turn",
+    "Video",
+    "group_advantages",
+    "stable_reinforce_loss",
+]
