@@ -255,7 +255,8 @@ class PASDRestorer:
     def compile(self) -> PASDRestorer:
         """Compile both networks, with their weights taken as constants; returns this restorer.
 
-        The first picture of every size takes minutes longer. Move and restyle the restorer before.
+        The first picture of every size takes minutes longer. Move and restyle the restorer before. Meant for GPUs: on
+        one CPU core, guided steps at 512 x 512 took the same time.
         """
         for module in (self.unet, self.controlnet):
             module.compile(options={"freezing": True})
