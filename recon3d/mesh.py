@@ -60,12 +60,12 @@ class Mesh:
 
     def notes(self) -> list[str]:
         """Sentences on what is unusual about the surface; empty for a closed manifold."""
-        edges = torch.cat([self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]]).sort(-1).values
         # Seams of textures double vertices; compare places, not numbers.
-        _, place = torch.unique(self.vertices, dim=0, return_inverse=True)
-        edges = place[edges].sort(-1).values
-        edges = edges[edges[:, 0] != edges[:, 1]]
-        _, counts = torch.unique(edges, dim=0, return_counts=True)
+        places, place = torch.unique(self.vertices, dim=0, return_inverse=True)
+        faces = place[self.faces]
+        ends = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+        ends = ends[ends[:, 0] != ends[:, 1]]
+        _, counts = torch.unique(ends.amin(1) * len(places) + ends.amax(1), return_counts=True)
         borders, crowded = int((counts == 1).sum()), int((counts > 2).sum())
         notes = []
         if borders:

@@ -106,6 +106,7 @@ def read(options: ReconstructOptions) -> tuple[Views, Mesh | None, list[str]]:
     if mesh is None:
         notes.append("No views and no mesh were given: this is a vase made by code, to try it out.")
         mesh = vase()
+    notes += mesh.notes()
     shown = mesh.normalised()
     return render(shown, given_cameras(options.options.view_size)), None, notes
 

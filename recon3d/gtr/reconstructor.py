@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recon3d.cameras import Cameras, orbit
+from recon3d.cameras import surround
 from recon3d.gtr.config import TINY, GTRConfig, GTROptions, new_field
 from recon3d.gtr.direct import MeshFit, direct_geometry_stage, direct_texture_stage, new_mesh_fit, picture_of
 from recon3d.gtr.fields import TriplaneField
@@ -34,6 +34,8 @@ from vision.refine import Step, checkpoints, load_checkpoint, refine_steps
 COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
 MAX_FACES = 200_000
 """Meshes with more faces are simplified before they are refined."""
+POOR = 17.0
+"""A PSNR over the given views below this is worth a sentence: poses or intrinsics may be wrong."""
 
 
 class GTRReconstructor:
@@ -182,7 +184,7 @@ class GTRReconstructor:
             mesh = mesh.check().to(self.device)
             notes += mesh.notes()
             if len(mesh.faces) > MAX_FACES:
-                notes.append(f"The mesh had {len(mesh.faces)} faces and was simplified to {MAX_FACES}.")
+                notes.append(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
                 mesh = simplify(mesh, MAX_FACES)
         centre, scale = self.placement(views, options, mesh)
         small = views.resized(*_scaled(views, options.view_size)).moved(centre, scale)
@@ -195,6 +197,12 @@ class GTRReconstructor:
             surface, fit = yield from self._triplane(run, views.moved(centre, scale), moved)
             if moved is not None:
                 surface, fit = _better(run, surface, fit, moved, notes)
+        reached = [after for _, after in run.scores.values()][-1:]
+        if reached and reached[0] < POOR:
+            notes.append(
+                f"The result shows the given views poorly ({reached[0]:.1f} dB); check poses, intrinsics and masks, "
+                "or give it more steps."
+            )
         return Reconstruction(surface, fit, centre.cpu(), scale, run.scores, run.seconds, tuple(notes))
 
     def placement(self, views: Views, options: GTROptions, mesh: Mesh | None = None) -> tuple[Tensor, float]:
@@ -209,13 +217,10 @@ class GTRReconstructor:
         fit.hull = visual_hull(views, options.grid_size)
         steps = options.volume_steps if options.volume_steps is not None else (250 if self.generator is None else 0)
         rates = VolumeRates(rays=options.rays)
-        if mesh is not None and steps:
-            seen = render(mesh, _around(views))
-            budget = Budget(max(1, steps // 2), evaluate_every=25)
-            yield from run.stage(volume_stage(fit, seen, budget, rates), "mesh")
         if steps:
             budget = Budget(steps, options.volume_seconds, options.patience, evaluate_every=25)
-            yield from run.stage(volume_stage(fit, views, budget, rates))
+            prior = None if mesh is None else _unseen_sides(mesh, views)
+            yield from run.stage(volume_stage(fit, views, budget, rates, prior=prior))
         if not len(fit.surface(options.grid_size, level)[1]):
             raise ValueError(
                 f"The fit holds no surface (no density above {level:g}): "
@@ -332,10 +337,16 @@ def _scaled(views: Views, height: int) -> tuple[int, int]:
     return height, max(1, round(views.cameras.width * height / views.cameras.height))
 
 
-def _around(views: Views) -> Cameras:
-    """24 views of the box for showing a mesh to the volume fit."""
-    azimuth = [15.0 * n for n in range(24)]
-    return orbit(azimuth, [(-30.0, 0.0, 30.0, 60.0)[n % 4] for n in range(24)], size=views.cameras.height)
+def _unseen_sides(mesh: Mesh, views: Views, degrees: float = 30.0) -> Views | None:
+    """Pictures of a mesh from sides more than `degrees` away from every view; None when the views leave none.
+
+    Showing the mesh from everywhere, or before the views, was worse: a fitted volume is opaque, and gradients hardly
+    move it.
+    """
+    around = surround(views.cameras.height).to(views.images.device)
+    towards, given = (torch.nn.functional.normalize(x.positions, dim=-1) for x in (around, views.cameras))
+    unseen = ((towards @ given.T).amax(1) < math.cos(math.radians(degrees))).nonzero().flatten()
+    return render(mesh, around[unseen]) if len(unseen) else None
 
 
 def _better(run: _Run, surface: Mesh, fit: Fit, given: Mesh, notes: list[str]) -> tuple[Mesh, Fit | None]:

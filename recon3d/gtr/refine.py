@@ -62,18 +62,29 @@ class VolumeRates:
     """Weight of the squared error of the opacity."""
 
 
-def volume_stage(fit: Fit, views: Views, budget: Budget, rates: VolumeRates | None = None) -> Stage:
-    """Stage A. Three quarters of the rays pass near the object; the verdict is the PSNR of a fixed set of rays."""
+def volume_stage(
+    fit: Fit, views: Views, budget: Budget, rates: VolumeRates | None = None, *, prior: Views | None = None
+) -> Stage:
+    """Stage A. Three quarters of the rays pass near the object; the verdict is the PSNR of a fixed set of rays.
+
+    Args:
+        prior: pictures of a rough guess from sides that the views do not show; a quarter of the rays are theirs.
+    """
     rates = rates or VolumeRates()
     fit = fit.with_adam(rates.code, rates.mlp)
-    origins, directions = (rays.reshape(-1, 3) for rays in views.cameras.rays())
-    colors, masks = views.images.permute(0, 2, 3, 1).reshape(-1, 3), views.masks.reshape(-1, 1)
-    near = torch.nn.functional.max_pool2d(views.masks, 9, 1, 4).flatten().nonzero().squeeze(-1)
+    sources = [views] if prior is None else [views, prior]
+    rays = [source.cameras.rays() for source in sources]
+    origins = torch.cat([origin.reshape(-1, 3) for origin, _ in rays])
+    directions = torch.cat([direction.reshape(-1, 3) for _, direction in rays])
+    colors = torch.cat([source.images.permute(0, 2, 3, 1).reshape(-1, 3) for source in sources])
+    masks = torch.cat([source.masks.reshape(-1, 1) for source in sources])
+    near = [torch.nn.functional.max_pool2d(x.masks, 9, 1, 4).flatten().nonzero().squeeze(-1) for x in sources]
 
-    def draw(count: int, generator: torch.Generator) -> Tensor:
-        close = torch.randint(len(near), (count * 3 // 4,), generator=generator).to(near.device)
-        anywhere = torch.randint(len(masks), (count - len(close),), generator=generator).to(near.device)
-        return torch.cat([near[close], anywhere])
+    def draw(count: int, generator: torch.Generator, source: int = 0) -> Tensor:
+        first, pixels = (0 if source == 0 else sources[0].masks.numel()), sources[source].masks.numel()
+        close = torch.randint(len(near[source]), (count * 3 // 4,), generator=generator).to(origins.device)
+        anywhere = torch.randint(pixels, (count - len(close),), generator=generator).to(origins.device)
+        return torch.cat([near[source][close], anywhere]) + first
 
     judged_rays = draw(2048, torch.Generator().manual_seed(0))
 
@@ -87,7 +98,9 @@ def volume_stage(fit: Fit, views: Views, budget: Budget, rates: VolumeRates | No
     def propose(fit: Fit, at: At) -> Fit:
         if at.number == 0:
             return fit
-        rays = draw(rates.rays, fit.generator)
+        rays = draw(rates.rays if prior is None else rates.rays - rates.rays // 4, fit.generator)
+        if prior is not None:
+            rays = torch.cat([rays, draw(rates.rays // 4, fit.generator, 1)])
         jitter = torch.rand(len(rays), rates.samples + 1, generator=fit.generator).to(origins)
         rgb, opacity = march(rays, jitter)
         loss = rgb_loss(rgb, colors[rays]) + rates.mask * mask_loss(opacity, masks[rays])

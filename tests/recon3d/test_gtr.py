@@ -194,7 +194,8 @@ def test_exported_mesh_is_in_the_world_of_the_views(views, done):
 
 def test_a_users_mesh_is_improved(views):
     bad = spoil(vase(24, 24, 32), keep=0.1, noise=0.06)
-    result = GTRReconstructor(SMALL).reconstruct(views, replace(QUICK, rays=300), mesh=bad)
+    options = replace(QUICK, volume_steps=120, rays=300, geometry_steps=8)
+    result = GTRReconstructor(SMALL).reconstruct(views, options, mesh=bad)
     before, after = result.scores["mesh given"]
     assert after > before and result.fit is not None
 
