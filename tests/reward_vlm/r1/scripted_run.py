@@ -42,7 +42,8 @@ def main(start: str, out: str, batch: int) -> None:
     pairs: list[Preference] = scene_pairs(7, 16)
     rows = [judgement_row(pair, R1Config("plain", True, 24, None)) for pair in pairs]
     arguments = StableReinforceConfig(
-        output_dir=f"{out}.trl", per_device_train_batch_size=batch, gradient_accumulation_steps=1, max_steps=2,
+        output_dir=f"{out}.trl", per_device_train_batch_size=batch, gradient_accumulation_steps=1,
+        steps_per_generation=1, max_steps=2,
         learning_rate=1e-3, warmup_steps=0, lr_scheduler_type="constant", lr_scheduler_kwargs={}, beta=0.1,
         max_completion_length=24, logging_steps=1, report_to=[], save_strategy="no", use_cpu=True, bf16=False,
         gradient_checkpointing=False, dataloader_pin_memory=False, disable_tqdm=True, shuffle_dataset=False,

@@ -127,7 +127,7 @@ def test_defaults_are_the_papers_and_what_the_loss_ignores_is_refused(tmp_path):
 @pytest.mark.slow
 def test_two_processes_whiten_and_learn_as_one(start, tmp_path):
     script = str(Path(__file__).with_name("scripted_run.py"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     for command, name, batch in (([sys.executable], "one", "8"), (launch, "two", "4")):
         out = str(tmp_path / f"{name}.json")
@@ -136,4 +136,5 @@ def test_two_processes_whiten_and_learn_as_one(start, tmp_path):
     assert (one["processes"], two["processes"]) == (1, 2) and len(one["history"]) == len(two["history"]) >= 2
     for first, second in zip(one["history"], two["history"], strict=True):
         assert first == pytest.approx(second, abs=1e-5)
-    assert one["weights"] == pytest.approx(two["weights"], rel=1e-5)
+    # Adam divides by the size of the gradient, which multiplies the rounding of small ones
+    assert one["weights"] == pytest.approx(two["weights"], rel=1e-4)
