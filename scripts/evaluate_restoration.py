@@ -9,6 +9,7 @@ method runs. Columns whose weights are not installed stay empty, with a sentence
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ HEADINGS = {
 
 
 @dataclass(frozen=True)
-class RestorationEvaluation:
+class RestorationEvaluation(ABC):
     """What the measurement of every restoration system may choose."""
 
     out: Path
@@ -81,9 +82,9 @@ class RestorationEvaluation:
             raise ValueError(f"crop must be at least 16, got {self.crop}.")
         recipe(self.degradation)
 
+    @abstractmethod
     def methods(self) -> tuple[int, dict[str, Method]]:
         """The scale, and the system's rows of the table."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

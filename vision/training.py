@@ -25,8 +25,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vision.files import atomic_path
 
 Batch = Any
 
@@ -245,6 +248,33 @@ def fit(
     if options.trackers:
         accelerator.end_training()
     return _plain(accelerator, modules, objectives, ema)
+
+
+def fit_stage(
+    file: Path,
+    objectives: list[Objective],
+    data: Dataset[Any],
+    options: TrainOptions,
+    *,
+    log: Callable[[str], None] | None = None,
+    max_seconds: float | None = None,
+) -> nn.Module | None:
+    """One stage of a recipe: the trained first module, or None when time ran out.
+
+    Args:
+        file: safetensors file of the finished module. When it exists its tensors are loaded and nothing is trained.
+        objectives, data, options, log, max_seconds: as in `fit`.
+    """
+    module = objectives[0].module
+    if file.exists():
+        module.load_state_dict(load_file(file))
+        return module
+    trained = fit(objectives, data, options, log=log, max_seconds=max_seconds)[objectives[0].name]
+    if not finished(options.folder, options.steps):
+        return None
+    with atomic_path(file) as part:
+        save_file({key: value.detach().clone().contiguous() for key, value in trained.state_dict().items()}, part)
+    return trained
 
 
 def finished(folder: Path, steps: int) -> bool:

@@ -34,18 +34,17 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from restoration.degrade import Draws, degrade
 from restoration.iter.mini import MiniConfig, MiniITER, ResidualBlock
 from restoration.iter.model import Observed
-from restoration.photos import collect_photos
 from restoration.recipes import recipe
-from vision.files import atomic_path
 from vision.losses import class_balanced_cross_entropy
-from vision.training import Context, Objective, TrainOptions, finished, fit
+from vision.photos import collect_photos
+from vision.training import Context, Objective, TrainOptions, fit_stage
 
 STAGES = ("base", "tokeniser", "tokens")
 
@@ -267,10 +266,6 @@ def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None =
     if options.start is not None:
         networks.load_state_dict(load_file(options.start / f"{STAGES[-1]}.safetensors"))
     for number, stage in enumerate(STAGES):
-        done = folder / f"{stage}.safetensors"
-        if done.exists():
-            networks.load_state_dict(load_file(done))
-            continue
         settings = TrainOptions(
             folder=folder / stage,
             steps=options.steps[number],
@@ -290,12 +285,11 @@ def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None =
             return context.modules["networks"](stage, batch, context)
 
         objectives = [Objective("networks", networks.train_only(stage), loss)]
-        trained = fit(objectives, data, settings, log=log, max_seconds=max_seconds)["networks"]
-        if not finished(settings.folder, settings.steps):
+        file = folder / f"{stage}.safetensors"
+        trained = fit_stage(file, objectives, data, settings, log=log, max_seconds=max_seconds)
+        if trained is None:
             return None
         networks.load_state_dict(trained.state_dict())
-        with atomic_path(done) as part:
-            save_file({key: value.contiguous() for key, value in networks.state_dict().items()}, part)
     config = ITERConfig(
         "mini", mini=options.network, padding="minimal", tile=256, tile_overlap=24, fidelity=options.fidelity
     )

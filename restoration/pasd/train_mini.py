@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -41,9 +40,8 @@ from restoration.pasd.unet import PASDUNet, Variant
 from vision.diffusion.backbone import TextEncoders
 from vision.diffusion.build import SCHEDULE, emptied, initialise
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
-from vision.files import atomic_path
 from vision.photos import collect_photos
-from vision.training import Context, Objective, TrainOptions, finished, fit
+from vision.training import Context, Objective, TrainOptions, fit_stage
 
 STAGES = ("vae", "base", "pasd")
 SHARP, POOR = "sharp", "blurry, noisy"
@@ -262,11 +260,8 @@ def _run(
     log: Callable[[str], None] | None,
     max_seconds: float | None,
 ) -> nn.Module | None:
-    """The trained first module of a stage, from its file when it is finished; None when time ran out."""
-    number, done, module = STAGES.index(stage), options.folder / f"{stage}.safetensors", objectives[0].module
-    if done.exists():
-        module.load_state_dict(load_file(done))
-        return module
+    """The trained first module of a stage; None when time ran out."""
+    number = STAGES.index(stage)
     settings = TrainOptions(
         folder=options.folder / stage,
         steps=options.steps[number],
@@ -280,12 +275,9 @@ def _run(
         workers=options.workers,
         log_every=min(100, options.steps[number]),
     )
-    trained = fit(objectives, data, settings, log=log, max_seconds=max_seconds)[stage]
-    if not finished(settings.folder, settings.steps):
-        return None
-    with atomic_path(done) as part:
-        save_file({key: value.detach().clone() for key, value in trained.state_dict().items()}, part)
-    return trained
+    return fit_stage(
+        options.folder / f"{stage}.safetensors", objectives, data, settings, log=log, max_seconds=max_seconds
+    )
 
 
 def _data(photos: list[Path], options: MiniPASDTraining, number: int, **shares: float) -> Samples:

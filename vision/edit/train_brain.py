@@ -37,7 +37,7 @@ from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
 from vision.edit.options import PIEConfig
 from vision.edit.pie import PIEEditor
 from vision.files import atomic_path
-from vision.training import Context, Objective, TrainOptions, finished, fit
+from vision.training import Context, Objective, TrainOptions, fit_stage
 
 STAGES = ("classifier", "vae", "unet")
 NOISES = SCHEDULE | {"prediction_type": "v_prediction", "clip_sample": False}
@@ -262,11 +262,8 @@ def _run(
     log: Callable[[str], None] | None,
     max_seconds: float | None,
 ) -> nn.Module | None:
-    """The trained module of a stage, from its file when it is finished already; None when time ran out."""
-    number, done = STAGES.index(stage), options.folder / f"{stage}.safetensors"
-    if done.exists():
-        module.load_state_dict(load_file(done))
-        return module
+    """The trained module of a stage; None when time ran out."""
+    number = STAGES.index(stage)
     settings = TrainOptions(
         folder=options.folder / stage,
         steps=options.steps[number],
@@ -282,12 +279,8 @@ def _run(
         log_every=min(50, options.steps[number]),
     )
     objective = Objective(stage, module, loss, betas=(0.9, 0.99), weight_decay=1e-3)
-    trained = fit([objective], data, settings, log=log, max_seconds=max_seconds)[stage]
-    if not finished(settings.folder, settings.steps):
-        return None
-    with atomic_path(done) as part:
-        save_file({key: value.detach().clone() for key, value in trained.state_dict().items()}, part)
-    return trained
+    file = options.folder / f"{stage}.safetensors"
+    return fit_stage(file, [objective], data, settings, log=log, max_seconds=max_seconds)
 
 
 def _finish(

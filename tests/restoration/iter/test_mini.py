@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from restoration import photos
 from restoration.iter import train_mini
 from restoration.iter.mini import MiniConfig, MiniITER
 from restoration.iter.restorer import ITEROptions, ITERRestorer
+from vision import photos
 from vision.training import Context
 
 TINY = MiniConfig(
