@@ -96,8 +96,9 @@ class Confidence:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """(b, 3, h, w) in [0, 1] -> (b,) in [0, 1]."""
-        return torch.sigmoid(self.logits(images))
+        """(b, 3, h, w) in [0, 1] -> (b,) float64 in [0, 1]: in float32 the nearly sure would be equally sure."""
+        logits = self.logits(images)
+        return torch.sigmoid(logits if logits.device.type == "mps" else logits.double())  # Apple's GPUs have no float64
 
     def logits(self, images: Tensor) -> Tensor:
         """(b, 3, h, w) in [0, 1] -> (b,)."""

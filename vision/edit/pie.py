@@ -224,7 +224,7 @@ class PIEEditor:
             The frames, the original first: a list of PIL images, a list of lists for a list of pictures, or a tensor
             (frames + 1, b, 3, h, w) in [0, 1] for a tensor.
         """
-        found = self.simulate(image, prompt, mask=mask, options=options, **more)
+        found = self.simulate(image, prompt, mask=mask, options=options, **{"scored": False, **more})
         if isinstance(image, Tensor):
             return found.images if image.ndim == 4 else found.images[:, 0]
         return [found.pictures(i) for i in range(len(image))] if isinstance(image, (list, tuple)) else found.pictures()
@@ -238,6 +238,7 @@ class PIEEditor:
         inner: Iterable[Observer] = (),
         resume: Step[Frame, int] | None = None,
         earlier: Sequence[Frame] = (),
+        scored: bool = True,
         **more: Any,
     ) -> Progression:
         """The same with everything that is known of the frames.
@@ -248,9 +249,12 @@ class PIEEditor:
             inner: called with every denoising step.
             resume: go on after this step of an earlier run.
             earlier: its frames, the original included, which are not made again.
+            scored: False spares the classifier, which `__call__` does not tell of, unless a rule to stop asks for it.
             more: further arguments of `start`.
         """
         run, observers = self.start(image, prompt, **more), list(observers)
+        if not scored and run.options.stop_score is None:
+            run = replace(run, score=None)
         frames = list(earlier) or [self.first(run)]
         scores = [] if run.score is None else [run.score(frame.images) for frame in frames]
         for step in self.run_steps(run, resume=resume, inner=inner):

@@ -48,13 +48,13 @@ BRAIN = PIEConfig(
     source_prompt=prompt(0.0),
     frames=10,
     steps=15,
-    strength=0.8,
-    guidance_scale=6.0,
-    beta_2=tuple(i / 10 for i in range(1, 11)),
+    strength=1.0,
+    guidance_scale=30.0,
+    beta_2=tuple(i / 40 for i in range(1, 11)),
     fixed_noise=True,
     paste_outside=True,
 )
-"""What the weights are used with: more of the edit in every frame, always with the same noise."""
+"""What the weights are used with: a little more of a strong edit in every frame, always with the same noise."""
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,19 @@ def test_items_that_reach_the_score_stay(editor):
             )
 
 
+def test_pictures_alone_spare_the_classifier(editor, image):
+    asked = []
+
+    def score(images):
+        asked.append(len(images))
+        return images.mean(dim=(1, 2, 3))
+
+    editor(image, options=QUICK, score=score)
+    assert not asked
+    editor(image, options=replace(QUICK, stop_score=1.0), score=score)
+    assert asked
+
+
 def test_a_small_change_ends_the_run(editor, image):
     assert len(frames(editor, image, replace(QUICK, tolerance=1e6)).images) == 2
     assert len(frames(editor, image, replace(QUICK, tolerance=1e-6)).images) == 3

@@ -64,6 +64,13 @@ def test_published_classifiers_load(tmp_path):
     assert torch.equal(loaded(images), wanted) and loaded.network.features.norm0.momentum == 0.01
 
 
+def test_the_nearly_sure_are_told_apart(monkeypatch):
+    confidence = Confidence(torch.nn.Identity(), ClassifierConfig("small", 32))
+    monkeypatch.setattr(confidence, "logits", lambda images: images.mean(dim=(1, 2, 3)))
+    found = confidence(torch.tensor([18.0, 20.0, 22.0]).view(3, 1, 1, 1))
+    assert (found.diff() > 0).all() and (found < 1).all()
+
+
 def test_area_under_curve_counts_pairs():
     scores, positive = torch.tensor([0.1, 0.4, 0.35, 0.8, 0.35]), torch.tensor([0, 0, 1, 1, 0])
     assert area_under_curve(scores, positive) == pytest.approx(4.5 / 6)
