@@ -66,10 +66,11 @@ def text_keys(module: nn.Module, text: Tensor, skip: str = "pixel_attentions") -
     Returns:
         None when the model's attention layers were replaced (by adapters, for instance).
     """
-    if not all(isinstance(processor, TextAttention) for processor in module.attn_processors.values()):
+    processors = module.attn_processors
+    if not all(isinstance(processor, TextAttention) for processor in processors.values()):
         return None
     found = {}
-    for name in module.attn_processors:
+    for name in processors:
         layer = _layer(name)
         if layer.endswith("attn2") and skip not in layer:
             attn = module.get_submodule(layer)

@@ -69,7 +69,7 @@ class Predictor:
     @torch.no_grad()
     def __call__(self, latents: Tensor, at: At) -> Tensor:
         """(b, c, h, w) -> what the scheduler's prediction type asks for, (b, c, h, w) float32."""
-        sample = torch.cat([latents] * 2 if self.guided else [latents]).to(self.unet.dtype)
+        sample = torch.cat([latents] * 2 if self.guided else [latents]).to(self.text.dtype)
         output = self.unet(sample, at.timestep, self.text, cross_attention_kwargs=self.keys, return_dict=False)[0]
         output = output.float()
         return guide(*output.chunk(2), self.scale) if self.guided else output
