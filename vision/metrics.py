@@ -202,18 +202,10 @@ def clip_similarity(image: Tensor, target: Sequence[str] | Tensor, *, model: str
         FileNotFoundError: there is no such checkpoint file.
         ValueError: open_clip does not know the model, or texts do not match the images in number.
     """
-    import open_clip
-
     if not Path(weights).is_file():
         raise FileNotFoundError(f"CLIP scores need a checkpoint of {model}; there is no file {weights}.")
-    if model not in open_clip.list_models():
-        raise ValueError(f"open_clip knows no model {model!r}; see open_clip.list_models().")
-    network = _clip(model, str(weights), str(image.device))
-    first = network.encode_image(_clip_input(network, image), normalize=True)
-    if isinstance(target, Tensor):
-        second = network.encode_image(_clip_input(network, target), normalize=True)
-    else:
-        second = network.encode_text(open_clip.get_tokenizer(model)(list(target)).to(image.device), normalize=True)
+    clip = _clip(model, str(weights), str(image.device))
+    first, second = clip.images(image), clip.images(target) if isinstance(target, Tensor) else clip.texts(target)
     if len(first) != len(second):
         raise ValueError(f"There are {len(first)} images and {len(second)} targets; give one per image.")
     return (first * second).sum(1)
@@ -278,10 +270,8 @@ class Clip:
 
 
 @functools.lru_cache(maxsize=2)
-def _clip(model: str, weights: str, device: str) -> nn.Module:
-    import open_clip
-
-    return open_clip.create_model(model, pretrained=weights).eval().requires_grad_(False).to(device)
+def _clip(model: str, weights: str, device: str) -> Clip:
+    return Clip.load(model, weights, device=device)
 
 
 def _clip_input(network: nn.Module, image: Tensor) -> Tensor:
