@@ -1,4 +1,4 @@
-"""Settings of every test: one thread, and no network."""
+"""Settings of every test: one thread, no network, and examples that are the same in every run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import socket
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

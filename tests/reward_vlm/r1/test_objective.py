@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_vlm.r1.objective import group_advantages, stable_reinforce_loss, token_kl, token_returns, whiten_and_filter
@@ -64,8 +64,7 @@ def test_impossible_tokens_have_finite_losses_only_with_the_bound(gap):
     assert loss.isinf() and not gradient.isfinite().all()
 
 
-@settings(deadline=None)
-@given(st.floats(-200, 200), st.floats(-3, 3), st.floats(0.05, 0.5))
+@given(st.floats(-200, 200), st.integers(-3000, 3000).map(lambda n: n / 1000), st.floats(0.05, 0.5))
 def test_a_token_moves_only_inside_the_bounds_of_ppo(log_ratio, advantage, epsilon):
     new, old = torch.tensor([[log_ratio]]), torch.zeros(1, 1)
     loss, gradient = loss_and_gradient(new, old, torch.tensor([[advantage]]), None, epsilon=epsilon)
