@@ -206,8 +206,12 @@ class GTRReconstructor:
         return Reconstruction(surface, fit, centre.cpu(), scale, run.scores, run.seconds, tuple(notes))
 
     def placement(self, views: Views, options: GTROptions, mesh: Mesh | None = None) -> tuple[Tensor, float]:
-        """Centre (3,) and scale of the box: (x - centre) * scale lies in [-1, 1]^3; a mesh decides if there is one."""
-        return place(views, options.placement) if mesh is None else mesh.placement()
+        """Centre (3,) and scale of the box: (x - centre) * scale lies in [-1, 1]^3.
+
+        Silhouettes decide: outliers of a bad mesh would make the box, and so the grid's cells, too large. Only a mesh
+        whose topology stays is taken as it is.
+        """
+        return mesh.placement() if mesh is not None and options.keep_topology else place(views, options.placement)
 
     def _triplane(self, run: _Run, full: Views, mesh: Mesh | None) -> Generator[Step, None, tuple[Mesh, Fit]]:
         """Stages A, B and C; `full` are the views in their own size, in the box's world."""

@@ -68,7 +68,7 @@ def volume_stage(
     """Stage A. Three quarters of the rays pass near the object; the verdict is the PSNR of a fixed set of rays.
 
     Args:
-        prior: pictures of a rough guess from sides that the views do not show; a tenth of the rays are theirs.
+        prior: pictures of a rough guess from sides that the views do not show; one ray in 32 is theirs.
     """
     rates = rates or VolumeRates()
     fit = fit.with_adam(rates.code, rates.mlp)
@@ -98,9 +98,9 @@ def volume_stage(
     def propose(fit: Fit, at: At) -> Fit:
         if at.number == 0:
             return fit
-        rays = draw(rates.rays if prior is None else rates.rays - rates.rays // 10, fit.generator)
+        rays = draw(rates.rays if prior is None else rates.rays - rates.rays // 32, fit.generator)
         if prior is not None:
-            rays = torch.cat([rays, draw(rates.rays // 10, fit.generator, 1)])
+            rays = torch.cat([rays, draw(rates.rays // 32, fit.generator, 1)])
         jitter = torch.rand(len(rays), rates.samples + 1, generator=fit.generator).to(origins)
         rgb, opacity = march(rays, jitter)
         loss = rgb_loss(rgb, colors[rays]) + rates.mask * mask_loss(opacity, masks[rays])
