@@ -9,7 +9,9 @@ from typing import Any
 from vision.config import cli, fail
 
 
-def parse(script: str, purpose: str, systems: Mapping[str, tuple[str, str]], arguments: Sequence[str]) -> Any:
+def parse(
+    script: str, purpose: str, systems: Mapping[str, tuple[str, str]], arguments: Sequence[str]
+) -> tuple[Any, Any]:
     """The module of the system that the first argument names, and its options from the other arguments.
 
     Args:
