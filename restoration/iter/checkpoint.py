@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from restoration.iter.options import ITERConfig
 from restoration.iter.published import PublishedConfig, PublishedITER
-from restoration.iter.restorer import ITERConfig, ITERRestorer
+from restoration.iter.restorer import ITERRestorer
 from restoration.iter.swin import SwinLayers
 from restoration.iter.tokens import LQEncoderConfig, TokenNetConfig
 from restoration.iter.vqgan import VQGANConfig

@@ -284,17 +284,6 @@ class TokenSampler:
         return keep_counts(self.options.schedule, self.options.steps, *tokens.shape[-2:])
 
 
-def sample_tokens(
-    model: ITERModel, observed: Observed, generator: torch.Generator, options: SamplingOptions | None = None
-) -> Tensor:
-    """Tokens (b, 1, h, w) at the end of a run, all random numbers from one generator, for training on samples."""
-    sampler = TokenSampler(model, options or SamplingOptions())
-    state = sampler.start_from(observed, PerItem([generator] * len(observed.first)))
-    for step in sampler.steps(state):
-        state = step.state
-    return state.tokens
-
-
 def _taking_part(state: TokenState, at: Keep) -> Tensor | None:
     """Indices of the items whose adaptive start has come; None when all have."""
     part = state.start <= at.index

@@ -36,8 +36,9 @@ from torch.utils.data import Dataset
 
 from restoration.data import DegradedImages, PairedImages
 from restoration.iter.model import Observed
+from restoration.iter.options import ITERConfig
 from restoration.iter.published import PublishedConfig, PublishedITER
-from restoration.iter.restorer import ITERConfig, ITERRestorer
+from restoration.iter.restorer import ITERRestorer
 from restoration.iter.vqgan import SwinVQGAN, UNetDiscriminatorSN
 from restoration.recipes import recipe
 from vision.config import save_config

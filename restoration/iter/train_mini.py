@@ -254,7 +254,8 @@ class Networks(nn.Module):
 
 def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None = None) -> Path | None:
     """Run the stages that are not finished and return the folder of the weights, or None when time ran out."""
-    from restoration.iter.restorer import ITERConfig, ITERRestorer
+    from restoration.iter.options import ITERConfig
+    from restoration.iter.restorer import ITERRestorer
 
     folder = options.folder / options.variant
     paths = collect_photos(options.photos, options.folder / "pictures")

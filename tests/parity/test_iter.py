@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from restoration.iter import sampling
 from restoration.iter.checkpoint import infer_config, official_shapes
 from restoration.iter.model import Observed
+from restoration.iter.options import ITERConfig, ITEROptions
 from restoration.iter.published import PublishedConfig, PublishedITER
-from restoration.iter.restorer import ITERConfig, ITEROptions, ITERRestorer
+from restoration.iter.restorer import ITERRestorer
 from restoration.iter.sampling import SamplingOptions, TokenSampler, mask_schedule
 from restoration.iter.swin import SwinLayers, relative_position_index, shift_mask
 from restoration.iter.tokens import LQEncoderConfig, TokenNetConfig, make_token_net

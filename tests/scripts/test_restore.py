@@ -21,7 +21,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from restoration.iter.restorer import ITEROptions, ITERRestorer
+from restoration.iter.options import ITEROptions
+from restoration.iter.restorer import ITERRestorer
 from scripts import restore
 from scripts.restore import RestoreOptions, main
 from vision.batches import plan

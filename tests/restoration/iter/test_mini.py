@@ -11,7 +11,8 @@ from PIL import Image
 
 from restoration.iter import train_mini
 from restoration.iter.mini import MiniConfig, MiniITER
-from restoration.iter.restorer import ITEROptions, ITERRestorer
+from restoration.iter.options import ITEROptions
+from restoration.iter.restorer import ITERRestorer
 from vision import photos
 from vision.training import Context
 

@@ -10,8 +10,8 @@ import torch
 
 from restoration.iter import ITERConfig, ITEROptions, ITERRestorer
 from restoration.iter.checkpoint import infer_config, official_shapes
+from restoration.iter.options import BUILTIN
 from restoration.iter.published import PublishedConfig, PublishedITER
-from restoration.iter.restorer import BUILTIN
 from restoration.iter.sampling import PlacedNoise, SamplingOptions, TokenSampler, keep_counts, mask_schedule
 from restoration.iter.tokens import LQEncoderConfig, TokenNetConfig
 from restoration.iter.vqgan import VQGANConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from restoration.iter import ITEROptions, ITERRestorer
-from restoration.iter.restorer import BUILTIN
+from restoration.iter.options import BUILTIN
 from restoration.iter.train import ITERTraining, TokenChance, straight_through, train, visible_targets
 
 TINY = {
