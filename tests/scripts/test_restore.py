@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
