@@ -32,7 +32,7 @@ from vision.batches import digest, expand
 from vision.config import cli, fail, to_dict, version
 from vision.edit import PIEEditor, PIEOptions, Progression, evaluate, masks
 from vision.edit.pictures import resize_and_cut
-from vision.edit.pie import Frame
+from vision.edit.progression import Frame
 from vision.files import atomic_path
 from vision.images import load_image, save_image, to_pil
 from vision.metrics import Clip

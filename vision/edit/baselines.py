@@ -19,7 +19,8 @@ from vision.images import to_uint8
 from vision.refine import item_generators
 
 if TYPE_CHECKING:
-    from vision.edit.pie import PIEEditor, Run
+    from vision.edit.pie import PIEEditor
+    from vision.edit.progression import Run
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:

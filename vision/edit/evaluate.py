@@ -16,7 +16,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from vision.edit.pie import Progression
+from vision.edit.progression import Progression
 from vision.images import save_image, to_pil
 from vision.metrics import Clip, ssim
 from vision.report import labelled, plot, save_gif, strip, write_table

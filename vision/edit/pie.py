@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from vision.edit.confidence import Confidence
 from vision.edit.masks import load_region, to_latents
 from vision.edit.options import PIEConfig, PIEOptions, at_frame, check_schedule, several
 from vision.edit.passes import (
-    Beginning,
     Moments,
     Observer,
     Predictor,
@@ -42,92 +41,12 @@ from vision.edit.passes import (
     scaled,
 )
 from vision.edit.pictures import floor_sides, hold_colors, resize_and_cut
+from vision.edit.progression import Edit, Frame, Progression, Run, Score
 from vision.images import ImageLike, as_loaded, composite, to_pil, to_tensor, to_uint8
-from vision.refine import PerItem, Step, Verdict, any_of, clone_items, item_generators, reaches, refine_steps
+from vision.refine import Step, Verdict, any_of, clone_items, item_generators, reaches, refine_steps
 
 Prompt = str | Sequence[str | Sequence[str]]
 """A text for all; or a list that is spread evenly over the frames, whose entries may be a list, one per picture."""
-Score = Callable[[Tensor], Tensor]
-"""(b, 3, h, w) in [0, 1] -> (b,), higher is more of the condition."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The state of a progression."""
-
-    images: Tensor
-    """(b, 3, H, W) in [0, 1]."""
-    latents: Tensor
-    """(b, c, h, w), scaled: what the pictures were decoded from; of the original the VAE's mean."""
-    change: Tensor
-    """(b,) root mean square of the latents' change in this frame, where the mask lets them."""
-    items: Tensor
-    """(b,) int64 which pictures of the run these are."""
-    generators: PerItem[torch.Generator]
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit and what it went through."""
-
-    beginning: Beginning
-    denoised: Tensor
-    """(b, c, h, w) result of the loop."""
-    latents: Tensor
-    """(b, c, h, w) after it was pulled to the original."""
-    images: Tensor
-    """(b, 3, H, W) in [0, 1], decoded."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One batch of pictures, ready to be edited."""
-
-    original: Tensor
-    """(b, 3, H, W) in [0, 1]."""
-    moments: Moments
-    """Of the original."""
-    mask: Tensor | None
-    """(b, c, h, w) in [0, 1]; None edits everywhere."""
-    region: Tensor | None
-    """(b, 1, H, W) the same on pixels: the largest of the colours."""
-    texts: tuple[Tensor, ...]
-    """(b, tokens, width) of every entry of the prompt."""
-    negative: Tensor
-    """(b, tokens, width)."""
-    source: Tensor
-    """(b, tokens, width) what the pictures show, for inversion."""
-    options: PIEOptions
-    """Without None, apart from rules to stop."""
-    score: Score | None = None
-
-
-@dataclass(frozen=True)
-class Progression:
-    """The frames of a batch of pictures; frame 0 is the original."""
-
-    images: Tensor
-    """(frames + 1, b, 3, H, W) in [0, 1] on the CPU."""
-    latents: Tensor
-    """(frames + 1, b, c, h, w), scaled."""
-    scores: Tensor | None
-    """(frames + 1, b) of the classifier; None without one."""
-    mask: Tensor | None
-    """(b, c, h, w)."""
-    region: Tensor | None
-    """(b, 1, H, W)."""
-
-    def pictures(self, item: int = 0) -> list[PIL.Image.Image]:
-        """The frames of one picture."""
-        return [to_pil(image) for image in self.images[:, item]]
-
-    def mean(self) -> Tensor:
-        """(frames + 1, 3, H, W) the mean over the batch: over trajectories of one picture."""
-        return self.images.mean(dim=1)
-
-    def spread(self) -> Tensor:
-        """(frames + 1, 3, H, W) the standard deviation over the batch."""
-        return self.images.std(dim=1, correction=0)
 
 
 class PIEEditor:

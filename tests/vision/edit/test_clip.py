@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from vision.edit.evaluate import realism, rows
-from vision.edit.pie import Progression
+from vision.edit.progression import Progression
 from vision.metrics import Clip
 
 VISION = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}

@@ -1,0 +1,97 @@
+"""What a progression is made of: the frames, one edit, the run that is being edited, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import PIL.Image
+import torch
+from torch import Tensor
+
+from vision.edit.options import PIEOptions
+from vision.edit.passes import Beginning, Moments
+from vision.images import to_pil
+from vision.refine import PerItem
+
+Score = Callable[[Tensor], Tensor]
+"""(b, 3, h, w) in [0, 1] -> (b,), higher is more of the condition."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The state of a progression."""
+
+    images: Tensor
+    """(b, 3, H, W) in [0, 1]."""
+    latents: Tensor
+    """(b, c, h, w), scaled: what the pictures were decoded from; of the original the VAE's mean."""
+    change: Tensor
+    """(b,) root mean square of the latents' change in this frame, where the mask lets them."""
+    items: Tensor
+    """(b,) int64 which pictures of the run these are."""
+    generators: PerItem[torch.Generator]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit and what it went through."""
+
+    beginning: Beginning
+    denoised: Tensor
+    """(b, c, h, w) result of the loop."""
+    latents: Tensor
+    """(b, c, h, w) after it was pulled to the original."""
+    images: Tensor
+    """(b, 3, H, W) in [0, 1], decoded."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One batch of pictures, ready to be edited."""
+
+    original: Tensor
+    """(b, 3, H, W) in [0, 1]."""
+    moments: Moments
+    """Of the original."""
+    mask: Tensor | None
+    """(b, c, h, w) in [0, 1]; None edits everywhere."""
+    region: Tensor | None
+    """(b, 1, H, W) the same on pixels: the largest of the colours."""
+    texts: tuple[Tensor, ...]
+    """(b, tokens, width) of every entry of the prompt."""
+    negative: Tensor
+    """(b, tokens, width)."""
+    source: Tensor
+    """(b, tokens, width) what the pictures show, for inversion."""
+    options: PIEOptions
+    """Without None, apart from rules to stop."""
+    score: Score | None = None
+
+
+@dataclass(frozen=True)
+class Progression:
+    """The frames of a batch of pictures; frame 0 is the original."""
+
+    images: Tensor
+    """(frames + 1, b, 3, H, W) in [0, 1] on the CPU."""
+    latents: Tensor
+    """(frames + 1, b, c, h, w), scaled."""
+    scores: Tensor | None
+    """(frames + 1, b) of the classifier; None without one."""
+    mask: Tensor | None
+    """(b, c, h, w)."""
+    region: Tensor | None
+    """(b, 1, H, W)."""
+
+    def pictures(self, item: int = 0) -> list[PIL.Image.Image]:
+        """The frames of one picture."""
+        return [to_pil(image) for image in self.images[:, item]]
+
+    def mean(self) -> Tensor:
+        """(frames + 1, 3, H, W) the mean over the batch: over trajectories of one picture."""
+        return self.images.mean(dim=1)
+
+    def spread(self) -> Tensor:
+        """(frames + 1, 3, H, W) the standard deviation over the batch."""
+        return self.images.std(dim=1, correction=0)
