@@ -78,8 +78,8 @@ def overhead(options: R1Benchmark) -> list[dict[str, Any]]:
     """CPU seconds per update (on a GPU: wall clock) of both trainers, which take turns; medians."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from reward_vlm.r1.running import quiet
     from reward_vlm.r1.trainer import StableReinforceConfig, StableReinforceTrainer
+    from reward_vlm.training import quiet
 
     judge = R1Judge(tiny_chat_model(size=TinySize()), R1Config("plain", True, 32, None))
     start = options.out / "start"

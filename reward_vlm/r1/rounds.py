@@ -20,16 +20,14 @@ from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.rewards import JudgementReward, endpoint_judge, result_reward, rule_consistency
 from reward_vlm.r1.rows import training_set
-from reward_vlm.r1.running import (
-    finish,
+from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
+from reward_vlm.training import (
     forget_after,
     last_checkpoint,
     load_checkpoint_weights,
     log_callback,
     log_row,
-    lora_config,
     quiet,
-    trl_arguments,
 )
 from reward_vlm.vlm import ChatModel, Sampling
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
@@ -82,7 +80,7 @@ def reinforce(
             rounds.judge.save_pretrained(part)
             part.rename(weights)
         return weights
-    return finish(rounds.trainer, rounds.judge, weights)
+    return write_judge(rounds.trainer, rounds.judge, weights)
 
 
 class Rounds:

@@ -14,6 +14,7 @@ import numpy as np
 
 from reward_vlm.data import JudgementRow, Preference, check_fields, judgement, preference
 from reward_vlm.r1.judge import R1Config, show
+from reward_vlm.training import message_set
 
 
 def judgement_row(pair: Preference, config: R1Config) -> JudgementRow:
@@ -75,38 +76,14 @@ def training_set(rows: Sequence[JudgementRow], *, targets: bool) -> Any:
     Raises:
         ValueError: there are no rows, or a row of the cold start has no target.
     """
-    from datasets import Dataset, Features, Image, List, Value
-
     if not rows:
         raise ValueError("There are no rows to train on.")
-    block = {"type": Value("string"), "text": Value("string")}
-    features = {
-        "prompt": List({"role": Value("string"), "content": List(block)}),
-        "images": List(Image(mode="RGB")),
-    }
-    columns: dict[str, list[Any]] = {
-        "prompt": [_blocks(row.messages) for row in rows],
-        "images": [[str(image) if isinstance(image, Path) else image for image in row.images] for row in rows],
-    }
-    if targets:
-        missing = next((row.id or str(i) for i, row in enumerate(rows) if row.target is None), None)
-        if missing is not None:
-            raise ValueError(f"Row {missing} has no target (rationale) to learn; the cold start needs one in each row.")
-        features["completion"] = List({"role": Value("string"), "content": List(block)})
-        reply = [_blocks([{"role": "assistant", "content": row.target}]) for row in rows]
-        columns["completion"] = reply
-    else:
-        features["answer"] = List(Value("string"))
-        columns["answer"] = [list(row.answers) for row in rows]
-    return Dataset.from_dict(columns, features=Features(features))
-
-
-def _blocks(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages whose contents are all lists of blocks with the same keys."""
-
-    def blocks(content: Any) -> list[dict[str, Any]]:
-        if isinstance(content, str):
-            return [{"type": "text", "text": content}]
-        return [{"type": block["type"], "text": block.get("text") or ""} for block in content]
-
-    return [{"role": message["role"], "content": blocks(message["content"])} for message in messages]
+    messages: dict[str, Any] = {"prompt": [row.messages for row in rows]}
+    images = [row.images for row in rows]
+    if not targets:
+        return message_set(images, messages, answer=[list(row.answers) for row in rows])
+    missing = next((row.id or str(i) for i, row in enumerate(rows) if row.target is None), None)
+    if missing is not None:
+        raise ValueError(f"Row {missing} has no target (rationale) to learn; the cold start needs one in each row.")
+    messages["completion"] = [[{"role": "assistant", "content": row.target}] for row in rows]
+    return message_set(images, messages)

@@ -36,16 +36,8 @@ from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Config, R1Judge
 from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set
-from reward_vlm.r1.running import (
-    finish,
-    last_checkpoint,
-    load_checkpoint_weights,
-    log_callback,
-    lora_config,
-    quiet,
-    stop_callback,
-    trl_arguments,
-)
+from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
+from reward_vlm.training import supervise
 from reward_vlm.vlm import ChatModel
 
 Log = Callable[[str], object]
@@ -178,8 +170,6 @@ def cold_start(
     start: Path, rows: Sequence[JudgementRow], held_out: Sequence[Preference], options: R1Training, say: Log
 ) -> Path:
     """Supervised training on written judgements with TRL's SFTTrainer; the loss is on the reply alone."""
-    from trl import SFTConfig, SFTTrainer
-
     weights = options.folder / "weights"
     if weights.exists():
         return weights
@@ -188,24 +178,16 @@ def cold_start(
 
     def reached(step: int) -> bool:
         """Whether the judge as it is satisfies `until`."""
-        if options.until is None:
-            return False
         found = summary(counts(judge_pairs(judge, held_out)))
         say(f"{step}: right in both orders {found['both_orders']:.3f}, accuracy {found['accuracy']:.3f}")
         return found["both_orders"] >= options.until
 
-    arguments = trl_arguments(options, {"max_length": None, "save_strategy": "steps"})
-    checkpoint = last_checkpoint(options.folder)
-    load_checkpoint_weights(judge.chat.model, checkpoint)
-    with torch.random.fork_rng(devices=[]):
-        trainer = SFTTrainer(
-            model=judge.chat.model,
-            processing_class=judge.chat.processor,
-            args=SFTConfig(**arguments),
-            train_dataset=training_set(rows, targets=True),
-            peft_config=lora_config(options),
-            callbacks=[log_callback(options.folder / "log.jsonl", 0, say), stop_callback(reached)],
-        )
-        if checkpoint is None or not reached(int(checkpoint.rsplit("-", 1)[1])):  # a kill may follow the look
-            quiet(trainer).train(resume_from_checkpoint=checkpoint)
-    return finish(trainer, judge, weights)
+    trainer = supervise(
+        judge.chat,
+        training_set(rows, targets=True),
+        trl_arguments(options, {}),
+        peft=lora_config(options),
+        reached=None if options.until is None else reached,
+        say=say,
+    )
+    return write_judge(trainer, judge, weights)

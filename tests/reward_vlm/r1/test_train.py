@@ -66,9 +66,9 @@ def same(first, second):
 
 def test_a_cold_start_that_was_killed_ends_with_the_same_weights(files, tmp_path, monkeypatch):
     straight = train(sft(files, tmp_path / "straight"))
-    from reward_vlm.r1 import running
+    from reward_vlm import training
 
-    plain = running.log_row
+    plain = training.log_row
 
     def kill(path, row):
         plain(path, row)
@@ -76,7 +76,7 @@ def test_a_cold_start_that_was_killed_ends_with_the_same_weights(files, tmp_path
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(running, "log_row", kill)
+        patched.setattr(training, "log_row", kill)
         with pytest.raises(Killed):
             train(sft(files, tmp_path / "killed"))
     assert (tmp_path / "killed" / "checkpoint-2").exists() and not (tmp_path / "killed" / "weights").exists()
@@ -90,9 +90,9 @@ def test_a_cold_start_that_was_killed_ends_with_the_same_weights(files, tmp_path
 def test_rounds_that_were_killed_end_with_the_same_weights(files, tmp_path, monkeypatch):
     options = rl(files, tmp_path / "straight", tolerance=1.0)
     straight = train(options)
-    from reward_vlm.r1 import running
+    from reward_vlm import training
 
-    plain = running.log_row
+    plain = training.log_row
 
     def kill(path, row):
         plain(path, row)
@@ -100,7 +100,7 @@ def test_rounds_that_were_killed_end_with_the_same_weights(files, tmp_path, monk
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(running, "log_row", kill)
+        patched.setattr(training, "log_row", kill)
         with pytest.raises(Killed):
             train(replace(options, folder=tmp_path / "killed"))
     with pytest.raises(Killed):  # and once more, between the last round and the weights

@@ -1,0 +1,219 @@
+"""What trainings with TRL share: arguments, logs, checkpoints, datasets of messages, supervised training, and writing
+the finished model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reward_vlm.vlm import ChatModel
+from vision.files import atomic_path
+
+Log = Callable[[str], object]
+
+
+def common_arguments(folder: Path, seed: int, save_every: int) -> dict[str, Any]:
+    """Arguments of TRL's configurations that every training here sets."""
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(folder),
+        "seed": seed,
+        "save_steps": save_every,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": not cuda,
+        "bf16": cuda,
+        "gradient_checkpointing": cuda,
+        "dataloader_pin_memory": cuda,
+    }
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """TRL's newest complete checkpoint in a folder; incomplete ones, which a kill left, are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in found:
+        if not (path / "trainer_state.json").exists():  # written last
+            shutil.rmtree(path)
+    whole = [path for path in found if path.exists()]
+    return str(whole[-1]) if whole else None
+
+
+@torch.no_grad()
+def load_checkpoint_weights(model: Any, checkpoint: str | None) -> None:
+    """Put the weights of TRL's checkpoint into the model.
+
+    transformers' trainer looks for the names of the modules, but the files hold the published names of the
+    architecture: it would go on from the weights of the start, with no more than a warning.
+    """
+    if checkpoint is None or (Path(checkpoint) / "adapter_config.json").exists():  # adapters have the modules' names
+        return
+    saved = type(model).from_pretrained(checkpoint, dtype=model.dtype, local_files_only=True)
+    model.load_state_dict(saved.state_dict())
+
+
+def log_callback(path: Path, offset: int, say: Log) -> Any:
+    """A TRL callback that writes what is logged to a JSON-lines file, with the steps counted over all rounds."""
+    from transformers import TrainerCallback
+
+    class Logger(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
+            if not state.is_world_process_zero or "train_runtime" in (logs or {}):
+                return
+            step = offset + state.global_step
+            log_row(path, {"step": step, **(logs or {})})
+            if state.global_step % 10 == 0:
+                shown = (
+                    "loss", "reward", "kl_k1", "entropy", "completions/mean_length", "rewards/accuracies",
+                    "rewards/margins",
+                )  # fmt: skip
+                said = "  ".join(f"{name} {float(logs[name]):.4g}" for name in shown if name in logs)
+                say(f"{step}: {said}")
+
+    return Logger()
+
+
+def stop_callback(reached: Callable[[int], bool]) -> Any:
+    """A TRL callback that asks after every checkpoint whether the training may end."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            if reached(state.global_step):
+                control.should_training_stop = True
+
+    return Stop()
+
+
+def quiet(trainer: Any) -> Any:
+    """The trainer without the callback that prints every log."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def supervise(
+    chat: ChatModel,
+    dataset: Any,
+    arguments: Mapping[str, Any],
+    *,
+    peft: Any = None,
+    reached: Callable[[int], bool] | None = None,
+    say: Log,
+) -> Any:
+    """Train on the completions of a dataset with TRL's SFTTrainer; goes on from the last checkpoint.
+
+    Args:
+        chat: is trained in place.
+        dataset: columns prompt, images and completion, see `message_set`; the loss is on the completion alone.
+        arguments: of SFTConfig; checkpoints and `log.jsonl` go to its output_dir.
+        peft: adapters to train, None trains everything.
+        reached: asked with the number of updates at every checkpoint; True ends the training.
+
+    Returns:
+        The trainer.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    folder = Path(arguments["output_dir"])
+    checkpoint = last_checkpoint(folder)
+    load_checkpoint_weights(chat.model, checkpoint)
+    callbacks = [log_callback(folder / "log.jsonl", 0, say)] + ([stop_callback(reached)] if reached else [])
+    with torch.random.fork_rng(devices=[]):
+        trainer = SFTTrainer(
+            model=chat.model,
+            processing_class=chat.processor,
+            args=SFTConfig(**{"max_length": None, "save_strategy": "steps", **arguments}),
+            train_dataset=dataset,
+            peft_config=peft,
+            callbacks=callbacks,
+        )
+        done = 0 if checkpoint is None else int(checkpoint.rsplit("-", 1)[1])
+        if not (done and reached and reached(done)):  # a kill may follow the look
+            quiet(trainer).train(resume_from_checkpoint=checkpoint)
+    return trainer
+
+
+def message_set(
+    images: Iterable[Sequence[Any]], messages: Mapping[str, Iterable[Sequence[Mapping[str, Any]]]], **texts: list[Any]
+) -> Any:
+    """A `datasets.Dataset` with the column images, columns of messages and columns of lists of texts.
+
+    Picture files are read when a batch needs them.
+
+    Args:
+        images: of every row, PIL images or paths.
+        messages: name of a column -> {role, content} messages of every row.
+        texts: name of a column -> a list of texts for every row.
+    """
+    from datasets import Dataset, Features, Image, List, Value
+
+    block = {"type": Value("string"), "text": Value("string")}
+    features: dict[str, Any] = {"images": List(Image(mode="RGB"))}
+    features |= {name: List({"role": Value("string"), "content": List(block)}) for name in messages}
+    features |= {name: List(Value("string")) for name in texts}
+    columns: dict[str, list[Any]] = {
+        "images": [[str(image) if isinstance(image, Path) else image for image in row] for row in images]
+    }
+    columns |= {name: [_blocks(row) for row in rows] for name, rows in messages.items()}
+    return Dataset.from_dict(columns | texts, features=Features(features))
+
+
+def finish(trainer: Any, processor: Any, weights: Path, complete: Callable[[Path], object] | None = None) -> Path:
+    """Write the trained model; adapters are merged, sharded weights are put together by TRL.
+
+    Args:
+        weights: folder that appears when it is complete.
+        complete: adds files to the folder before that.
+    """
+    part, main = weights.with_name("weights.part"), trainer.accelerator.is_main_process
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if main:
+        shutil.rmtree(part, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    if hasattr(model, "merge_and_unload"):
+        if main:
+            model.merge_and_unload().save_pretrained(part)
+    else:
+        trainer.save_model(str(part))
+    if main:
+        processor.save_pretrained(part)
+        if complete is not None:
+            complete(part)
+        (part / "training_args.bin").unlink(missing_ok=True)
+        part.rename(weights)
+    trainer.accelerator.wait_for_everyone()
+    return weights
+
+
+def log_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a JSON-lines file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the log rows of a round that a kill cut short."""
+    if path.exists():
+        rows = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
+        with atomic_path(path) as part:
+            part.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+def _blocks(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose contents are all lists of blocks with the same keys."""
+
+    def blocks(content: Any) -> list[dict[str, Any]]:
+        if isinstance(content, str):
+            return [{"type": "text", "text": content}]
+        return [{"type": block["type"], "text": block.get("text") or ""} for block in content]
+
+    return [{"role": message["role"], "content": blocks(message["content"])} for message in messages]
