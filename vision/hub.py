@@ -102,10 +102,10 @@ def load_weights(
         path = _weights_in(path, file)
     tensors = _read_tensors(path)
     own = module.state_dict()
-    _refuse_mismatch(path, own, tensors)
+    refuse_mismatch(path, own, tensors)
     broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise ValueError(f"{path} holds NaN or infinite weights in {_first(broken)}; the file is damaged.")
+        raise ValueError(f"{path} holds NaN or infinite weights in {first_names(broken)}; the file is damaged.")
     cast = {name: value.to(own[name].dtype) for name, value in tensors.items()}
     on_meta = any(value.is_meta for value in own.values())
     module.load_state_dict(cast, strict=True, assign=on_meta)
@@ -283,7 +283,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _refuse_mismatch(path: Path, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def refuse_mismatch(
+    source: Path | str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], whole: str = "this network"
+) -> None:
+    """Compare the tensors of a file with those of a network, `whole`.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or misshapen (the first five are named).
+    """
     missing = [name for name in own if name not in tensors]
     unexpected = [name for name in tensors if name not in own]
     misshapen = [
@@ -292,14 +299,14 @@ def _refuse_mismatch(path: Path, own: Mapping[str, Tensor], tensors: Mapping[str
         if name in tensors and tensors[name].shape != value.shape
     ]
     found = [("lacks", missing), ("has the unexpected", unexpected), ("has the misshapen", misshapen)]
-    reasons = [f"{verb} {_first(names)}" for verb, names in found if names]
+    reasons = [f"{verb} {first_names(names)}" for verb, names in found if names]
     if reasons:
-        raise ValueError(f"{path} does not fit this network: it {', and it '.join(reasons)}.")
+        raise ValueError(f"{source} does not fit {whole}: it {', and it '.join(reasons)}.")
 
 
-def _first(names: list[str], count: int = 5) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+def first_names(names: list[str], count: int = 5) -> str:
+    """The first few names, for a sentence."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def _check_component(name: str, module: str, cls: str) -> None:

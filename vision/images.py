@@ -83,6 +83,14 @@ class LoadedImage:
         background.paste(self.rgb, mask=self.alpha)
         return replace(self, rgb=background, alpha=None)
 
+    def with_colours(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+        """`picture`, of any size and made from this one's colours, with its transparency and profile."""
+        if self.alpha is not None:
+            picture.putalpha(self.alpha.resize(picture.size, PIL.Image.Resampling.BICUBIC))
+        if self.icc is not None:
+            picture.info["icc_profile"] = self.icc
+        return picture
+
 
 ImageLike = str | Path | PIL.Image.Image | LoadedImage | np.ndarray | Tensor
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -140,12 +139,7 @@ class ITERRestorer:
         result = _join(self.bands(pixels, options, finish=to_uint8, observers=observers, progress=progress))
         if loaded is None:
             return result[0].permute(1, 2, 0).contiguous().numpy()
-        picture = to_pil(result)
-        if loaded.alpha is not None:
-            picture.putalpha(loaded.alpha.resize(picture.size, PIL.Image.Resampling.BICUBIC))
-        if loaded.icc is not None:
-            picture.info["icc_profile"] = loaded.icc
-        return picture
+        return loaded.with_colours(to_pil(result))
 
     def bands(
         self,

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vision.hub import first_names, refuse_mismatch
+
 NAMES = ("diffusion_pytorch_model", "model")
 
 
@@ -49,27 +51,11 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str, d
     Raises:
         ValueError: tensors are missing, unexpected or misshapen (the first five are named), or not finite.
     """
-    own = module.state_dict()
-    missing = [name for name in own if name not in tensors]
-    unexpected = [name for name in tensors if name not in own]
-    misshapen = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
-    found = [("lacks", missing), ("has the unexpected", unexpected), ("has the misshapen", misshapen)]
-    reasons = [f"{verb} {first(names)}" for verb, names in found if names]
-    if reasons:
-        raise ValueError(f"{source} does not fit its config: it {', and it '.join(reasons)}.")
+    refuse_mismatch(source, module.state_dict(), tensors, "its config")
     broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise ValueError(f"{source} holds NaN or infinite weights in {first(broken)}; the file is damaged.")
+        raise ValueError(f"{source} holds NaN or infinite weights in {first_names(broken)}; the file is damaged.")
     module.load_state_dict({name: value.to(dtype) for name, value in tensors.items()}, assign=True)
-
-
-def first(names: list[str], count: int = 5) -> str:
-    """The first few names, for a sentence."""
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def _read(path: Path) -> dict[str, Tensor]:

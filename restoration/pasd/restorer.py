@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -315,12 +314,7 @@ class PASDRestorer:
             return found if image.ndim == 4 else found[0]
         if loaded is None:
             return to_uint8(found)[0].permute(1, 2, 0).contiguous().numpy()
-        picture = to_pil(found)
-        if loaded.alpha is not None:
-            picture.putalpha(loaded.alpha.resize(picture.size, PIL.Image.Resampling.BICUBIC))
-        if loaded.icc is not None:
-            picture.info["icc_profile"] = loaded.icc
-        return picture
+        return loaded.with_colours(to_pil(found))
 
     def bands(
         self,

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from restoration.pasd.folders import first, read_tensors
+from restoration.pasd.folders import read_tensors
 from vision.diffusion.backbone import TextEncoders, load_text
+from vision.hub import first_names
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -100,7 +101,7 @@ def merge_lora(
         name for name in tensors if not any(name in pair for pair in found.values()) and not name.endswith(".alpha")
     ]
     if rest or not changes:
-        raise ValueError(f"This is no LoRA of linear layers and convolutions: {first(rest) or 'it is empty'}.")
+        raise ValueError(f"This is no LoRA of linear layers and convolutions: {first_names(rest) or 'it is empty'}.")
     with torch.no_grad():
         for module, change in changes.values():
             module.weight.add_(change.to(module.weight))
@@ -148,7 +149,7 @@ def _replace(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> Non
     tensors = {_known(name, own): value for name, value in tensors.items() if not name.endswith("position_ids")}
     wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
     if wrong:
-        raise ValueError(f"{what} is of another family: it differs in {first(wrong)}.")
+        raise ValueError(f"{what} is of another family: it differs in {first_names(wrong)}.")
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(tensors[name])
@@ -173,8 +174,8 @@ def _places(networks: Mapping[str, nn.Module | tuple[nn.Module, ...]]) -> dict[s
     put(("lora_unet", "unet"), networks["unet"])
     encoders = networks.get("te", ())
     for i, encoder in enumerate(encoders if isinstance(encoders, tuple) else (encoders,)):
-        first_names = ("lora_te", "lora_te1", "text_encoder") if i == 0 else ("lora_te2", "text_encoder_2")
-        put(first_names, encoder)
+        prefixes = ("lora_te", "lora_te1", "text_encoder") if i == 0 else ("lora_te2", "text_encoder_2")
+        put(prefixes, encoder)
     return places
 
 
