@@ -71,15 +71,15 @@ class Question:
     question: str
     options: tuple[tuple[str, str], ...]
     """(letter, text) in order; empty when the question's text holds the options."""
-    answer: str
-    """The letter of the right option."""
+    answer: str | None
+    """The letter of the right option; None when it is not known."""
     images: tuple[Picture, ...] = ()
     source: str = ""
     """Data set that the question belongs to."""
 
     def __post_init__(self) -> None:
         letters = [letter for letter, _ in self.options]
-        if letters and self.answer not in letters:
+        if letters and self.answer is not None and self.answer not in letters:
             raise ValueError(f"answer must be one of {', '.join(letters)}, got {self.answer!r}.")
 
     def media(self) -> list[PIL.Image.Image]:
@@ -209,25 +209,29 @@ def answer_of(value: Any, folder: Path) -> str | Picture:
 
 def preference_json(row: Preference, folder: Path) -> dict[str, Any]:
     """The inverse of `preference`; pictures that are not files are written below `folder` as PNG."""
-    stem = re.sub("[^A-Za-z0-9_.-]", "_", row.id)
-
-    def stored(image: Picture, name: str) -> str:
-        if isinstance(image, Path):
-            return str(image)
-        path = folder / "images" / f"{stem}_{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, compress_level=1)
-        return str(path.relative_to(folder))
-
     answers = [
-        answer if isinstance(answer, str) else {"image": stored(answer, f"answer{number}")}
+        answer if isinstance(answer, str) else {"image": stored(answer, folder, f"{row.id}_answer{number}")}
         for number, answer in enumerate(row.answers, 1)
     ]
-    images = [stored(image, str(number)) for number, image in enumerate(row.images)]
+    images = [stored(image, folder, f"{row.id}_{number}") for number, image in enumerate(row.images)]
     facts = {"id": row.id, "images": images, "question": row.question, "answers": answers, "better": row.better}
     optional = {"video": row.video and str(row.video), "category": row.category or None}
     optional |= {"rationale": row.rationale, "difficulty": row.difficulty}
     return facts | {name: value for name, value in optional.items() if value is not None}
+
+
+def stored(image: Picture, folder: Path, name: str) -> str:
+    """How a file in `folder` names a picture: relative to it where the picture lies inside, else absolute.
+
+    A picture that is no file is written to the folder's `images` as PNG.
+    """
+    if isinstance(image, Path):
+        path, root = image.resolve(), folder.resolve()
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
+    path = folder / "images" / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, compress_level=1)
+    return str(path.relative_to(folder))
 
 
 def judgement(data: Mapping[str, Any], folder: Path) -> JudgementRow:
@@ -272,7 +276,14 @@ def _accepted(answer: str) -> bool:
 
 def question(data: Mapping[str, Any], folder: Path) -> Question:
     """A row {question, options: {"A": text, ...}, answer: "A", id?, image? | images?, source?}."""
-    check_fields(data, "id question options answer image images source".split(), ("question", "answer"))
+    check_fields(data, data.keys(), ("question", "answer"))
+    text_of(data, "answer")
+    return open_question(data, folder)
+
+
+def open_question(data: Mapping[str, Any], folder: Path) -> Question:
+    """A row as `question` reads it, whose answer may be unknown (absent or null)."""
+    check_fields(data, "id question options answer image images source".split(), ("question",))
     options = data.get("options", {})
     if not isinstance(options, dict) or not all(isinstance(text, str) for text in options.values()):
         raise ValueError(f"options must be an object of letters and texts, got {options!r}.")
@@ -280,10 +291,17 @@ def question(data: Mapping[str, Any], folder: Path) -> Question:
         id=str(data.get("id", "")),
         question=text_of(data, "question"),
         options=tuple(options.items()),
-        answer=text_of(data, "answer"),
+        answer=None if data.get("answer") is None else text_of(data, "answer"),
         images=pictures_of(data, folder),
         source=text_of(data, "source"),
     )
+
+
+def question_json(row: Question, folder: Path) -> dict[str, Any]:
+    """The inverse of `open_question`; pictures that are not files are written below `folder` as PNG."""
+    images = [stored(image, folder, f"{row.source}_{row.id}_{number}") for number, image in enumerate(row.images)]
+    facts = {"id": row.id, "source": row.source, "images": images, "question": row.question}
+    return facts | {"options": dict(row.options), "answer": row.answer}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,21 @@
+"""SCL: a model answers, reviews its answer, and learns from its own successes and failures of correction."""
+
+from reward_vlm.scl.corrector import Answer, SCLConfig, SCLCorrector, SCLOptions, Talk
+from reward_vlm.scl.pairs import Counts, Pair, Record, build_pairs, classify, count, record_of, refuse_overlap, to_pair
+
+__all__ = [
+    "Answer",
+    "Counts",
+    "Pair",
+    "Record",
+    "SCLConfig",
+    "SCLCorrector",
+    "SCLOptions",
+    "Talk",
+    "build_pairs",
+    "classify",
+    "count",
+    "record_of",
+    "refuse_overlap",
+    "to_pair",
+]

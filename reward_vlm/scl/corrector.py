@@ -1,0 +1,314 @@
+"""SCLCorrector: a model answers a multiple-choice question about a picture, then reviews its own answer.
+
+The loop is a fold of one move over a schedule: the question, then the reviews. The move appends the next request to the
+dialogue, lets the model reply, and appends the reply. No one tells the model the right answer.
+
+Differences from the release: the default prompt and the strict reading of answers are ours (`reward_vlm.scl.prompts`,
+`reward_vlm.scl.extract`; both of the release's are there), replies are not sampled unless asked for (the release
+samples at 0.7), a judge may decide whether a review is taken, and rounds may end when an answer is confirmed. Source:
+arXiv 2410.04055, sections 3.1 and 4.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from reward_vlm.data import Question
+from reward_vlm.dialogue import Dialogue, as_part
+from reward_vlm.r1.judge import Chat, Query, R1Judge
+from reward_vlm.scl.extract import Variant, extract
+from reward_vlm.scl.prompts import Style, ask, review, review_text
+from reward_vlm.vlm import ChatModel, Reply, Sampling
+from vision import hub
+from vision.config import load_config, save_config
+from vision.images import ImageLike
+from vision.refine.items import PerItem, item_generators
+from vision.refine.loop import Step, refine_steps
+
+CONFIG = "corrector.json"
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "scl-mini"
+Judge = R1Judge | Callable[[Query], Sequence[float] | Tensor]
+"""Says how good two answers to a question are: one score each, higher is better."""
+
+
+@dataclass(frozen=True)
+class SCLConfig:
+    """How the weights were taught to be asked and to answer; saved beside them. The defaults suit any chat model."""
+
+    style: Style = "full"
+    """Prompts, see `reward_vlm.scl.prompts`."""
+    extract: Variant = "strict"
+    """How the chosen option is read out of a reply, see `reward_vlm.scl.extract`."""
+    image_each_turn: bool = False
+    """Show the pictures with every request (as the release does for LLaVA), or with the question alone."""
+    max_new_tokens: int = 1024
+    """Longest reply."""
+    max_pixels: int | None = None
+    """Pictures are shrunk to so many pixels; None: the processor's own limit."""
+
+
+@dataclass(frozen=True)
+class SCLOptions:
+    """What a call may choose."""
+
+    reviews: tuple[int | str, ...] = (2,)
+    """Requests to look again: numbers from 0 to 3 (critical, details, context, scene) or texts of one's own. None:
+    the first answer stands."""
+    rounds: int = 1
+    """How often the reviews are gone through."""
+    accept: Literal["last", "better"] = "last"
+    """Take every new answer, or only one that the judge finds better; else the dialogue goes on from the old one."""
+    stop_when_unchanged: bool = False
+    """End when a review leaves the chosen option as it is."""
+    temperature: float = 0.0
+    """0 takes the most probable reply; the release samples at 0.7."""
+    top_p: float = 1.0
+    """See `Sampling`."""
+    batch_size: int = 8
+    """Questions that the model reads at once."""
+    max_new_tokens: int | None = None
+    """Longest reply; None: the weights' own."""
+    seed: int = 0
+    """Of the samples; question i of a call draws from seed + i."""
+
+    def __post_init__(self) -> None:
+        for prompt in self.reviews:
+            review_text(prompt)
+        if self.rounds < 1 or self.batch_size < 1:
+            raise ValueError(f"rounds and batch_size must be at least 1, got {self.rounds} and {self.batch_size}.")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        Sampling(1, self.temperature, self.top_p)  # its own checks
+
+    @property
+    def schedule(self) -> tuple[int | str | None, ...]:
+        """The requests of a dialogue, in order: None is the question, the others are reviews."""
+        return (None, *self.reviews * self.rounds)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One reply to a question."""
+
+    text: str
+    """The whole reply."""
+    choice: str | None
+    """The option that was read out of it; None when it gives none."""
+    reply: Reply
+    """With its log-probability and length."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """The dialogue about one question so far: the state of the loop."""
+
+    question: Question
+    dialogue: Dialogue = field(default_factory=Dialogue)
+    """What led to the answer that stands."""
+    tried: tuple[Answer, ...] = ()
+    """Every answer, in order, also those that the judge did not take."""
+    final: Answer | None = None
+    """The answer that stands."""
+    settled: bool = False
+    """Whether the last review left the chosen option as it was."""
+
+    @property
+    def first(self) -> Answer:
+        """The answer before any review."""
+        return self.tried[0]
+
+
+@dataclass(frozen=True)
+class Talks:
+    """A batch of them with their random numbers."""
+
+    talks: PerItem[Talk]
+    generators: PerItem[torch.Generator]
+
+
+@dataclass
+class SCLCorrector:
+    """A vision-language model that answers and reviews its answers."""
+
+    chat: Chat
+    config: SCLConfig = field(default_factory=SCLConfig)
+    judge: Judge | None = None
+    """Decides with `accept="better"`."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        judge: Judge | None = None,
+    ) -> SCLCorrector:
+        """Load a corrector.
+
+        Args:
+            source: folder or hub name of any vision-language model, `builtin:tiny`, or None for the embedded default.
+                Weights without a `corrector.json` get the default configuration.
+            revision: of a hub source.
+            judge: see `SCLOptions.accept`.
+
+        Raises:
+            FileNotFoundError: the source looks like a path and does not exist.
+            ValueError: the source is not understood, or its weights do not fit.
+        """
+        found = hub.find(source, default=PRETRAINED, revision=revision)
+        if found.kind == "builtin":
+            chat = ChatModel.from_pretrained(source, device=device, dtype=dtype)
+            return cls(chat, SCLConfig("plain", max_new_tokens=32), judge)
+        assert found.path is not None
+        path = found.path / CONFIG
+        config = load_config(SCLConfig, path) if path.exists() else SCLConfig()
+        chat = ChatModel.from_pretrained(found.path, device=device, dtype=dtype, max_pixels=config.max_pixels)
+        return cls(chat, config, judge)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write model, processor and configuration as `from_pretrained` reads them."""
+        if not isinstance(self.chat, ChatModel):
+            raise ValueError("Only a corrector on transformers can be saved.")
+        self.chat.save_pretrained(folder, dtype)
+        save_config(self.config, Path(folder) / CONFIG)
+
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike] | None,
+        question: str | Question,
+        options: SCLOptions | None = None,
+        *,
+        choices: Sequence[str] | Mapping[str, str] = (),
+    ) -> Talk:
+        """Answer one question and review the answer.
+
+        Args:
+            image: a picture (path, PIL, array, tensor), several of them, or None. A string is a path.
+            question: what is asked.
+            options: see `SCLOptions`.
+            choices: the answers to choose from: texts (lettered A, B, ...) or {letter: text}. Leave them out when the
+                question's text holds them.
+
+        Returns:
+            `first` and `final` answers with their chosen options, every answer that was `tried`, and the `dialogue`.
+        """
+        return self.batch([multiple_choice(image, question, choices)], options)[0]
+
+    def steps(
+        self,
+        image: ImageLike | Sequence[ImageLike] | None,
+        question: str | Question,
+        options: SCLOptions | None = None,
+        *,
+        choices: Sequence[str] | Mapping[str, str] = (),
+    ) -> Iterator[Step[Talks, int | str | None]]:
+        """Every step for one question; `step.state.talks[0]` is the dialogue so far, `step.at` the review
+        (None: the question). See
+        `__call__`."""
+        return self._steps([multiple_choice(image, question, choices)], options or SCLOptions())
+
+    def batch(self, questions: Sequence[Question], options: SCLOptions | None = None) -> list[Talk]:
+        """Answer and review many questions; the model reads `batch_size` of them at once."""
+        options = options or SCLOptions()
+        talks: list[Talk] = []
+        for start in range(0, len(questions), options.batch_size):
+            part = questions[start : start + options.batch_size]
+            *_, last = self._steps(part, replace(options, seed=options.seed + start))
+            talks += last.state.talks
+        return talks
+
+    def _steps(self, questions: Sequence[Question], options: SCLOptions) -> Iterator[Step[Talks, int | str | None]]:
+        """The loop: ask, append the reply, accept, stop."""
+        if options.accept == "better" and self.judge is None:
+            raise ValueError('accept="better" needs a judge; give the corrector one (an R1Judge or any function).')
+        sampling = Sampling(options.max_new_tokens or self.config.max_new_tokens, options.temperature, options.top_p)
+
+        def propose(state: Talks, at: int | str | None) -> Talks:
+            asked = [self.ask(talk, at) for talk in state.talks]
+            replies = self.chat.generate(asked, sampling, generators=state.generators)
+            answered = map(self._answered, state.talks, asked, replies)
+            return Talks(PerItem(answered), state.generators)
+
+        def keep_better(step: Step[Talks, int | str]) -> Talks:
+            old, new = step.state.talks, step.candidate.talks
+            better = [True] * len(new) if step.at is None else self._better(old, new)
+            kept = (
+                talk if wins else replace(before, tried=talk.tried, settled=talk.settled)
+                for wins, before, talk in zip(better, old, new, strict=True)
+            )
+            return Talks(PerItem(kept), step.candidate.generators)
+
+        def settled(step: Step[Talks, int | str]) -> Tensor:
+            return torch.tensor([talk.settled for talk in step.state.talks])
+
+        start = Talks(PerItem(map(Talk, questions)), item_generators(options.seed, len(questions)))
+        yield from refine_steps(
+            start,
+            propose,
+            options.schedule,
+            accept=keep_better if options.accept == "better" else None,
+            stop=settled if options.stop_when_unchanged else None,
+            drop_finished=options.stop_when_unchanged,
+        )
+
+    def ask(self, talk: Talk, at: int | str | None) -> Dialogue:
+        """The dialogue with the next request: the question, or a review."""
+        question, style = talk.question, self.config.style
+        text = ask(question, style) if at is None else review(at, question, style)
+        pictures = question.media() if at is None or self.config.image_each_turn else []
+        return talk.dialogue.user(*pictures, text)
+
+    def _answered(self, talk: Talk, asked: Dialogue, reply: Reply) -> Talk:
+        letters = [letter for letter, _ in talk.question.options]
+        choice = extract(reply.text, self.config.extract, letters)
+        answer, before = Answer(reply.text, choice, reply), talk.final
+        same = before is not None and (
+            answer.choice == before.choice if answer.choice is not None else answer.text == before.text
+        )
+        return Talk(talk.question, asked.assistant(reply.text), (*talk.tried, answer), answer, same)
+
+    def _prefers(self, old: Sequence[Talk], new: Sequence[Talk]) -> list[bool]:
+        """Whether the judge prefers the new answer to the one that stands; a tie keeps the old one."""
+        queries = [
+            Query(ask(b.question, "plain"), (a.final.text, b.final.text), tuple(b.question.media()))
+            for a, b in zip(old, new, strict=True)
+        ]
+        scores = (
+            [judged.scores for judged in self.judge.batch(queries)]
+            if isinstance(self.judge, R1Judge)
+            else [self.judge(query) for query in queries]
+        )
+        return [bool(after > before) for before, after in scores]
+
+
+def multiple_choice(
+    image: ImageLike | Sequence[ImageLike] | None,
+    question: str | Question,
+    choices: Sequence[str] | Mapping[str, str] = (),
+) -> Question:
+    """A question without a known answer, as pictures, text and choices; a `Question` is returned as it is.
+
+    Raises:
+        ValueError: there is one choice alone, or there are more than letters.
+    """
+    if isinstance(question, Question):
+        return question
+    if isinstance(choices, Mapping):
+        options = tuple(choices.items())
+    else:
+        if len(choices) > 26:
+            raise ValueError(f"Choices without letters of their own can be at most 26, got {len(choices)}.")
+        options = tuple(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", choices, strict=False))
+    if len(options) == 1:
+        raise ValueError("A question needs two or more choices, or none when its text holds them; got one.")
+    given: Sequence[Any] = () if image is None else image if isinstance(image, (list, tuple)) else (image,)
+    pictures = tuple(as_part(Path(each) if isinstance(each, str) else each) for each in given)
+    return Question("", question, options, None, pictures)
