@@ -41,15 +41,6 @@ LATENTS = 1e-3  # relative: the small networks do not denoise, so latents grow t
 pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="no reference tensors of PASD")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads sum in another order, which guidance multiplies; the released code has no tolerance left to give away."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @cache
 def facts(name: str) -> Any:
     return json.loads((ROOT / f"{name}.json").read_text())

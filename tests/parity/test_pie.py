@@ -37,15 +37,6 @@ FLOAT_IMAGE = 2e-4
 pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="no reference tensors of PIE")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads sum in another order, which guidance multiplies."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @cache
 def index() -> dict[str, Any]:
     return json.loads((ROOT / "index.json").read_text()) if ROOT.is_dir() else {"cases": {}}
