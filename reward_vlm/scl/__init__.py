@@ -1,7 +1,18 @@
 """SCL: a model answers, reviews its answer, and learns from its own successes and failures of correction."""
 
 from reward_vlm.scl.corrector import Answer, SCLConfig, SCLCorrector, SCLOptions, Talk
-from reward_vlm.scl.pairs import Counts, Pair, Record, build_pairs, classify, count, record_of, refuse_overlap, to_pair
+from reward_vlm.scl.pairs import (
+    Counts,
+    Pair,
+    Record,
+    answer_all,
+    build_pairs,
+    classify,
+    count,
+    record_of,
+    refuse_overlap,
+    to_pair,
+)
 
 __all__ = [
     "Answer",
@@ -12,6 +23,7 @@ __all__ = [
     "SCLCorrector",
     "SCLOptions",
     "Talk",
+    "answer_all",
     "build_pairs",
     "classify",
     "count",

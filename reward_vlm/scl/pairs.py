@@ -132,8 +132,6 @@ def record_of(talk: Talk) -> Record:
         ValueError: it is not known.
     """
     question = talk.question
-    if question.answer is None:
-        raise ValueError(f"Question {question.id or question.question!r} has no known answer; pairs need one.")
     return Record(
         id=question.id,
         source=question.source,
@@ -141,9 +139,15 @@ def record_of(talk: Talk) -> Record:
         turns=tuple(talk.dialogue.texts()),
         replies=(talk.first.text, talk.final.text),
         choices=(talk.first.choice, talk.final.choice),
-        gold=question.answer,
+        gold=_known_answer(question),
         images=question.images,
     )
+
+
+def _known_answer(question: Question) -> str:
+    if question.answer is None:
+        raise ValueError(f"Question {question.id or question.question!r} has no known answer, which is needed here.")
+    return question.answer
 
 
 def to_pair(record: Record, prompt: PairPrompt = "full", made_by: Mapping[str, Any] | None = None) -> Pair | None:
@@ -174,8 +178,7 @@ def build_pairs(
     """Let a model answer and review questions, and write what can be learnt from it.
 
     Args:
-        folder: gets records.jsonl (every question; it grows batch by batch, and the same call goes on with it after a
-            kill), pairs.jsonl, counts.json and the pictures that are no files.
+        folder: gets records.jsonl (see `answer_all`), pairs.jsonl, counts.json and the pictures that are no files.
         options: how the model is asked; the release samples at temperature 0.7.
         model: name of the weights, kept with every pair; a folder that was begun with another is refused.
         evaluation: questions that the model will be measured with, see `refuse_overlap`.
@@ -186,27 +189,53 @@ def build_pairs(
         ValueError: the folder was begun with other questions or options, a question has no known answer, or it is also
             in `evaluation`.
     """
-    folder, options, say = Path(folder), options or SCLOptions(), log or (lambda line: None)
-    for question in questions:
-        if question.answer is None:
-            raise ValueError(f"Question {question.id or question.question!r} has no known answer; pairs need one.")
+    folder, options = Path(folder), options or SCLOptions()
     refuse_overlap(questions, evaluation)
-    asked = {name: value for name, value in to_dict(options).items() if name != "batch_size"}
-    made_by = {"model": model, **to_dict(corrector.config), **asked}
-    results = Results(folder / "records.jsonl", {"made_by": made_by, "questions": _digest(questions)})
-    for start in range(len(results.rows), len(questions), options.batch_size):
-        part = questions[start : start + options.batch_size]
-        talks = corrector.batch(part, replace(options, seed=options.seed + start))
-        results.add(*(record_json(record_of(talk), folder) for talk in talks))
-        say(f"{len(results.rows)}/{len(questions)} questions, {sum(r['type'] in PAIRED for r in results.rows)} pairs")
-    records = [record_row(row, folder) for row in results.rows]
-    pairs = [pair for record in records if (pair := to_pair(record, prompt, made_by)) is not None]
+    records = answer_all(corrector, questions, folder, options, model=model, log=log)
+    origin = made_by(corrector, options, model)
+    pairs = [pair for record in records if (pair := to_pair(record, prompt, origin)) is not None]
     write_rows(folder / "pairs.jsonl", [pair_json(pair, folder) for pair in pairs])
     found = count(records)
     facts = {**to_dict(found), "first_accuracy": found.first_accuracy, "final_accuracy": found.final_accuracy}
-    with atomic_path(folder / "counts.json") as part_path:
-        part_path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(folder / "counts.json") as part:
+        part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return pairs
+
+
+def answer_all(
+    corrector: SCLCorrector,
+    questions: Sequence[Question],
+    folder: str | Path,
+    options: SCLOptions | None = None,
+    *,
+    model: str = "",
+    log: Callable[[str], object] | None = None,
+) -> list[Record]:
+    """What becomes of every question, kept in folder/records.jsonl.
+
+    The file grows batch by batch, and the same call goes on with it after a kill: what it holds in the end does not
+    depend on interruptions, up to the rounding of sums that are padded to another length.
+
+    Raises:
+        ValueError: the folder was begun with other questions or options, or a question has no known answer.
+    """
+    folder, options, say = Path(folder), options or SCLOptions(), log or (lambda line: None)
+    for question in questions:
+        _known_answer(question)
+    facts = {"made_by": made_by(corrector, options, model), "questions": _digest(questions)}
+    results = Results(folder / "records.jsonl", facts)
+    for start in range(len(results.rows), len(questions), options.batch_size):
+        part = questions[start : start + options.batch_size]
+        talks = corrector.batch(part, replace(options, seed=options.seed + start))
+        results.add(*(record_json(record_of(talk), folder, start + n) for n, talk in enumerate(talks)))
+        say(f"{len(results.rows)}/{len(questions)} questions, {sum(r['type'] in PAIRED for r in results.rows)} pairs")
+    return [record_row(row, folder) for row in results.rows]
+
+
+def made_by(corrector: SCLCorrector, options: SCLOptions, model: str) -> dict[str, Any]:
+    """Everything that decides about replies: the name of the weights, the configuration and the options."""
+    asked = {name: value for name, value in to_dict(options).items() if name != "batch_size"}
+    return {"model": model, **to_dict(corrector.config), **asked}
 
 
 def refuse_overlap(construction: Iterable[Question], evaluation: Iterable[Question]) -> None:
@@ -242,13 +271,12 @@ def _digest(questions: Iterable[Question]) -> str:
     return found.hexdigest()
 
 
-def record_json(record: Record, folder: Path) -> dict[str, Any]:
-    """A record as JSON; pictures that are no files are written below `folder`."""
-    images = [stored(image, folder, f"{record.source}_{record.id}_{n}") for n, image in enumerate(record.images)]
-    values = {
-        name: getattr(record, name) for name in ("id", "source", "question", "turns", "replies", "choices", "gold")
-    }
-    return {**values, "type": record.type, "images": images}
+def record_json(record: Record, folder: Path, number: int) -> dict[str, Any]:
+    """A record as JSON; pictures that are no files are written below `folder`, `number` in front of their names."""
+    stem = f"{number}_{record.source}_{record.id}"
+    images = [stored(image, folder, f"{stem}_{n}") for n, image in enumerate(record.images)]
+    names = ("id", "source", "question", "turns", "replies", "choices", "gold")
+    return {**{name: getattr(record, name) for name in names}, "type": record.type, "images": images}
 
 
 def record_row(data: Mapping[str, Any], folder: Path) -> Record:

@@ -82,7 +82,10 @@ def answer_format(question: Question) -> str:
 
 
 def published_options(question: Question, style: Literal["construction", "evaluation"] = "evaluation") -> str:
-    """The options as the release lays them out for the question's data set; those it does not know: as MMBench's."""
+    """The options as the release lays them out for the question's data set; those it does not know: as MMBench's.
+
+    Options without a text are left out of MMBench's; MMTBench's are always four, "nan" where one is missing.
+    """
     lines = "\n".join(f"{letter}. {text}" for letter, text in question.options)
     match question.source:
         case "MMStar" | "RealWorldQA":
@@ -93,11 +96,11 @@ def published_options(question: Question, style: Literal["construction", "evalua
             return lines
         case "SEEDBench":
             return "".join(f" {letter}. {text}." for letter, text in question.options)
-        case "MMTBench":  # always these four
+        case "MMTBench":
             return "".join(f" {letter}. {dict(question.options).get(letter, 'nan')}." for letter in "ABCD")
         case _:
             return _sentence_options(question)
 
 
 def _sentence_options(question: Question) -> str:
-    return "".join(f" {letter}. {text}" for letter, text in question.options)
+    return "".join(f" {letter}. {text}" for letter, text in question.options if text)

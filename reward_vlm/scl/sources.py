@@ -44,6 +44,8 @@ class Benchmark:
     """(letter, text) of a row; none when the question's text holds them."""
     pictures: Callable[[Row], Sequence[Any]] = lambda row: [row.get("image")]
     answer: Callable[[Row], Any] = lambda row: row["answer"]
+    blank: str | None = None
+    """What the release has for an option that is missing; None: its printed form."""
     asked: Callable[[Row], bool] = lambda row: True
     """Whether a row is a multiple-choice question."""
 
@@ -62,7 +64,7 @@ def _list(names: str, field: str) -> Callable[[Row], list[tuple[str, Any]]]:
 
 BENCHMARKS = {
     "MMStar": Benchmark("Lin-Chen/MMStar", "val", "index"),
-    "MMBench": Benchmark("lmms-lab/MMBench_EN", "dev", "index", _columns("ABCD")),
+    "MMBench": Benchmark("lmms-lab/MMBench_EN", "dev", "index", _columns("ABCD"), blank=""),
     "SEEDBench": Benchmark(
         "lmms-lab/SEED-Bench",
         "test",
@@ -70,7 +72,7 @@ BENCHMARKS = {
         lambda row: [(letter, row[f"choice_{letter.lower()}"]) for letter in "ABCD"],
         lambda row: row["image"][:1] if isinstance(row["image"], list) else [row["image"]],
     ),
-    "MMTBench": Benchmark(None, "val", "index", _columns("ABCDEFGHI")),
+    "MMTBench": Benchmark(None, "val", "index", _columns("ABCDEFGHI"), blank="nan"),
     "ScienceQA": Benchmark("lmms-lab/ScienceQA-IMG", "test", None, _list("0123456789", "choices")),
     "MMEvalPro": Benchmark("MM-Diagnose/MMEvalPro", "test", "triplet_id", _list(LETTERS, "choices")),
     "RealWorldQA": Benchmark("lmms-lab/RealWorldQA"),
@@ -157,20 +159,20 @@ def benchmark_question(
         ValueError: the answer is none of the options.
     """
     benchmark = BENCHMARKS[name]
-    options = tuple((letter, str(text)) for letter, text in benchmark.options(row) if _given(name, text, published))
-    id = str(number if benchmark.id is None else row[benchmark.id])
-    text = str(row["question"])
-    if not published:
+    options, id, text = (
+        benchmark.options(row),
+        str(number if benchmark.id is None else row[benchmark.id]),
+        row["question"],
+    )
+    if published:
+        blank = benchmark.blank
+        options = [(letter, each if each or blank is None else blank) for letter, each in options]
+    else:
+        options = [(letter, each) for letter, each in options if each is not None and str(each) not in ("", "nan")]
         id = f"{id}-{number}" if name == "MMEvalPro" else id
         text = DIRECT.sub("", text) if name == "RealWorldQA" else text
-    return Question(id, text, options, str(benchmark.answer(row)), images, name)
-
-
-def _given(name: str, text: Any, published: bool) -> bool:
-    """Whether an option is there; the release drops MMBench's empty ones alone, and prints MMTBench's missing ones."""
-    if published and name != "MMTBench":
-        return name != "MMBench" or bool(text)
-    return text is not None and str(text).strip() not in ("", "nan")
+    given = tuple((letter, str(each)) for letter, each in options)
+    return Question(id, str(text), given, str(benchmark.answer(row)), images, name)
 
 
 def _rows(benchmark: Benchmark, source: str | Path | None, split: str | None, revision: str | None) -> Iterator[Row]:
