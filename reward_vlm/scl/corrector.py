@@ -58,8 +58,8 @@ class SCLOptions:
     """What a call may choose."""
 
     reviews: tuple[int | str, ...] = (2,)
-    """Requests to look again: numbers from 0 to 3 (critical, details, context, scene) or texts of one's own. None:
-    the first answer stands."""
+    """Requests to look again: numbers from 0 to 3 (critical, details, context, scene) or texts of one's own; without
+    any, the first answer stands."""
     rounds: int = 1
     """How often the reviews are gone through."""
     accept: Literal["last", "better"] = "last"
