@@ -237,16 +237,17 @@ class SCLCorrector:
             answered = map(self._answered, state.talks, asked, replies)
             return Talks(PerItem(answered), state.generators)
 
-        def keep_better(step: Step[Talks, int | str]) -> Talks:
+        def keep_better(step: Step[Talks, int | str | None]) -> Talks:
+            if step.at is None:
+                return step.candidate
             old, new = step.state.talks, step.candidate.talks
-            better = [True] * len(new) if step.at is None else self._better(old, new)
-            kept = (
-                talk if wins else replace(before, tried=talk.tried, settled=talk.settled)
-                for wins, before, talk in zip(better, old, new, strict=True)
-            )
+            kept = [
+                talk if better else replace(before, tried=talk.tried, settled=talk.settled)
+                for better, before, talk in zip(self._prefers(old, new), old, new, strict=True)
+            ]
             return Talks(PerItem(kept), step.candidate.generators)
 
-        def settled(step: Step[Talks, int | str]) -> Tensor:
+        def settled(step: Step[Talks, int | str | None]) -> Tensor:
             return torch.tensor([talk.settled for talk in step.state.talks])
 
         start = Talks(PerItem(map(Talk, questions)), item_generators(options.seed, len(questions)))

@@ -197,7 +197,9 @@ def _rows(benchmark: Benchmark, source: str | Path | None, split: str | None, re
         elif path.is_dir():
             files = [str(file) for file in sorted(path.rglob("*.parquet")) if file.name.startswith(part)]
             if not files:
-                raise ValueError(f"the folder holds no .parquet file whose name begins with {part}; name the split.")
+                raise ValueError(
+                    f"the folder holds no .parquet file whose name begins with {part}; name the file, or the split."
+                )
             found = load_dataset("parquet", data_files=files, split="train", streaming=True)
         elif source is not None and (path.suffix or path.is_absolute() or name.count("/") != 1):
             raise ValueError("there is no such file or folder.")

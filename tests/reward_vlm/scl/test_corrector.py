@@ -1,0 +1,164 @@
+"""Answering and reviewing: the loop, its rules, batches, saving."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from reward_vlm.data import Question
+from reward_vlm.r1.judge import R1Config, R1Judge
+from reward_vlm.scl.corrector import SCLConfig, SCLCorrector, SCLOptions, multiple_choice
+from reward_vlm.scl.prompts import REVIEWS, ask
+from reward_vlm.scl.scene_questions import scene_questions
+from reward_vlm.vlm import Reply
+
+RED = Image.new("RGB", (56, 56), "red")
+PLAIN = SCLConfig("plain")
+
+
+class Scripted:
+    """A chat that says what a function makes of a dialogue (or of its question and turn), and keeps the prompts."""
+
+    def __init__(self, rule):
+        self.rule, self.asked = rule, []
+
+    def generate(self, dialogues, sampling=None, *, generators=None):
+        self.asked.append(list(dialogues))
+        texts = [self.rule(dialogue.turns[0].text, len(dialogue.turns) // 2) for dialogue in dialogues]
+        return [Reply(text, -1.0, 3, True) for text in texts]
+
+
+def says(*letters):
+    """A chat that marks these letters, one after another."""
+    return Scripted(lambda _, turn: f"## {letters[turn]} ##")
+
+
+def question(text="q", answer="A"):
+    return Question(text, text, (("A", "a"), ("B", "b"), ("C", "c")), answer, (RED,))
+
+
+def test_the_question_then_the_reviews_in_one_dialogue():
+    subject = SCLCorrector(says("B", "A", "C"), PLAIN)
+    found = subject(RED, "what ?", SCLOptions((0, "Sure ?")), choices=["a", "b", "c"])
+    assert (found.first.choice, found.final.choice) == ("B", "C")
+    assert [answer.choice for answer in found.tried] == ["B", "A", "C"]
+    assert [turn["content"] for turn in found.dialogue.texts()] == [
+        "what ? A. a B. b C. c", "## B ##", REVIEWS[0], "## A ##", "Sure ?", "## C ##",
+    ]  # fmt: skip
+    assert [len(turn.images) for turn in found.dialogue.turns] == [1, 0, 0, 0, 0, 0]
+
+
+def test_pictures_with_each_turn_and_the_full_prompt():
+    subject = SCLCorrector(says("B", "A"), SCLConfig(image_each_turn=True))
+    found = subject([RED, RED], question())
+    assert [len(turn.images) for turn in found.dialogue.turns] == [1, 0, 1, 0]
+    assert found.dialogue.turns[0].text == ask(question())
+
+
+def test_rounds_go_through_the_reviews_again():
+    options = SCLOptions(("x", "y"), rounds=2)
+    assert options.schedule == (None, "x", "y", "x", "y")
+    found = SCLCorrector(says(*"ABABC"), PLAIN)(RED, question(), options)
+    assert [answer.choice for answer in found.tried] == list("ABABC")
+    assert SCLCorrector(says("B"), PLAIN)(RED, question(), SCLOptions(())).final.choice == "B"
+
+
+def test_steps_show_every_answer():
+    steps = list(SCLCorrector(says("B", "A"), PLAIN).steps(RED, question(), SCLOptions((3,))))
+    assert [(step.at, step.state.talks[0].final.choice) for step in steps] == [(None, "B"), (3, "A")]
+
+
+def test_a_judge_keeps_the_better_answer_and_a_tie_keeps_the_old_one():
+    value = {"A": 3.0, "B": 2.0, "C": 1.0}
+
+    def judge(query):
+        assert query.question.startswith("q A. a") and len(query.media) == 1
+        return [value[text[3]] for text in query.answers]
+
+    letters = iter("BCAA")
+    subject = SCLCorrector(Scripted(lambda *_: f"## {next(letters)} ##"), PLAIN, judge)
+    found = subject(RED, question(), SCLOptions(("x",), rounds=3, accept="better"))
+    assert [answer.choice for answer in found.tried] == ["B", "C", "A", "A"]
+    assert found.final is found.tried[2]
+    assert [turn.text for turn in found.dialogue.turns if turn.role == "assistant"] == ["## B ##", "## A ##"]
+    assert [len(asked.turns) for (asked,) in subject.chat.asked] == [1, 3, 3, 5]
+    with pytest.raises(ValueError, match='accept="better" needs a judge'):
+        SCLCorrector(says("B", "C"), PLAIN)(RED, question(), SCLOptions(accept="better"))
+
+
+def test_a_judge_may_be_an_r1_judge():
+    class Second:
+        def generate(self, dialogues, sampling=None, *, generators=None):
+            choices = [2 if "1 : ## B" in dialogue.turns[0].text else 1 for dialogue in dialogues]
+            return [Reply(f"<answer>{choice}</answer>", -1.0, 3, True) for choice in choices]
+
+    judge = R1Judge(Second(), R1Config("plain", True, 16, None))  # prefers whatever is not "## B ##"
+    found = SCLCorrector(says("B", "A", "B"), PLAIN, judge)(RED, question(), SCLOptions(("x", "y"), accept="better"))
+    assert found.final.choice == "A" and len(found.tried) == 3
+
+
+def test_answers_that_are_confirmed_are_asked_no_more():
+    rule = {"early": "BBAC", "late": "BACC", "never": "ABAB"}
+    subject = SCLCorrector(Scripted(lambda text, turn: f"## {rule[text.split()[0]][turn]} ##"), PLAIN)
+    options = SCLOptions(("x", "y", "z"), stop_when_unchanged=True)
+    found = subject.batch([question(name) for name in rule], options)
+    assert ["".join(answer.choice for answer in talk.tried) for talk in found] == ["BB", "BACC", "ABAB"]
+    assert [len(asked) for asked in subject.chat.asked] == [3, 3, 2, 2]
+
+
+def test_unreadable_answers_are_confirmed_by_the_same_words_alone():
+    words = ["hm", "well", "well", "no"]
+    subject = SCLCorrector(Scripted(lambda _, turn: words[turn]), PLAIN)
+    found = subject(RED, question(), SCLOptions(("x",), rounds=3, stop_when_unchanged=True))
+    assert [answer.text for answer in found.tried] == ["hm", "well", "well"] and found.final.choice is None
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.text(alphabet="ABC?", min_size=4, max_size=4), min_size=1, max_size=5),
+    st.sampled_from(["last", "better"]),
+    st.booleans(),
+    st.integers(1, 5),
+)
+def test_a_batch_is_its_items_one_by_one(scripts, accept, stop, batch_size):
+    rule = Scripted(lambda text, turn: f"## {scripts[int(text.split()[0])][turn]} ##")
+    subject = SCLCorrector(rule, PLAIN, lambda query: [ord(text[3]) for text in query.answers])
+    options = SCLOptions(("x", "y", "z"), accept=accept, stop_when_unchanged=stop, batch_size=batch_size)
+    questions = [question(str(number)) for number in range(len(scripts))]
+    together = subject.batch(questions, options)
+    alone = [subject.batch([each], options)[0] for each in questions]
+    for first, second in zip(together, alone, strict=True):
+        assert first == second
+        assert first.final in first.tried and (accept == "better" or first.final is first.tried[-1])
+
+
+def test_a_small_real_model_samples_by_item_saves_and_loads(tmp_path):
+    subject = SCLCorrector.from_pretrained("builtin:tiny")
+    options = SCLOptions(("look again",), temperature=1.0, max_new_tokens=6, batch_size=3, seed=4)
+    questions = scene_questions(0, 4)
+    first = [talk.dialogue.texts() for talk in subject.batch(questions, options)]
+    assert len({str(texts) for texts in first}) == 4
+    one = SCLOptions(("look again",), temperature=1.0, max_new_tokens=6, seed=6)
+    assert subject.batch(questions[2:3], one)[0].dialogue.texts() == first[2]
+    subject.save_pretrained(tmp_path)
+    loaded = SCLCorrector.from_pretrained(tmp_path)
+    assert loaded.config == subject.config
+    assert [talk.dialogue.texts() for talk in loaded.batch(questions, options)] == first
+
+
+def test_wrong_calls_are_sentences(tmp_path):
+    with pytest.raises(ValueError, match="a number from 0 to 3 or a text, got 7"):
+        SCLOptions((7,))
+    with pytest.raises(ValueError, match="rounds and batch_size must be at least 1"):
+        SCLOptions(rounds=0)
+    with pytest.raises(ValueError, match="temperature must be at least 0"):
+        SCLOptions(temperature=-1.0)
+    with pytest.raises(ValueError, match="two or more choices"):
+        multiple_choice(RED, "q", ["a"])
+    with pytest.raises(ValueError, match="Only a corrector on transformers"):
+        SCLCorrector(says("A")).save_pretrained(tmp_path)
+    named = multiple_choice(torch.zeros(3, 8, 8), "q", {"x": "a", "y": "b"})
+    assert named.options == (("x", "a"), ("y", "b")) and named.answer is None and named.images[0].size == (8, 8)

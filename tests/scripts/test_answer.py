@@ -1,0 +1,153 @@
+"""scripts/answer.py: one question, files of them, resumption, bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from PIL import Image
+
+from reward_vlm.data import question_json, write_rows
+from reward_vlm.r1.judge import R1Judge
+from reward_vlm.scl.corrector import SCLCorrector, SCLOptions
+from reward_vlm.scl.scene_questions import scene_questions
+from reward_vlm.vlm import Reply
+from scripts.answer import AnswerOptions, main, run
+
+QUICK = SCLOptions(("look again",), max_new_tokens=3, batch_size=2)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Five questions about scenes; the right answer to one is not known."""
+    folder = tmp_path / "rows"
+    found = [question_json(asked, folder) for asked in scene_questions(3, 5)]
+    del found[2]["answer"]
+    write_rows(folder / "rows.jsonl", found)
+    return folder / "rows.jsonl"
+
+
+def command(rows, out, **changes):
+    return AnswerOptions(**{"rows": rows, "out": out, "source": "builtin:tiny", "options": QUICK} | changes)
+
+
+def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path, monkeypatch):
+    straight = main(command(rows, tmp_path / "straight.jsonl"))
+    assert [row["row"] for row in straight] == [0, 1, 2, 3, 4]
+    assert all(row["final"] == row["tried"][-1] and len(row["turns"]) == 4 for row in straight)
+    assert ["answer" in row for row in straight] == [True, True, False, True, True]
+    whole, calls = SCLCorrector.batch, []
+
+    def killed(self, *arguments):
+        calls.append(1)
+        return whole(self, *arguments) if len(calls) < 2 else 1 / 0
+
+    out = tmp_path / "killed.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(SCLCorrector, "batch", killed)
+        with pytest.raises(ZeroDivisionError):
+            main(command(rows, out))
+    with open(out, "a") as file:
+        file.write('{"row": 2, "cut')
+    assert [row["row"] for row in main(command(rows, out))] == [2, 3, 4]
+    assert out.read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
+    assert main(command(rows, out)) == []
+    with pytest.raises(ValueError, match="made with other options"):
+        main(command(rows, out, options=SCLOptions(max_new_tokens=4)))
+
+
+def test_a_row_that_turns_bad_keeps_the_finished_ones(rows, tmp_path, monkeypatch, capsys):
+    whole = SCLCorrector.batch
+
+    def later(self, questions, options):
+        found = whole(self, questions, options)
+        for image in (rows.parent / "images").iterdir():
+            image.write_bytes(b"")
+        return found
+
+    monkeypatch.setattr(SCLCorrector, "batch", later)
+    words = ["--rows", str(rows), "--out", str(tmp_path / "out.jsonl"), "--source", "builtin:tiny"]
+    monkeypatch.setattr(sys, "argv", ["answer.py", *words, "--batch-size", "2", "--max-new-tokens", "2"])
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch, capsys):
+    rows.write_text(rows.read_text() + '{"question": "q", "options": {"A": "a", "B": "b"}, "answer": "C"}\n')
+    with pytest.raises(ValueError, match="line 6: answer must be one of A, B"):
+        main(command(rows, tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()
+    assert len(main(command(rows, tmp_path / "out.jsonl", skip_bad=True))) == 5
+    assert "Left out: " in capsys.readouterr().err
+    one = ["--question", "q", "--choices", "a", "b"]
+    bad = [
+        ([], "Give either one --question"),
+        (["--rows", str(rows)], "needs a file --out"),
+        (["--rows", str(rows), "--out", "o", "--choices", "a", "b"], "belong to one --question"),
+        ([*one, "--out", "o"], "--out belongs to --rows"),
+        ([*one, "--judge", "builtin:tiny"], "with --accept better alone"),
+        ([*one, "--reviews", "5"], "a number from 0 to 3 or a text, got 5"),
+        ([*one, "--accept", "never"], "never"),
+        ([*one, "--source", "./missing"], "There is no folder or file missing."),
+        ([*one, "--image", "none.png", "--source", "builtin:tiny"], "There is no file"),
+        (["--question", "q", "--choices", "a", "--source", "builtin:tiny"], "two or more choices"),
+        (["--rows", "none.jsonl", "--out", str(tmp_path / "x.jsonl")], "There is no file none.jsonl"),
+    ]
+    for words, sentence in bad:
+        monkeypatch.setattr(sys, "argv", ["answer.py", *words])
+        with pytest.raises(SystemExit) as stop:
+            run()
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
+
+
+class Says:
+    """A model that answers B and, when it is asked to look again, A."""
+
+    def generate(self, dialogues, sampling=None, *, generators=None):
+        return [Reply(f"I see. ## {'BA'[len(each.turns) > 1]} ##", -1.0, 3, True) for each in dialogues]
+
+
+class First:
+    """A judge that prefers the first answer in the order it was given."""
+
+    def generate(self, dialogues, sampling=None, *, generators=None):
+        texts = [dialogue.turns[0].text for dialogue in dialogues]
+        return [Reply(f"<answer>{1 if '1 : I see. ## B' in text else 2}</answer>", -1.0, 3, True) for text in texts]
+
+
+def test_one_question_shows_first_and_final_answer(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "red.png")
+    monkeypatch.setattr(SCLCorrector, "from_pretrained", lambda *_, judge=None, **__: SCLCorrector(Says(), judge=judge))
+    monkeypatch.setattr(R1Judge, "from_pretrained", lambda *_, **__: R1Judge(First()))
+    words = [
+        "answer.py",
+        "--question",
+        "what colour ?",
+        "--choices",
+        "red",
+        "blue",
+        "--image",
+        str(tmp_path / "red.png"),
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    run()
+    assert capsys.readouterr().out == "first: B. blue\n  I see. ## B ##\nfinal: A. red\n  I see. ## A ##\n"
+    monkeypatch.setattr(sys, "argv", [*words, "--accept", "better"])
+    run()
+    assert "final: B. blue" in capsys.readouterr().out
+
+
+def test_right_answers_are_counted_over_the_whole_file(rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(SCLCorrector, "from_pretrained", lambda *_, **__: SCLCorrector(Says()))
+    monkeypatch.setattr(sys, "argv", ["answer.py", "--rows", str(rows), "--out", str(tmp_path / "out.jsonl")])
+    answers = [json.loads(line).get("answer") for line in rows.read_text().splitlines()]
+    for made in (5, 0):
+        run()
+        told = capsys.readouterr().out
+        assert told.startswith(f"{made} questions answered now; ")
+        assert f"{answers.count('B')} first and {answers.count('A')} final answers of 4 are right." in told
