@@ -4,6 +4,7 @@
     python scripts/train.py iter --recipe mini --photos photos --variant clean
     python scripts/train.py gtr --stage volume --meshes MESHES --folder runs/gtr
     python scripts/train.py r1 --stage sft --rows judgements.jsonl --start org/name --folder runs/r1-sft
+    python scripts/train.py scl --pairs pairs.jsonl --start org/name --folder runs/scl
     accelerate launch --num_processes 8 scripts/train.py iter --stage refine --images HQ --start runs/iter/vqgan
 
 The first word is the system; `--recipe` picks one of its recipes, and the rest are the recipe's options (`--help` after
@@ -41,6 +42,12 @@ RECIPES = {
         "published": ("reward_vlm.r1.train", "R1Training"),
         "mini": ("reward_vlm.r1.train_mini", "MiniR1Training"),
         "judgements": ("reward_vlm.r1.judgements", "JudgementWriting"),
+    },
+    "scl": {
+        "published": ("reward_vlm.scl.train", "SCLTraining"),
+        "pairs": ("reward_vlm.scl.construct", "PairConstruction"),
+        "rounds": ("reward_vlm.scl.rounds", "SCLRounds"),
+        "mini": ("reward_vlm.scl.train_mini", "MiniSCLTraining"),
     },
 }
 """System -> recipe -> module with a `train` function, and its options. A system's first recipe is its default."""

@@ -1,0 +1,366 @@
+"""Train a model on its own corrections: DPO on preference pairs, with TRL's DPOTrainer as it is.
+
+    python scripts/train.py scl --pairs pairs.jsonl --start org/name --folder runs/scl
+    python scripts/train.py scl --pairs pairs.jsonl --start org/name --folder runs/full --dpo.lora.rank 0
+    accelerate launch --config_file zero3.yaml scripts/train.py scl ... --trl more.json
+
+The defaults are the reference's command line and what its framework (ms-swift 2) adds to it: 0.9 DPO + 0.1 supervised
+loss on the chosen answer (token mean), beta 0.1, LoRA of rank 8 on the queries, keys and values of the language part.
+`--trl` names a JSON file with further arguments of TRL's DPOConfig.
+
+Sequences are never cut: cutting keeps the image tokens and may leave no token of the answers, and then nothing is
+learnt in silence. Their lengths are reported first. What would train nothing, or what should not be trained, ends the
+run with a sentence: answers without tokens, a gradient of zero in the first update, trained parameters outside the
+language part.
+
+A killed run goes on from its last checkpoint and ends with the weights of one that was not killed: bit for bit on a
+CPU, on a GPU as far as its kernels repeat themselves.
+
+Differences from the reference: no pair is deleted for its length, and none is held out (the reference holds out 1 %).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from reward_vlm.data import read_rows
+from reward_vlm.scl.corrector import CONFIG, SCLCorrector
+from reward_vlm.scl.pairs import Pair, pair_row
+from reward_vlm.training import (
+    common_arguments,
+    finish,
+    last_checkpoint,
+    load_checkpoint_weights,
+    log_callback,
+    message_set,
+    quiet,
+)
+from reward_vlm.vlm import ChatModel
+from vision.config import read_json, save_config
+
+Log = Callable[[str], object]
+
+LANGUAGE = ("language_model", "lm_head")
+"""Modules of the language part have one of these in their names, in every architecture of transformers."""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters; they are merged at the end."""
+
+    rank: int = 8
+    """0: no adapters, the weights themselves are trained."""
+    alpha: float = 32
+    """The adapters' output is scaled by alpha / rank."""
+    dropout: float = 0.05
+    """Of the adapters' input."""
+    modules: str = r".*language_model.*\.(q|k|v)_proj"
+    """Regular expression for the full names of the modules that get adapters. Bare names such as q_proj would also
+    match the image encoder."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError(f"rank must be at least 0, got {self.rank}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+
+
+@dataclass(frozen=True)
+class DPO:
+    """How a model learns from pairs; the defaults are the reference's recipe."""
+
+    loss_type: tuple[str, ...] = ("sigmoid", "sft")
+    """TRL's names of the losses that are summed."""
+    loss_weights: tuple[float, ...] = (0.9, 0.1)
+    """Of the losses."""
+    beta: float = 0.1
+    """How strongly the policy is held to the start."""
+    epochs: float = 3
+    """Passes over the pairs."""
+    batch_size: int = 1
+    """Pairs per process and micro-batch."""
+    accumulate: int = 16
+    """Micro-batches per update."""
+    learning_rate: float = 5e-5
+    """Peak learning rate; it rises, then falls to 0 along a cosine."""
+    warmup: float = 0.03
+    """Share of the updates over which the rate rises."""
+    weight_decay: float = 0.1
+    """Of AdamW."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this norm."""
+    lora: LoRA = field(default_factory=LoRA)
+    """Adapters."""
+    parts: Literal["language", "all"] = "language"
+    """What may be trained: all of the model, or nothing outside the language part (image encoder, projector)."""
+    swap: bool = False
+    """Exchange chosen and rejected: a control, which must make the model worse."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("beta", "epochs", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if len(self.loss_type) != len(self.loss_weights):
+            raise ValueError(
+                f"Each of the losses needs one weight, got {len(self.loss_type)} losses and "
+                f"{len(self.loss_weights)} weights."
+            )
+
+
+@dataclass(frozen=True)
+class SCLTraining:
+    """Train on preference pairs."""
+
+    pairs: Path
+    """JSON lines of preference pairs, see `reward_vlm.scl.pairs`."""
+    folder: Path = Path("runs/scl")
+    """Checkpoints, log.jsonl and the finished `weights`; a run that finds its own state goes on from it."""
+    start: str | None = None
+    """Source of the weights to start from; None: the embedded model."""
+    dpo: DPO = field(default_factory=DPO)
+    """The recipe."""
+    save_every: int = 25
+    """Updates between TRL's checkpoints."""
+    seed: int = 42
+    """Of the order of the pairs, the first adapters and dropout."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights while they are trained."""
+    skip_bad: bool = False
+    """Leave out pairs that cannot be used; they are reported by number either way."""
+    trl: Path | None = None
+    """JSON file with further arguments of TRL's DPOConfig."""
+
+    def __post_init__(self) -> None:
+        if self.save_every < 1:
+            raise ValueError(f"save_every must be at least 1, got {self.save_every}.")
+
+
+def train(options: SCLTraining, *, log: Log | None = None) -> Path:
+    """Train to the end and return the folder of the weights.
+
+    Raises:
+        ValueError: pairs cannot be used (they are named by number), or nothing would be learnt from them.
+    """
+    say, weights = log or (lambda line: None), options.folder / "weights"
+    if weights.exists():
+        return weights
+    pairs, problems = read_rows(options.pairs, pair_row, skip_bad=options.skip_bad)
+    for sentence in problems:
+        say(f"left out: {sentence}")
+    if not pairs:
+        raise ValueError(f"{options.pairs} holds no pairs: no answer changed between right and wrong.")
+    start = kept_start(options.start, options.folder, options.dtype)
+    corrector = SCLCorrector.from_pretrained(start, dtype=getattr(torch, options.dtype))
+    assert isinstance(corrector.chat, ChatModel)
+    checkpoint = last_checkpoint(options.folder)
+    load_checkpoint_weights(corrector.chat.model, checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        trainer = make_trainer(corrector.chat, start, pairs, options, say)
+        if checkpoint is None:
+            say(length_report(trainer, pairs))
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return finish(trainer, corrector.chat.processor, weights, lambda part: save_config(corrector.config, part / CONFIG))
+
+
+def arguments(options: SCLTraining) -> dict[str, Any]:
+    """Arguments of TRL's DPOConfig; the user's file comes last."""
+    dpo = options.dpo
+    chosen = {
+        "beta": dpo.beta,
+        "loss_type": list(dpo.loss_type),
+        "loss_weights": list(dpo.loss_weights),
+        "num_train_epochs": dpo.epochs,
+        "per_device_train_batch_size": dpo.batch_size,
+        "gradient_accumulation_steps": dpo.accumulate,
+        "learning_rate": dpo.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": dpo.warmup,
+        "weight_decay": dpo.weight_decay,
+        "max_grad_norm": dpo.max_grad_norm,
+        "max_length": None,
+        "disable_dropout": False,  # that of the adapters counts; vision-language models have none of their own
+        "save_strategy": "steps",
+    }
+    extra = {} if options.trl is None else read_json(options.trl)
+    return common_arguments(options.folder, options.seed, options.save_every) | chosen | extra
+
+
+def make_trainer(chat: ChatModel, start: Path, pairs: Sequence[Pair], options: SCLTraining, say: Log) -> Any:
+    """TRL's trainer with the guards; the reference policy is the model without adapters, or the weights of `start`.
+
+    Raises:
+        ValueError: parameters would be trained that must not be, or none at all.
+    """
+    from trl import DPOConfig, DPOTrainer
+
+    config = DPOConfig(**arguments(options))
+    adapters, reference = _adapters(options.dpo.lora), None
+    if adapters is None:
+        freeze(chat.model, options.dpo.parts)
+        reference = ChatModel.from_pretrained(start, dtype=chat.model.dtype).model
+    trainer = DPOTrainer(
+        model=chat.model,
+        ref_model=reference,
+        args=config,
+        train_dataset=pair_set(pairs, swap=options.dpo.swap),
+        processing_class=chat.processor,
+        peft_config=adapters,
+        callbacks=[first_gradient(), log_callback(options.folder / "log.jsonl", 0, say)],
+    )
+    check_trained(trainer.model, options.dpo.parts)
+    trainer.data_collator = WithAnswers(trainer.data_collator)
+    return quiet(trainer)
+
+
+def pair_set(pairs: Sequence[Pair], *, swap: bool = False) -> Any:
+    """A `datasets.Dataset` with the columns images, prompt, chosen and rejected; `swap` exchanges the last two."""
+    better, worse = ("rejected", "chosen") if swap else ("chosen", "rejected")
+    return message_set(
+        [row.images for row in pairs],
+        {
+            "prompt": [[{"role": "user", "content": _prompt(row)}] for row in pairs],
+            better: [[{"role": "assistant", "content": row.chosen}] for row in pairs],
+            worse: [[{"role": "assistant", "content": row.rejected}] for row in pairs],
+        },
+    )
+
+
+@dataclass(frozen=True)
+class WithAnswers:
+    """A data collator that refuses batches in which an answer has no token left."""
+
+    collate: Callable[[list[Mapping[str, Any]]], dict[str, Any]]
+
+    def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """The batch.
+
+        Raises:
+            ValueError: an answer has no tokens.
+        """
+        batch = self.collate(rows)
+        empty = (batch["completion_mask"].sum(1) == 0).nonzero()[:, 0].tolist()
+        if empty:
+            kind = "chosen" if empty[0] < len(rows) else "rejected"
+            asked = rows[empty[0] % len(rows)]["prompt"][-1]["content"]
+            shown = "".join(block.get("text") or "" for block in asked)[:60] if isinstance(asked, list) else asked[:60]
+            raise ValueError(
+                f"The {kind} answer to {shown!r} has no tokens to learn from; a max_length cuts them all off. "
+                "Leave max_length out (sequences are not cut then), or raise it above the prompt with its images."
+            )
+        return batch
+
+
+def first_gradient() -> Any:
+    """A TRL callback that ends a run whose first update has no gradient, or none that is a number."""
+    from transformers import TrainerCallback
+
+    class FirstGradient(TrainerCallback):
+        seen = False
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
+            if self.seen or "grad_norm" not in (logs or {}):
+                return
+            self.seen, norm = True, float(logs["grad_norm"])
+            if norm == 0:
+                raise ValueError(
+                    "The gradient of the first update is zero, so nothing would be learnt: look for chosen answers "
+                    "equal to the rejected ones, answers that max_length cuts off, and a loss weight of 0."
+                )
+            if not math.isfinite(norm):
+                raise ValueError(
+                    f"The gradient of the first update is {norm}; lower the learning rate, or train in float32."
+                )
+
+    return FirstGradient()
+
+
+def freeze(model: Any, parts: str) -> None:
+    """Leave only the parameters of `parts` ("language" or "all") to be trained."""
+    for name, value in model.named_parameters():
+        value.requires_grad_(parts == "all" or _of_language(name))
+
+
+def check_trained(model: Any, parts: str) -> None:
+    """
+    Raises:
+        ValueError: no parameter would be trained, or some outside the language part although `parts` is "language".
+    """
+    names = [name for name, value in model.named_parameters() if value.requires_grad]
+    if not names:
+        raise ValueError("No parameter would be trained; lora.modules must match modules of the language part.")
+    outside = [name for name in names if not _of_language(name)]
+    if parts == "language" and outside:
+        raise ValueError(
+            f"{len(outside)} of {len(names)} trained tensors lie outside the language part (first: {outside[0]}); "
+            "name the language part in lora.modules, or allow it with parts=all."
+        )
+
+
+def length_report(trainer: Any, pairs: Sequence[Pair], sample: int = 256) -> str:
+    """A sentence about lengths in tokens, of at most `sample` pairs spread evenly.
+
+    Raises:
+        ValueError: a sequence is longer than the model's positions.
+    """
+    places = range(0, len(pairs), math.ceil(len(pairs) / sample))
+    whole, answers = [], []
+    for place in places:
+        batch = trainer.data_collator([trainer.train_dataset[place]])
+        whole.append(int(batch["attention_mask"].sum(1).max()))
+        answers += batch["completion_mask"].sum(1).tolist()
+    longest = max(whole)
+    name = pairs[places[whole.index(longest)]].id
+    limit = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"Pair {name} has {longest} tokens, but the model has {limit} positions; leave it out, shrink its "
+            "pictures (max_pixels), or take a model that reads more."
+        )
+    return (
+        f"{len(pairs)} pairs; of {len(places)}: prompt and answer at most {longest} tokens (pair {name}), "
+        f"{sum(whole) / len(whole):.0f} on average; answers {min(answers):.0f} to {max(answers):.0f} tokens"
+    )
+
+
+def kept_start(source: str | None, folder: Path, dtype: str) -> Path:
+    """A copy of the weights that a run starts from, in its folder: a resumed run has them as well."""
+    start = folder / "start"
+    if not start.exists():
+        part = start.with_name("start.part")
+        shutil.rmtree(part, ignore_errors=True)
+        SCLCorrector.from_pretrained(source, dtype=getattr(torch, dtype)).save_pretrained(part)
+        part.rename(start)
+    return start
+
+
+def _prompt(row: Pair) -> list[dict[str, str]]:
+    return [*({"type": "image"} for _ in row.images), {"type": "text", "text": row.prompt}]
+
+
+def _of_language(name: str) -> bool:
+    return any(part in name for part in LANGUAGE)
+
+
+def _adapters(lora: LoRA) -> Any:
+    if not lora.rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,232 @@
+"""Self-correction learning from nothing, on a CPU in minutes: the small model that ships, and what the method does.
+
+    python scripts/train.py scl --recipe mini --seeds 0 1 2 --folder runs/scl-mini
+
+A tiny vision-language model with random weights learns to answer multiple-choice questions about rendered scenes, and
+to review its answers, from right replies to questions and from reviews of which some correct and some spoil (cold
+start). It stops early, as soon as half of the validation questions are answered rightly, so that there is something
+left to learn. Then come rounds of self-correction learning, and a control of the same length with chosen and rejected
+replies exchanged. Cold start, construction, validation and test ask different questions.
+
+Every part goes on from its checkpoints when the same command is given again. Of every seed, `seed-N/report.json` holds
+what the test questions say, and `seed-N/learnt/weights` is what `SCLCorrector.from_pretrained` loads; `curves.png`
+shows all seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reward_vlm.data import Question, question_json, write_rows
+from reward_vlm.scl import rounds
+from reward_vlm.scl import train as training
+from reward_vlm.scl.corrector import CONFIG, SCLConfig, SCLCorrector, SCLOptions
+from reward_vlm.scl.evaluate import measure, summary
+from reward_vlm.scl.prompts import REVIEWS, ask, review
+from reward_vlm.scl.scene_questions import (
+    TEST_SEED,
+    any_letter,
+    question_corpus,
+    scene_item,
+    scene_questions,
+    scene_reply,
+)
+from reward_vlm.tiny import TinySize, tiny_chat_model
+from reward_vlm.training import common_arguments, finish, message_set, supervise
+from vision.config import save_config
+from vision.files import atomic_path
+from vision.report import plot_panels
+
+Log = Callable[[str], object]
+SEEDS = {"cold": 1, "construction": 7, "validation": 98, "test": TEST_SEED}
+"""Seeds of the questions."""
+STYLE = SCLConfig("plain", max_new_tokens=32)
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """Supervised learning of the format, of seeing, and of reviewing."""
+
+    rows: int = 16000
+    """Replies to learn from, each seen once at most."""
+    batch_size: int = 32
+    """Replies per update."""
+    learning_rate: float = 1e-3
+    """Constant after the first 30 updates."""
+    until: float = 0.5
+    """Ends when this share of the validation questions is answered rightly (looked at every `look` updates)."""
+    look: int = 10
+    """Updates between looks, and between checkpoints."""
+    reviews: float = 0.3
+    """Share of the replies that follow a review; the answer under review is right in half of them."""
+    spoiled: float = 0.2
+    """Share of the reviews that end with a wrong answer."""
+
+
+@dataclass(frozen=True)
+class MiniSCLTraining:
+    """The recipe of the small model."""
+
+    folder: Path = Path("runs/scl-mini")
+    """Everything goes here."""
+    seeds: tuple[int, ...] = (0,)
+    """Whole runs; a seed decides about first weights, order and samples, the questions are the same for all."""
+    cold: ColdStart = field(default_factory=ColdStart)
+    """The start."""
+    questions: int = 3000
+    """Questions of a round."""
+    rounds: int = 1
+    """Rounds of self-correction learning."""
+    asking: SCLOptions = field(
+        default_factory=lambda: SCLOptions(reviews=(0,), temperature=1.0, batch_size=64),
+    )
+    """How pairs are made."""
+    dpo: training.DPO = field(
+        default_factory=lambda: training.DPO(
+            batch_size=32, accumulate=1, learning_rate=1e-4, max_grad_norm=1.0, lora=training.LoRA(rank=0), parts="all"
+        )
+    )
+    """The reference's losses; all weights are trained."""
+    control: bool = True
+    """Also train on the first round's pairs with chosen and rejected exchanged."""
+    validation: int = 200
+    """Questions that end the cold start and judge the rounds."""
+    tests: int = 500
+    """Questions of the report; nothing else sees them."""
+    size: TinySize = field(default_factory=TinySize)
+    """Sizes of the network."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise ValueError("seeds must name at least one run.")
+
+
+def train(options: MiniSCLTraining, *, log: Log | None = None) -> Path:
+    """Run what is not finished and return the folder of the first seed's weights."""
+    say = log or (lambda line: None)
+    data = options.folder / "data"
+    for name, count in (("construction", options.questions * options.rounds), ("validation", options.validation)):
+        if not (data / f"{name}.jsonl").exists():
+            write_rows(
+                data / f"{name}.jsonl", [question_json(row, data) for row in scene_questions(SEEDS[name], count)]
+            )
+    reports = {seed: run(options, seed, lambda line, seed=seed: say(f"seed {seed}: {line}")) for seed in options.seeds}
+    plot_reports(list(reports.values()), options.folder / "curves.png")
+    return options.folder / f"seed-{options.seeds[0]}" / "learnt" / "weights"
+
+
+def run(options: MiniSCLTraining, seed: int, say: Log) -> dict[str, Any]:
+    """One seed, from nothing to its report."""
+    folder = options.folder / f"seed-{seed}"
+    start = cold_start(options, seed, folder / "cold", say)
+    data = options.folder / "data"
+    learnt = rounds.train(
+        rounds.SCLRounds(
+            data / "construction.jsonl", data / "validation.jsonl", folder / "learnt", str(start), options.rounds,
+            options.questions, asking=options.asking, dpo=options.dpo, seed=seed,
+        ),
+        log=say,
+    )  # fmt: skip
+    measured = {"start": start, "learnt": learnt}
+    if options.control:
+        pairs = folder / "learnt" / "round-1" / "pairs" / "pairs.jsonl"
+        swapped = replace(options.dpo, swap=True)
+        measured["control"] = training.train(
+            training.SCLTraining(pairs, folder / "control", str(start), swapped, seed=seed + 1), log=say
+        )
+    return report(options, measured, folder, say)
+
+
+def cold_start(options: MiniSCLTraining, seed: int, folder: Path, say: Log) -> Path:
+    """Supervised training until the rule says that it is enough; returns the folder of the weights."""
+    cold, weights = options.cold, folder / "weights"
+    if weights.exists():
+        return weights
+    corrector = SCLCorrector(tiny_chat_model(corpus(), options.size, seed), STYLE)
+    questions = scene_questions(SEEDS["validation"], options.validation)
+
+    def reached(step: int) -> bool:
+        found = summary(measure(corrector, questions, SCLOptions(reviews=(), batch_size=100)))
+        say(f"{step}: {found['first']:.3f} of the validation questions right")
+        return found["first"] >= cold.until
+
+    steps = cold.rows // cold.batch_size
+    arguments = common_arguments(folder, seed, cold.look) | {
+        "max_steps": steps,
+        "per_device_train_batch_size": cold.batch_size,
+        "learning_rate": cold.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 30 / steps,
+        "adam_beta2": 0.95,
+    }
+    trainer = supervise(corrector.chat, cold_rows(cold, seed), arguments, reached=reached, say=say)
+    return finish(trainer, corrector.chat.processor, weights, lambda part: save_config(STYLE, part / CONFIG))
+
+
+def cold_rows(cold: ColdStart, seed: int) -> Any:
+    """Right replies to questions, and dialogues in which a right or wrong answer is reviewed."""
+    rng = np.random.default_rng((seed, SEEDS["cold"]))
+    images, prompts, completions = [], [], []
+    for index in range(cold.rows):
+        question, scene = scene_item(SEEDS["cold"], index)
+        block = [{"type": "image"}, {"type": "text", "text": ask(question, STYLE.style)}]
+        turns: list[dict[str, Any]] = [{"role": "user", "content": block}]
+        right = True
+        if rng.random() < cold.reviews:
+            first = scene_reply(question, scene, any_letter(question, rng.random() < 0.5, rng))
+            request = review(int(rng.integers(len(REVIEWS))), question, STYLE.style)
+            turns += [{"role": "assistant", "content": first}, {"role": "user", "content": request}]
+            right = rng.random() >= cold.spoiled
+        last = scene_reply(question, scene, any_letter(question, right, rng))
+        images.append(question.images)
+        prompts.append(turns)
+        completions.append([{"role": "assistant", "content": last}])
+    return message_set(images, {"prompt": prompts, "completion": completions})
+
+
+def corpus() -> Iterator[str]:
+    """Every word that the model reads or writes."""
+    question = Question("", "", (), None)
+    yield from question_corpus()
+    yield from (review(number, question, STYLE.style) for number in range(len(REVIEWS)))
+    yield from (f"A. {letter}. {letter}" for letter in "ABCD")
+
+
+def report(options: MiniSCLTraining, weights: Mapping[str, Path], folder: Path, say: Log) -> dict[str, Any]:
+    """Ask the test questions with every set of weights, with and without sampling noise."""
+    path = folder / "report.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    questions, found = scene_questions(SEEDS["test"], options.tests), {}
+    for name, source in weights.items():
+        corrector = SCLCorrector.from_pretrained(source)
+        records = measure(corrector, questions, replace(options.asking, temperature=0.0))
+        found[name] = summary(records) | {
+            kind: summary([row for row in records if row.source == kind])["first"]
+            for kind in sorted({row.source for row in records})
+        }
+        shown = ("first", "refined", "wrong_to_right", "right_to_wrong")
+        say(f"{name}: " + "  ".join(f"{key} {found[name][key]:.3f}" for key in shown))
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def plot_reports(reports: Sequence[Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """One panel per number; a line per seed from the control through the start to what was learnt."""
+    order = [name for name in ("control", "start", "learnt") if all(name in report for report in reports)]
+    titles = {"first": "first answers right", "refined": "refined answers right", "net_gain": "net gain of the review"}
+    panels = {
+        title: {
+            f"seed {place}": (range(len(order)), [report[name][key] for name in order])
+            for place, report in enumerate(reports)
+        }
+        for key, title in titles.items()
+    }
+    plot_panels(path, panels, columns=3, xlabel=", ".join(f"{place} {name}" for place, name in enumerate(order)))
