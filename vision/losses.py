@@ -41,6 +41,37 @@ def _gradient_magnitude(image: Tensor) -> Tensor:
     return (down.square() + right.square() + 1e-8).sqrt()
 
 
+def texture_difference(a: Tensor, b: Tensor, window: int = 8, scales: int = 3, floor: float = 0.01) -> Tensor:
+    """Mean absolute difference of the logarithms of local texture energies: grain and edges without position.
+
+    The eight zero-mean filters of the 3 x 3 cosine transform are applied to brightness and to two colour differences,
+    at full, half, quarter size and so on; an energy is the mean magnitude of a filter's answers in a window.
+
+    Args:
+        a, b: (b, 3, h, w) RGB.
+        window: side of a window in pixels of its scale; windows overlap by half.
+        scales: number of sizes.
+        floor: energy below which differences do not count.
+
+    Raises:
+        ValueError: the smallest size is smaller than a window.
+    """
+    least = (window + 2) << (scales - 1)
+    if min(a.shape[-2:]) < least:
+        raise ValueError(f"texture_difference needs at least {least} pixels per side, got {tuple(a.shape[-2:])}.")
+    frequencies, positions = torch.arange(3.0)[:, None], torch.arange(3.0)[None]
+    waves = F.normalize(torch.cos(torch.pi / 3 * (positions + 0.5) * frequencies), dim=1)
+    filters = torch.einsum("iy,jx->ijyx", waves, waves).flatten(0, 1)[1:, None].to(a)  # (8, 1, 3, 3)
+    mix = a.new_tensor([[0.299, 0.587, 0.114], [0.5, -0.5, 0.0], [-0.25, -0.25, 0.5]])
+    pair = torch.einsum("ij,bjhw->bihw", mix, torch.cat([a, b])).flatten(0, 1)[:, None]  # (2 * b * 3, 1, h, w)
+    differences = []
+    for _ in range(scales):
+        energy = F.avg_pool2d(F.conv2d(pair, filters).abs(), window, max(window // 2, 1))
+        differences.append(F.l1_loss(*(energy + floor).log().chunk(2)))
+        pair = F.avg_pool2d(pair, 2)
+    return torch.stack(differences).mean()
+
+
 def ssim_loss(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     """1 - mean structural similarity (Wang et al. 2004) over channels and the positions where the window fits.
 

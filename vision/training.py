@@ -256,6 +256,7 @@ def fit_stage(
     data: Dataset[Any],
     options: TrainOptions,
     *,
+    evaluate: Callable[[Mapping[str, nn.Module]], Mapping[str, float]] | None = None,
     log: Callable[[str], None] | None = None,
     max_seconds: float | None = None,
 ) -> nn.Module | None:
@@ -263,13 +264,14 @@ def fit_stage(
 
     Args:
         file: safetensors file of the finished module. When it exists its tensors are loaded and nothing is trained.
-        objectives, data, options, log, max_seconds: as in `fit`.
+        objectives, data, options, evaluate, log, max_seconds: as in `fit`.
     """
     module = objectives[0].module
     if file.exists():
         module.load_state_dict(load_file(file))
         return module
-    trained = fit(objectives, data, options, log=log, max_seconds=max_seconds)[objectives[0].name]
+    found = fit(objectives, data, options, evaluate=evaluate, log=log, max_seconds=max_seconds)
+    trained = found[objectives[0].name]
     if not finished(options.folder, options.steps):
         return None
     with atomic_path(file) as part:

@@ -200,3 +200,19 @@ class NoisePredictor:
             raise ValueError(
                 f"Latents of {tuple(latents.shape[-2:])} do not belong to a picture of {tuple(self.image.shape[-2:])}."
             )
+
+
+class EachAlone:
+    """Predicts for every picture of a batch alone: convolutions of a batch round differently.
+
+    Args:
+        predictors: one per picture.
+    """
+
+    def __init__(self, predictors: Sequence[NoisePredictor]):
+        self.predictors = predictors
+
+    def __call__(self, latents: Tensor, at: At) -> Tensor:
+        """(b, 4, h, w) -> (b, 4, h, w), after guidance."""
+        pairs = zip(self.predictors, latents.split(1), strict=True)
+        return torch.cat([predict(item, at) for predict, item in pairs])

@@ -29,6 +29,21 @@ def test_ssim_loss_is_one_minus_the_usual_number():
         losses.ssim_loss(a[..., :8], b[..., :8])
 
 
+def test_texture_difference_sees_grain_but_not_its_position():
+    generator = torch.Generator().manual_seed(0)
+    grain, other = (0.5 + 0.1 * torch.randn(2, 3, 64, 64, generator=generator) for _ in range(2))
+    blurred = torch.nn.functional.avg_pool2d(grain, 3, 1, 1)
+    assert losses.texture_difference(grain, grain).item() == 0
+    assert losses.texture_difference(other, grain) < 0.5 * losses.texture_difference(blurred, grain)
+    assert torch.nn.functional.l1_loss(other, grain) > torch.nn.functional.l1_loss(blurred, grain)
+    assert losses.texture_difference(grain + 0.2, grain).item() < 1e-4
+    near = blurred.requires_grad_(True)
+    losses.texture_difference(near, grain).backward()
+    assert near.grad.isfinite().all() and near.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="at least 40 pixels per side"):
+        losses.texture_difference(grain[..., :32], other[..., :32])
+
+
 @pytest.mark.parametrize("loss", (losses.l1, losses.charbonnier, losses.ssim_loss, losses.gradient_difference))
 def test_losses_grow_with_the_difference_and_have_gradients(loss):
     a, b = pictures()
