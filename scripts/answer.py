@@ -106,7 +106,6 @@ def record(talk: Talk) -> dict[str, Any]:
     def said(answer: Answer) -> dict[str, Any]:
         return {"choice": answer.choice, "text": answer.text, "log_prob": answer.reply.log_prob}
 
-    assert talk.final is not None
     answers = {"first": said(talk.first), "final": said(talk.final), "tried": [said(answer) for answer in talk.tried]}
     known = {} if talk.question.answer is None else {"answer": talk.question.answer}
     return answers | known | {"turns": talk.dialogue.texts()}

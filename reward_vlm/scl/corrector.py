@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from reward_vlm.data import Question
-from reward_vlm.dialogue import Dialogue, as_part
+from reward_vlm.dialogue import Dialogue
 from reward_vlm.r1.judge import Chat, Query, R1Judge
 from reward_vlm.scl.extract import Variant, extract
 from reward_vlm.scl.prompts import Style, ask, review, review_text
@@ -113,8 +113,8 @@ class Talk:
     """What led to the answer that stands."""
     tried: tuple[Answer, ...] = ()
     """Every answer, in order, also those that the judge did not take."""
-    final: Answer | None = None
-    """The answer that stands."""
+    kept: int = 0
+    """Index of the answer that stands."""
     settled: bool = False
     """Whether the last review left the chosen option as it was."""
 
@@ -122,6 +122,11 @@ class Talk:
     def first(self) -> Answer:
         """The answer before any review."""
         return self.tried[0]
+
+    @property
+    def final(self) -> Answer:
+        """The answer that stands."""
+        return self.tried[self.kept]
 
 
 @dataclass(frozen=True)
@@ -270,23 +275,22 @@ class SCLCorrector:
     def _answered(self, talk: Talk, asked: Dialogue, reply: Reply) -> Talk:
         letters = [letter for letter, _ in talk.question.options]
         choice = extract(reply.text, self.config.extract, letters)
-        answer, before = Answer(reply.text, choice, reply), talk.final
-        same = before is not None and (
-            answer.choice == before.choice if answer.choice is not None else answer.text == before.text
-        )
-        return Talk(talk.question, asked.assistant(reply.text), (*talk.tried, answer), answer, same)
+        answer, tried, same = Answer(reply.text, choice, reply), talk.tried, False
+        if tried:
+            same = choice == talk.final.choice and (choice is not None or reply.text == talk.final.text)
+        return Talk(talk.question, asked.assistant(reply.text), (*tried, answer), len(tried), same)
 
     def _prefers(self, old: Sequence[Talk], new: Sequence[Talk]) -> list[bool]:
         """Whether the judge prefers the new answer to the one that stands; a tie keeps the old one."""
+        assert self.judge is not None
         queries = [
             Query(ask(b.question, "plain"), (a.final.text, b.final.text), tuple(b.question.media()))
             for a, b in zip(old, new, strict=True)
         ]
-        scores = (
-            [judged.scores for judged in self.judge.batch(queries)]
-            if isinstance(self.judge, R1Judge)
-            else [self.judge(query) for query in queries]
-        )
+        if isinstance(self.judge, R1Judge):
+            scores = [judged.scores for judged in self.judge.batch(queries)]
+        else:
+            scores = [self.judge(query) for query in queries]
         return [bool(after > before) for before, after in scores]
 
 
@@ -311,5 +315,5 @@ def multiple_choice(
     if len(options) == 1:
         raise ValueError("A question needs two or more choices, or none when its text holds them; got one.")
     given: Sequence[Any] = () if image is None else image if isinstance(image, (list, tuple)) else (image,)
-    pictures = tuple(as_part(Path(each) if isinstance(each, str) else each) for each in given)
-    return Question("", question, options, None, pictures)
+    shown = Dialogue().user(*(Path(each) if isinstance(each, str) else each for each in given))
+    return Question("", question, options, None, shown.images)

@@ -190,10 +190,9 @@ def _rows(benchmark: Benchmark, source: str | Path | None, split: str | None, re
         if path.is_file():
             kind = "json" if path.suffix in (".json", ".jsonl") else "parquet"
             found = load_dataset(kind, data_files=name, split="train", streaming=True)
-        elif (path / "dataset_dict.json").exists():
-            found = load_from_disk(name)[part].to_iterable_dataset()
-        elif (path / "state.json").exists():
-            found = load_from_disk(name).to_iterable_dataset()
+        elif (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            saved: Any = load_from_disk(name)
+            found = (saved[part] if isinstance(saved, dict) else saved).to_iterable_dataset()
         elif path.is_dir():
             files = [str(file) for file in sorted(path.rglob("*.parquet")) if file.name.startswith(part)]
             if not files:
