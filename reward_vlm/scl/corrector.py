@@ -314,6 +314,7 @@ def multiple_choice(
         options = tuple(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", choices, strict=False))
     if len(options) == 1:
         raise ValueError("A question needs two or more choices, or none when its text holds them; got one.")
-    given: Sequence[Any] = () if image is None else image if isinstance(image, (list, tuple)) else (image,)
+    media: Any = () if image is None else image
+    given = media if isinstance(media, (list, tuple)) else (media,)
     shown = Dialogue().user(*(Path(each) if isinstance(each, str) else each for each in given))
     return Question("", question, options, None, shown.images)
