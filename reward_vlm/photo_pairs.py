@@ -1,7 +1,8 @@
 """Pairs of spoiled photographs of which one is less degraded, by construction: what judges of restorations learn from.
 
-Both pictures of a pair show the same crop. Each is blurred, noisy or coded in JPEG blocks at a strength in [0, 1]; the
-one with the lower strength is better. Item i of a seed depends on (seed, i) alone.
+Both pictures of a pair show the same crop. Each is blurred, noisy, coded in JPEG blocks, shrunk and enlarged, or
+sharpened too much, at a strength in [0, 1]; the one with the lower strength is better. Item i of a seed depends on
+(seed, i) alone.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import PIL.ImageFilter
 from reward_vlm.data import Preference
 
 QUESTION = "which picture is less degraded ?"
-KINDS = ("blur", "noise", "blocks")
+KINDS = ("blur", "noise", "blocks", "coarse", "ringing")
 SIDE = 56
 """Pixels per side of the crops."""
+MARGIN = 8
+"""Pixels by which crops are larger, on average on each side, while they are spoiled: blocks may lie anywhere."""
 GAP = 0.3
 """Least difference of the strengths of a pair."""
 LEVELS = ("none", "low", "middle", "high")
@@ -31,7 +34,8 @@ def spoil(crop: PIL.Image.Image, kind: str, strength: float, rng: np.random.Gene
     """A crop with one fault; strength 0 leaves it as it is.
 
     Blur: Gaussian, sigma up to 2.5 pixels. Noise: Gaussian, standard deviation up to 50 of 255. Blocks: JPEG, quality
-    from 60 down to 4.
+    from 60 down to 4. Coarse: shrunk up to 4 times and enlarged, bicubic. Ringing: unsharp mask of radius 2, up to 5
+    times the difference added.
     """
     if strength <= 0:
         return crop
@@ -44,6 +48,11 @@ def spoil(crop: PIL.Image.Image, kind: str, strength: float, rng: np.random.Gene
         buffer = io.BytesIO()
         crop.save(buffer, "JPEG", quality=round(math.exp(math.log(60) + strength * math.log(4 / 60))))
         return PIL.Image.open(buffer).convert("RGB")
+    if kind == "coarse":
+        small = [max(round(side / (1 + 3 * strength)), 1) for side in crop.size]
+        return crop.resize(small, PIL.Image.Resampling.BICUBIC).resize(crop.size, PIL.Image.Resampling.BICUBIC)
+    if kind == "ringing":
+        return crop.filter(PIL.ImageFilter.UnsharpMask(2, round(500 * strength), 0))
     raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
 
 
@@ -70,21 +79,25 @@ class PhotoPairs:
         better = int(rng.integers(1, 3))
         if better == 2:
             kinds, strengths = kinds[::-1], strengths[::-1]
-        first, second = (spoil(crop, k, s, rng) for k, s in zip(kinds, strengths, strict=True))
+        x, y = (int(place) for place in rng.integers(0, 2 * MARGIN, 2))
+        window = (x, y, x + SIDE, y + SIDE)
+        first, second = (spoil(crop, k, s, rng).crop(window) for k, s in zip(kinds, strengths, strict=True))
         return Preference(
             id=f"photo-{self.seed}-{index}",
             question=QUESTION,
             answers=(first, second),
             better=better,
+            category=kinds[0] if kinds[0] == kinds[1] else "mixed",
             rationale=describe((kinds[0], kinds[1]), (strengths[0], strengths[1]), better),
         )
 
     def _crop(self, rng: np.random.Generator) -> PIL.Image.Image:
         """A crop with something to see in it: at most five are drawn until one has fine structure."""
+        whole = SIDE + 2 * MARGIN
         for _ in range(5):
             photo = self.photos[rng.integers(len(self.photos))]
-            y, x = (int(rng.integers(0, side - SIDE + 1)) for side in photo.shape[:2])
-            crop = photo[y : y + SIDE, x : x + SIDE]
+            y, x = (int(rng.integers(0, side - whole + 1)) for side in photo.shape[:2])
+            crop = photo[y : y + whole, x : x + whole]
             grey = crop.astype(np.float32).mean(2)
             if np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean() > 6:
                 break

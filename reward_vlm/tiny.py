@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from reward_vlm.spectrum import start_with_spectra
 from reward_vlm.vlm import ChatModel
 
 SPECIAL = (
@@ -44,10 +45,16 @@ class TinySize:
     image_pixels: int = 56
     """Pixels per side to which square pictures are scaled (the area, for others); a multiple of 28. Each 28 x 28
     pixels become one token."""
+    image_hidden: int | None = None
+    """Width of the image encoder, a multiple of 16; None: `hidden`."""
+    image_start: Literal["random", "spectra"] = "random"
+    """First weights of the image encoder: random, or such that it sees fine structure (`reward_vlm.spectrum`)."""
 
     def __post_init__(self) -> None:
         if self.hidden < 64 or self.hidden % 32:
             raise ValueError(f"hidden must be a multiple of 32 and at least 64, got {self.hidden}.")
+        if self.image_hidden is not None and (self.image_hidden < 32 or self.image_hidden % 16):
+            raise ValueError(f"image_hidden must be a multiple of 16 and at least 32, got {self.image_hidden}.")
         if self.image_pixels < 28 or self.image_pixels % 28:
             raise ValueError(f"image_pixels must be a multiple of 28, got {self.image_pixels}.")
         if min(self.layers, self.image_layers) < 1:
@@ -121,14 +128,13 @@ def build_processor(tokenizer: Any, size: TinySize) -> Any:
 def build_model(tokenizer: Any, size: TinySize) -> Any:
     """Qwen2_5_VLForConditionalGeneration with weights from the current random state.
 
-    Their standard deviation is 1 / sqrt(hidden). The library's 0.02 suits widths of thousands: at 96, a small judge
+    Their standard deviation is 1 / sqrt(width). The library's 0.02 suits widths of thousands: at 96, a small judge
     needs 150 to 300 updates more before it can copy words out of its prompt, and with some seeds it never does.
     """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    heads = 4
+    heads, image_hidden = 4, size.image_hidden or size.hidden
     half = size.hidden // heads // 2
-    spread = size.hidden**-0.5
     sections = [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]  # time, height, width
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     ids = tokenizer.convert_tokens_to_ids
@@ -143,15 +149,15 @@ def build_model(tokenizer: Any, size: TinySize) -> Any:
             "max_position_embeddings": 1024,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections},
             "tie_word_embeddings": True,
-            "initializer_range": spread,
+            "initializer_range": size.hidden**-0.5,
             "bos_token_id": None,
             "eos_token_id": end,
             "pad_token_id": pad,
         },
         vision_config={
             "depth": size.image_layers,
-            "hidden_size": size.hidden,
-            "intermediate_size": 2 * size.hidden,
+            "hidden_size": image_hidden,
+            "intermediate_size": 2 * image_hidden,
             "num_heads": heads,
             "out_hidden_size": size.hidden,
             "patch_size": 14,
@@ -160,7 +166,7 @@ def build_model(tokenizer: Any, size: TinySize) -> Any:
             "window_size": 56,
             "fullatt_block_indexes": [size.image_layers - 1],
             "in_channels": 3,
-            "initializer_range": spread,
+            "initializer_range": image_hidden**-0.5,
         },
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
@@ -169,5 +175,7 @@ def build_model(tokenizer: Any, size: TinySize) -> Any:
         tie_word_embeddings=True,
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
+    if size.image_start == "spectra":
+        start_with_spectra(model.model.visual)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = end, pad
     return model

@@ -41,6 +41,7 @@ RECIPES = {
     "r1": {
         "published": ("reward_vlm.r1.train", "R1Training"),
         "mini": ("reward_vlm.r1.train_mini", "MiniR1Training"),
+        "mini-restoration": ("reward_vlm.r1.train_pictures", "PictureJudgeTraining"),
         "judgements": ("reward_vlm.r1.judgements", "JudgementWriting"),
     },
     "scl": {

@@ -1,27 +1,23 @@
-"""Training of the small judges that ship with the project, from nothing, on a CPU in minutes.
+"""Training of the small judge of rendered scenes that ships with the project, from nothing, on a CPU in minutes.
 
     python scripts/train.py r1 --recipe mini --seed 2 --folder runs/r1-mini
-    python scripts/train.py r1 --recipe mini --variant restoration --photos photos --folder runs/r1-mini-restoration
-
-The first command made the weights that ship; the second has not produced a judge better than chance yet.
 
 A tiny vision-language model with random weights learns to write judgements (cold start), then StableReinforce teaches
-it to choose rightly. Data are rendered scenes (`reward_vlm.scenes`) or pairs of spoiled photographs
-(`reward_vlm.photo_pairs`). Both stages go on from their checkpoints when the same command is given again; the result is
-`<folder>/rl/weights`, which `R1Judge.from_pretrained` loads. Times and measured results stand in the model card.
+it to choose rightly. Data are rendered scenes (`reward_vlm.scenes`); `reward_vlm.r1.train_pictures` is the same recipe
+for a judge of restorations. Both stages go on from their checkpoints when the same command is given again; the result
+is `<folder>/rl/weights`, which `R1Judge.from_pretrained` loads. Times and measured results stand in the model card.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from reward_vlm.data import Preference, preference_json, write_rows
-from reward_vlm.photo_pairs import PhotoPairs, photo_corpus
+from reward_vlm.data import Preference, preference, preference_json, read_rows, write_rows
 from reward_vlm.r1.curves import plot_run, read_log
 from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Config, R1Judge
@@ -29,30 +25,29 @@ from reward_vlm.r1.train import R1Training, StableReinforce
 from reward_vlm.r1.train import train as train_stage
 from reward_vlm.scenes import scene_corpus, scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
-from vision.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS, collect_photos
 
 Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class MiniR1Training:
-    """The recipe of the small judges."""
+    """The recipe of the small judge of scenes."""
 
     folder: Path = Path("runs/r1-mini")
     """Data, the two stages and the report go here."""
-    variant: Literal["scenes", "restoration"] = "scenes"
-    """What is judged: descriptions of rendered scenes, or which of two pictures is less degraded."""
-    photos: Path = Path("photos")
-    """Folder below which the photographs lie (restoration), see `vision/photos.py`."""
     stage: Literal["sft", "rl", "all"] = "all"
     """Stop after the cold start, or go on."""
     sft_steps: int = 325
     """Updates of the cold start at most, 32 judgements each."""
     sft_until: float = 1.0
-    """The cold start ends when this share of the held-out pairs is right in both orders (looked at every 10 updates);
-    1: it uses all updates, unless every pair is right earlier."""
+    """The cold start ends when this share of the held-out pairs is right in both orders (looked at every `sft_every`
+    updates); 1: it uses all updates, unless every pair is right earlier."""
+    sft_every: int = 10
+    """Updates of the cold start between checkpoints."""
     sft_rate: float = 2e-3
-    """Learning rate of the cold start."""
+    """Peak learning rate of the cold start."""
+    sft_schedule: Literal["cosine", "constant"] = "constant"
+    """Of the cold start."""
     rounds: int = 2
     """Rounds of reinforcement."""
     steps: int = 16
@@ -78,12 +73,17 @@ class MiniR1Training:
     seed: int = 0
     """Of the first weights, the order of the rows and the judgements; the data are the same for all seeds."""
 
+    def corpus(self) -> Iterable[str]:
+        """Sentences of the task, for the tokenizer."""
+        return scene_corpus()
 
-CORPORA = {"scenes": scene_corpus, "restoration": photo_corpus}
+    def pairs(self, name: str, count: int) -> list[Preference]:
+        """The pairs of a stage: one of `SEEDS`."""
+        return scene_pairs(SEEDS[name], count)
+
+
 SEEDS = {"sft": 1, "rl": 7, "held_out": 98, "test": 99}
 """Seeds of the data."""
-VALIDATION_PHOTOS = TRAINING_PHOTOS[::7]
-"""Judge the rounds; the others are trained on, and the test is on `HELD_OUT_PHOTOS`."""
 
 
 def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
@@ -94,15 +94,15 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
     if not empty.exists():
         part = empty.with_name("empty.part")
         shutil.rmtree(part, ignore_errors=True)
-        chat = tiny_chat_model(CORPORA[options.variant](), options.size, options.seed)
+        chat = tiny_chat_model(options.corpus(), options.size, options.seed)
         R1Judge(chat, R1Config("plain", True, 48, None)).save_pretrained(part)
         part.rename(empty)
     common = {"batch_size": 32, "seed": options.seed}
     weights = train_stage(
         R1Training(
             rows=data / "sft.jsonl", folder=options.folder / "sft", start=str(empty), steps=options.sft_steps,
-            accumulate=1, learning_rate=options.sft_rate, schedule="constant", warmup=30 / options.sft_steps,
-            held_out=data / "held_out.jsonl", until=options.sft_until, save_every=10, **common,
+            accumulate=1, learning_rate=options.sft_rate, schedule=options.sft_schedule, warmup=30 / options.sft_steps,
+            held_out=data / "held_out.jsonl", until=options.sft_until, save_every=options.sft_every, **common,
         ),
         log=say,
     )  # fmt: skip
@@ -123,31 +123,16 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
 
 def write_data(options: MiniR1Training, folder: Path) -> None:
     """The rows of every stage as files."""
-    for name, count in zip(("sft", "rl", "held_out"), options.rows, strict=True):
+    for name, count in zip(SEEDS, (*options.rows, options.tests), strict=True):
         path = folder / f"{name}.jsonl"
         if not path.exists():
-            pairs = make_pairs(options, name, count)
+            pairs = options.pairs(name, count)
             write_rows(path, [preference_json(pair, folder) for pair in pairs])
-
-
-def make_pairs(options: MiniR1Training, name: str, count: int) -> list[Preference]:
-    """The pairs of a stage ("sft", "rl", "held_out" or "test")."""
-    if options.variant == "scenes":
-        return scene_pairs(SEEDS[name], count)
-    pairs = PhotoPairs(photos_of(options, name), SEEDS[name])
-    return [pairs(index) for index in range(count)]
-
-
-def photos_of(options: MiniR1Training, name: str) -> list[Path]:
-    """The photographs of a stage."""
-    training = tuple(photo for photo in TRAINING_PHOTOS if photo not in VALIDATION_PHOTOS)
-    names = {"held_out": VALIDATION_PHOTOS, "test": HELD_OUT_PHOTOS}.get(name, training)
-    return collect_photos(options.photos, options.folder / "pictures", names=names)
 
 
 def report(options: MiniR1Training, say: Log) -> None:
     """Judge the test pairs with the weights of each stage; write `report.json` and `curves.png`."""
-    pairs = make_pairs(options, "test", options.tests)
+    pairs, _ = read_rows(options.folder / "data" / "test.jsonl", preference)
     found = {}
     for stage in ("sft", "rl"):
         weights = options.folder / stage / "weights"
@@ -157,5 +142,5 @@ def report(options: MiniR1Training, say: Log) -> None:
             say(f"{stage}: " + "  ".join(f"{name} {found[stage][name]:.3f}" for name in shown))
     log = options.folder / "rl" / "log.jsonl"
     if log.exists():
-        plot_run({"": read_log(log)}, options.folder / "curves.png", f"{options.variant}, seed {options.seed}")
+        plot_run({"": read_log(log)}, options.folder / "curves.png", f"seed {options.seed}")
     (options.folder / "report.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
