@@ -11,17 +11,13 @@ from dataclasses import replace
 import numpy as np
 
 from reward_vlm.data import Question
-from reward_vlm.scenes import GROUNDS, OBJECTS, SHAPES, Scene, draw_scene, render
+from reward_vlm.scenes import GROUNDS, OBJECTS, Scene, draw_scene, render
 
 KINDS = {
     "colour": ("what colour is the object ?", tuple(OBJECTS)),
     "ground": ("what colour is the ground ?", tuple(GROUNDS)),
-    "shape": ("what shape is the object ?", SHAPES),
 }
-"""Attribute of a scene -> its question and all possible answers. A small model learns the colours soon and shapes
-hardly."""
-
-
+"""Attribute of a scene -> its question and all possible answers."""
 TEST_SEED = 99
 """Of questions that no training sees."""
 
@@ -35,8 +31,8 @@ def scene_item(seed: int, index: int) -> tuple[Question, Scene]:
     kind = list(KINDS)[rng.integers(len(KINDS))]
     text, values = KINDS[kind]
     options = tuple(zip("ABCD", (values[place] for place in rng.permutation(len(values))), strict=False))
-    answer = next(letter for letter, value in options if value == getattr(scene, kind))
-    return Question(f"{seed}-{index}", text, options, answer, (picture,), f"scenes-{kind}"), scene
+    question = Question(f"{seed}-{index}", text, options, None, (picture,), f"scenes-{kind}")
+    return replace(question, answer=letter_of(question, getattr(scene, kind))), scene
 
 
 def scene_questions(seed: int, count: int) -> list[Question]:
@@ -50,16 +46,24 @@ def scene_reply(question: Question, scene: Scene, letter: str) -> str:
     Args:
         scene: what is in the picture; for a wrong letter the reply claims to see what that option says.
     """
-    seen = replace(scene, **{question.source.removeprefix("scenes-"): dict(question.options)[letter]})
+    seen = replace(scene, **{kind_of(question): dict(question.options)[letter]})
     checked = " ".join(f"{other} {text} {'yes' if other == letter else 'no'}" for other, text in question.options)
-    return f"a {seen.colour} {seen.shape} on {seen.ground} . {checked} . ## {letter} ##"
+    return f"{seen.describe()} . {checked} . ## {letter} ##"
 
 
-def any_letter(question: Question, right: bool, rng: np.random.Generator) -> str:
-    """The letter of the right option, or of another one."""
-    if right:
-        return str(question.answer)
-    others = [letter for letter, _ in question.options if letter != question.answer]
+def kind_of(question: Question) -> str:
+    """The attribute that a question is about."""
+    return question.source.removeprefix("scenes-")
+
+
+def letter_of(question: Question, value: str) -> str:
+    """The letter of the option that says `value`."""
+    return next(letter for letter, text in question.options if text == value)
+
+
+def other_letter(question: Question, letter: str, rng: np.random.Generator) -> str:
+    """The letter of another option."""
+    others = [other for other, _ in question.options if other != letter]
     return others[rng.integers(len(others))]
 
 

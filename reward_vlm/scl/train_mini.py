@@ -2,11 +2,13 @@
 
     python scripts/train.py scl --recipe mini --seeds 0 1 2 --folder runs/scl-mini
 
-A tiny vision-language model with random weights learns to answer multiple-choice questions about rendered scenes, and
-to review its answers, from right replies to questions and from reviews of which some correct and some spoil (cold
-start). It stops early, as soon as half of the validation questions are answered rightly, so that there is something
-left to learn. Then come rounds of self-correction learning, and a control of the same length with chosen and rejected
-replies exchanged. Cold start, construction, validation and test ask different questions.
+A tiny vision-language model with random weights learns from a careless teacher to answer multiple-choice questions
+about rendered scenes, and to review its answers (cold start). The teacher takes green for red and purple for black more
+often than not, and slips now and then; so there is something left to learn, and its reviews correct some answers and
+spoil others. The answers are taught until a share of the validation questions is answered rightly, the reviews for a
+fixed number of updates: one rule for all seeds. Then come rounds of self-correction learning, and a control of the same
+length with chosen and rejected replies exchanged. Cold start, construction, validation and test ask different
+questions.
 
 Every part goes on from its checkpoints when the same command is given again. Of every seed, `seed-N/report.json` holds
 what the test questions say, and `seed-N/learnt/weights` is what `SCLCorrector.from_pretrained` loads; `curves.png`
@@ -19,11 +21,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from reward_vlm.data import Question, question_json, write_rows
+from reward_vlm.scenes import Scene
 from reward_vlm.scl import rounds
 from reward_vlm.scl import train as training
 from reward_vlm.scl.corrector import CONFIG, SCLConfig, SCLCorrector, SCLOptions
@@ -31,7 +34,9 @@ from reward_vlm.scl.evaluate import measure, summary
 from reward_vlm.scl.prompts import REVIEWS, ask, review
 from reward_vlm.scl.scene_questions import (
     TEST_SEED,
-    any_letter,
+    kind_of,
+    letter_of,
+    other_letter,
     question_corpus,
     scene_item,
     scene_questions,
@@ -44,8 +49,10 @@ from vision.files import atomic_path
 from vision.report import plot_panels
 
 Log = Callable[[str], object]
-SEEDS = {"cold": 1, "construction": 7, "validation": 98, "test": TEST_SEED}
+SEEDS = {"answers": 1, "reviews": 2, "construction": 7, "validation": 98, "test": TEST_SEED}
 """Seeds of the questions."""
+CONFUSED = {"green": "red", "purple": "black"}
+"""What the teacher takes for something else."""
 STYLE = SCLConfig("plain", max_new_tokens=32)
 
 
@@ -53,20 +60,22 @@ STYLE = SCLConfig("plain", max_new_tokens=32)
 class ColdStart:
     """Supervised learning of the format, of seeing, and of reviewing."""
 
-    rows: int = 16000
-    """Replies to learn from, each seen once at most."""
-    batch_size: int = 32
-    """Replies per update."""
-    learning_rate: float = 1e-3
-    """Constant after the first 30 updates."""
-    until: float = 0.5
-    """Ends when this share of the validation questions is answered rightly (looked at every `look` updates)."""
+    answers: int = 500
+    """Updates at most that teach answers."""
+    until: float = 0.65
+    """They end when this share of the validation questions is answered rightly (looked at every `look` updates)."""
     look: int = 10
     """Updates between looks, and between checkpoints."""
-    reviews: float = 0.3
-    """Share of the replies that follow a review; the answer under review is right in half of them."""
-    spoiled: float = 0.2
-    """Share of the reviews that end with a wrong answer."""
+    reviews: int = 60
+    """Updates that teach reviews; half of their replies are still first answers."""
+    batch_size: int = 32
+    """Replies per update; each is seen once."""
+    learning_rate: float = 1e-3
+    """Constant after the first 30 updates."""
+    confusion: float = 0.6
+    """Share of the green things that the teacher calls red, and of the purple ones that it calls black."""
+    slips: float = 0.15
+    """Share of its replies in which it takes any other option."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class MiniSCLTraining:
     """Whole runs; a seed decides about first weights, order and samples, the questions are the same for all."""
     cold: ColdStart = field(default_factory=ColdStart)
     """The start."""
-    questions: int = 3000
+    questions: int = 2000
     """Questions of a round."""
     rounds: int = 1
     """Rounds of self-correction learning."""
@@ -144,50 +153,76 @@ def run(options: MiniSCLTraining, seed: int, say: Log) -> dict[str, Any]:
 
 
 def cold_start(options: MiniSCLTraining, seed: int, folder: Path, say: Log) -> Path:
-    """Supervised training until the rule says that it is enough; returns the folder of the weights."""
-    cold, weights = options.cold, folder / "weights"
-    if weights.exists():
-        return weights
-    corrector = SCLCorrector(tiny_chat_model(corpus(), options.size, seed), STYLE)
-    questions = scene_questions(SEEDS["validation"], options.validation)
+    """Answers until the rule says that it is enough, then reviews; returns the folder of the weights."""
+    cold, answers = options.cold, folder / "answers" / "weights"
+    if not answers.exists():
+        corrector = SCLCorrector(tiny_chat_model(corpus(), options.size, seed), STYLE)
+        questions = scene_questions(SEEDS["validation"], options.validation)
 
-    def reached(step: int) -> bool:
-        found = summary(measure(corrector, questions, SCLOptions(reviews=(), batch_size=100)))
-        say(f"{step}: {found['first']:.3f} of the validation questions right")
-        return found["first"] >= cold.until
+        def reached(step: int) -> bool:
+            found = summary(measure(corrector, questions, SCLOptions(reviews=(), batch_size=100)))
+            say(f"{step}: {found['first']:.3f} of the validation questions right")
+            return found["first"] >= cold.until
 
-    steps = cold.rows // cold.batch_size
+        teach(corrector, cold, "answers", seed, answers.parent, say, reached)
+    if not (folder / "weights").exists():
+        teach(SCLCorrector.from_pretrained(answers), cold, "reviews", seed, folder, say)
+    return folder / "weights"
+
+
+def teach(
+    corrector: SCLCorrector,
+    cold: ColdStart,
+    lesson: Literal["answers", "reviews"],
+    seed: int,
+    folder: Path,
+    say: Log,
+    reached: Callable[[int], bool] | None = None,
+) -> None:
+    """One part of the cold start: `folder` gets checkpoints, a log and the weights."""
+    steps = getattr(cold, lesson)
     arguments = common_arguments(folder, seed, cold.look) | {
         "max_steps": steps,
         "per_device_train_batch_size": cold.batch_size,
         "learning_rate": cold.learning_rate,
         "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": 30 / steps,
+        "warmup_steps": 30 / steps if steps > 30 else 0,
         "adam_beta2": 0.95,
     }
-    trainer = supervise(corrector.chat, cold_rows(cold, seed), arguments, reached=reached, say=say)
-    return finish(trainer, corrector.chat.processor, weights, lambda part: save_config(STYLE, part / CONFIG))
+    rows = cold_rows(cold, lesson, seed)
+    trainer = supervise(corrector.chat, rows, arguments, reached=reached, say=say)
+    finish(
+        trainer, corrector.chat.processor, folder / "weights", lambda part: save_config(corrector.config, part / CONFIG)
+    )
 
 
-def cold_rows(cold: ColdStart, seed: int) -> Any:
-    """Right replies to questions, and dialogues in which a right or wrong answer is reviewed."""
-    rng = np.random.default_rng((seed, SEEDS["cold"]))
+def cold_rows(cold: ColdStart, lesson: Literal["answers", "reviews"], seed: int) -> Any:
+    """The teacher's replies to questions, and for reviews also dialogues in which a reply is reviewed: the teacher
+    looks at the picture again, whatever was said first."""
+    rng = np.random.default_rng((seed, SEEDS[lesson]))
     images, prompts, completions = [], [], []
-    for index in range(cold.rows):
-        question, scene = scene_item(SEEDS["cold"], index)
+    for index in range(getattr(cold, lesson) * cold.batch_size):
+        question, scene = scene_item(SEEDS[lesson], index)
         block = [{"type": "image"}, {"type": "text", "text": ask(question, STYLE.style)}]
         turns: list[dict[str, Any]] = [{"role": "user", "content": block}]
-        right = True
-        if rng.random() < cold.reviews:
-            first = scene_reply(question, scene, any_letter(question, rng.random() < 0.5, rng))
+        if lesson == "reviews" and index % 2:
             request = review(int(rng.integers(len(REVIEWS))), question, STYLE.style)
+            first = scene_reply(question, scene, teacher(cold, question, scene, rng))
             turns += [{"role": "assistant", "content": first}, {"role": "user", "content": request}]
-            right = rng.random() >= cold.spoiled
-        last = scene_reply(question, scene, any_letter(question, right, rng))
+        last = scene_reply(question, scene, teacher(cold, question, scene, rng))
         images.append(question.images)
         prompts.append(turns)
         completions.append([{"role": "assistant", "content": last}])
     return message_set(images, {"prompt": prompts, "completion": completions})
+
+
+def teacher(cold: ColdStart, question: Question, scene: Scene, rng: np.random.Generator) -> str:
+    """The letter that the careless teacher chooses."""
+    value = getattr(scene, kind_of(question))
+    if value in CONFUSED and rng.random() < cold.confusion:
+        value = CONFUSED[value]
+    letter = letter_of(question, value)
+    return other_letter(question, letter, rng) if rng.random() < cold.slips else letter
 
 
 def corpus() -> Iterator[str]:

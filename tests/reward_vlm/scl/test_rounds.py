@@ -4,6 +4,7 @@ model, in small."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from reward_vlm.data import question_json, write_rows
 from reward_vlm.scl import rounds as module
 from reward_vlm.scl import train_mini
 from reward_vlm.scl.corrector import SCLConfig, SCLCorrector, SCLOptions
+from reward_vlm.scl.extract import extract
 from reward_vlm.scl.rounds import SCLRounds, train
 from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.scl.train import DPO, LoRA
@@ -22,7 +24,7 @@ from reward_vlm.tiny import SMALLEST, tiny_chat_model
 from reward_vlm.vlm import ChatModel
 
 CONFIG = SCLConfig("plain", max_new_tokens=8)
-QUICK = DPO(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, lora=LoRA(rank=0))
+QUICK = DPO(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, warmup=0.0, lora=LoRA(rank=0))
 
 
 class Killed(Exception):
@@ -136,7 +138,7 @@ def test_what_cannot_be_learnt_from_is_refused(files, tmp_path, monkeypatch):
 
 def test_the_recipe_of_the_small_model_runs_and_goes_on(tmp_path, guessing):
     recipe = MiniSCLTraining(
-        folder=tmp_path, cold=ColdStart(rows=16, batch_size=4, until=0.0, look=2), questions=8, dpo=QUICK,
+        folder=tmp_path, cold=ColdStart(answers=4, until=0.0, look=2, reviews=2, batch_size=4), questions=8, dpo=QUICK,
         asking=SCLOptions(temperature=1.0, batch_size=8), validation=4, tests=6, size=SMALLEST,
     )  # fmt: skip
     said = []
@@ -155,14 +157,23 @@ def test_the_recipe_of_the_small_model_runs_and_goes_on(tmp_path, guessing):
     assert train_mini.train(recipe, log=print) == result
 
 
-def test_the_cold_start_teaches_reviews_that_correct_and_spoil():
-    rows = train_mini.cold_rows(ColdStart(rows=200), 0)
-    texts = [[block["content"][0]["text"] for block in row["prompt"][1:]] + [row["completion"][0]["content"][0]["text"]]
-             for row in rows]  # fmt: skip
-    golds = [train_mini.scene_item(train_mini.SEEDS["cold"], index)[0].answer for index in range(200)]
-    firsts = [text[0].endswith(f"## {gold} ##") for text, gold in zip(texts, golds, strict=True)]
-    lasts = [text[-1].endswith(f"## {gold} ##") for text, gold in zip(texts, golds, strict=True)]
-    reviewed = [len(text) == 3 for text in texts]
-    kinds = [(first, last) for first, last, also in zip(firsts, lasts, reviewed, strict=True) if also]
-    assert 40 < len(kinds) < 80 and set(kinds) == {(True, True), (True, False), (False, True), (False, False)}
-    assert all(last for last, also in zip(lasts, reviewed, strict=True) if not also)
+def test_the_teacher_is_careless_and_its_reviews_correct_and_spoil():
+    cold = ColdStart(reviews=20, batch_size=32)
+    rows = train_mini.cold_rows(cold, "reviews", 0)
+    kinds, said = Counter(), Counter()
+    for index, row in enumerate(rows):
+        question, scene = train_mini.scene_item(train_mini.SEEDS["reviews"], index)
+        replies = [
+            turn["content"][0]["text"] for turn in [*row["prompt"], *row["completion"]] if turn["role"] == "assistant"
+        ]
+        letters = [extract(reply, "strict", "ABCD") for reply in replies]
+        assert len(replies) == 1 + index % 2
+        assert replies[-1] == train_mini.scene_reply(question, scene, letters[-1])
+        value = getattr(scene, train_mini.kind_of(question))
+        said[value, dict(question.options)[letters[-1]]] += 1
+        if len(letters) == 2:
+            kinds[tuple(letter == question.answer for letter in letters)] += 1
+    assert sum(kinds.values()) == 320 and min(kinds.values()) > 20 and len(kinds) == 4
+    for true, taken in train_mini.CONFUSED.items():
+        assert said[true, taken] > said[true, true] > 0
+        assert said[taken, taken] > 4 * said[taken, true]
