@@ -31,11 +31,11 @@ class Results:
             part.write_text(text, encoding="utf-8")
         self.rows: list[dict[str, Any]] = []
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]
+            lines = path.read_bytes().splitlines(keepends=True)  # texts may hold other signs that end a line
+            whole = [line for line in lines if line.endswith(b"\n")]
             if len(whole) < len(lines):
                 with atomic_path(path) as part:
-                    part.write_text("".join(whole), encoding="utf-8")
+                    part.write_bytes(b"".join(whole))
             self.rows = [json.loads(line) for line in whole]
 
     def add(self, *rows: Mapping[str, Any]) -> None:

@@ -86,6 +86,8 @@ def main(options: AnswerOptions) -> list[dict[str, Any]]:
     rows, problems = read_rows(options.rows, open_question, skip_bad=options.skip_bad)
     for sentence in problems:
         sys.stderr.write(f"Left out: {sentence}\n")
+    if not rows:
+        raise ValueError(f"{options.rows} holds no question that can be answered.")
     facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "device")}
     del facts["options"]["batch_size"]  # replies do not depend on it
     results, made = Results(options.out, facts), []
@@ -141,7 +143,7 @@ def run() -> None:
             sys.stdout.write(f"{name}: {shown}\n  {made[0][name]['text'].strip()}\n")
         return
     assert options.out is not None
-    known = [row for row in map(json.loads, options.out.read_text("utf-8").splitlines()) if "answer" in row]
+    known = [row for row in map(json.loads, options.out.read_bytes().splitlines()) if "answer" in row]
     right = [sum(row[name]["choice"] == row["answer"] for row in known) for name in ("first", "final")]
     told = f" {right[0]} first and {right[1]} final answers of {len(known)} are right." if known else ""
     sys.stdout.write(f"{len(made)} questions answered now; all results are in {options.out}.{told}\n")

@@ -206,7 +206,7 @@ def _rows(benchmark: Benchmark, source: str | Path | None, split: str | None, re
             found = load_dataset(name, split=part, revision=revision, streaming=True)
         yield from found.decode(False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"Cannot read {name}: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"Cannot read {name}: {' '.join(str(error).split())}") from error
 
 
 def _table(path: Path) -> Iterator[Row]:

@@ -134,6 +134,14 @@ def test_a_killed_construction_goes_on_to_the_same_files(calls, tmp_path):
     assert again == continued and told == []
 
 
+def test_replies_with_any_sign_survive_a_kill(tmp_path):
+    odd = Scripted(lambda _, turn: "a\u2028b\x85c\x0bd\re\nf")
+    questions = scene_questions(1, 4)
+    first = answer_all(SCLCorrector(odd, PLAIN), questions, tmp_path, OPTIONS)
+    again = answer_all(SCLCorrector(Fickle(0), PLAIN), questions, tmp_path, OPTIONS)
+    assert again == first and first[3].replies == ("a\u2028b\x85c\x0bd\re\nf",) * 2
+
+
 def test_what_a_construction_writes(tmp_path):
     questions = scene_questions(1, 9)
     pairs = build_pairs(SCLCorrector(Fickle(), PLAIN), questions, tmp_path, OPTIONS, model="org/name")
