@@ -71,25 +71,33 @@ def alter(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, **{attribute: others[rng.integers(len(others))]})
 
 
-def scene_pair(seed: int, index: int) -> Preference:
-    """A picture with a right and a wrong answer in random order, and the judgement to be learnt."""
+def scene_pair(seed: int, index: int, swayed: float = 0.0) -> Preference:
+    """A picture with a right and a wrong answer in random order, and the judgement to be learnt.
+
+    `swayed` makes that judgement the work of a writer who is led by what he reads first, as language models are: where
+    the answers name different colours of the object, he sees with this probability the colour that answer 1 names.
+    `better` is then his choice. Pictures and answers do not depend on it.
+    """
     rng = np.random.default_rng((seed, index))
     scene = draw_scene(rng)
     picture, wrong, better = render(scene, rng), alter(scene, rng), int(rng.integers(1, 3))
     shown = (scene, wrong) if better == 1 else (wrong, scene)
+    seen = scene
+    if rng.random() < swayed and wrong.colour != scene.colour:
+        seen, better = shown[0], 1
     return Preference(
         id=f"scene-{seed}-{index}",
         images=(picture,),
         question=QUESTION,
         answers=(shown[0].describe(), shown[1].describe()),
         better=better,
-        rationale=_compare(scene, shown, better),
+        rationale=_compare(seen, shown, better),
     )
 
 
-def scene_pairs(seed: int, count: int, start: int = 0) -> list[Preference]:
+def scene_pairs(seed: int, count: int, start: int = 0, swayed: float = 0.0) -> list[Preference]:
     """`scene_pair` for the indices from `start`."""
-    return [scene_pair(seed, index) for index in range(start, start + count)]
+    return [scene_pair(seed, index, swayed) for index in range(start, start + count)]
 
 
 def scene_corpus() -> Iterator[str]:

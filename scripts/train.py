@@ -42,6 +42,7 @@ RECIPES = {
         "published": ("reward_vlm.r1.train", "R1Training"),
         "mini": ("reward_vlm.r1.train_mini", "MiniR1Training"),
         "mini-restoration": ("reward_vlm.r1.train_pictures", "PictureJudgeTraining"),
+        "mini-swayed": ("reward_vlm.r1.train_swayed", "SwayedJudgeTraining"),
         "judgements": ("reward_vlm.r1.judgements", "JudgementWriting"),
     },
     "scl": {

@@ -49,6 +49,21 @@ def test_items_depend_on_seed_and_number_alone():
     assert 70 < better.count(1) < 130
 
 
+def test_a_swayed_writer_sees_what_answer_1_says_where_colours_differ():
+    right, swayed = scene_pairs(1, 200), scene_pairs(1, 200, swayed=0.6)
+    assert right == scene_pairs(1, 200, swayed=0.0)
+    misled = 0
+    for true, told in zip(right, swayed, strict=True):
+        assert (true.images, true.answers, true.question) == (told.images, told.answers, told.question)
+        assert rule_consistency([f"<think>{told.rationale}</think><answer>{told.better}</answer>"]) == [1]
+        if told != true:
+            misled += 1
+            first, second = (answer.split() for answer in told.answers)
+            assert first[1] != second[1] and (true.better, told.better) == (2, 1)
+            assert told.rationale.startswith(f"image : {first[1]} {first[-1]} .")
+    assert 15 < misled < 45  # 0.6 of the quarter with the better answer second and colours that differ
+
+
 def test_every_word_of_the_scenes_but_the_first_is_one_token():
     tokenizer = build_tokenizer(scene_corpus())
     pair = scene_pair(0, 0)
