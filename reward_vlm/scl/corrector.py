@@ -197,7 +197,7 @@ class SCLCorrector:
 
         Args:
             image: a picture (path, PIL, array, tensor), several of them, or None. A string is a path.
-            question: what is asked.
+            question: what is asked; a `Question` holds its own pictures and choices.
             options: see `SCLOptions`.
             choices: the answers to choose from: texts (lettered A, B, ...) or {letter: text}. Leave them out when the
                 question's text holds them.
@@ -302,9 +302,11 @@ def multiple_choice(
     """A question without a known answer, as pictures, text and choices; a `Question` is returned as it is.
 
     Raises:
-        ValueError: there is one choice alone, or there are more than letters.
+        ValueError: there is one choice alone, there are more than letters, or a `Question` comes with more of them.
     """
     if isinstance(question, Question):
+        if image is not None or choices:
+            raise ValueError("A Question holds its own pictures and choices; give None for the image, and no choices.")
         return question
     if isinstance(choices, Mapping):
         options = tuple(choices.items())

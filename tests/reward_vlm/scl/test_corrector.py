@@ -53,7 +53,7 @@ def test_the_question_then_the_reviews_in_one_dialogue():
 
 def test_pictures_with_each_turn_and_the_full_prompt():
     subject = SCLCorrector(says("B", "A"), SCLConfig(image_each_turn=True))
-    found = subject([RED, RED], question())
+    found = subject(None, question())
     assert [len(turn.images) for turn in found.dialogue.turns] == [1, 0, 1, 0]
     assert found.dialogue.turns[0].text == ask(question())
 
@@ -61,13 +61,13 @@ def test_pictures_with_each_turn_and_the_full_prompt():
 def test_rounds_go_through_the_reviews_again():
     options = SCLOptions(("x", "y"), rounds=2)
     assert options.schedule == (None, "x", "y", "x", "y")
-    found = SCLCorrector(says(*"ABABC"), PLAIN)(RED, question(), options)
+    found = SCLCorrector(says(*"ABABC"), PLAIN)(None, question(), options)
     assert [answer.choice for answer in found.tried] == list("ABABC")
-    assert SCLCorrector(says("B"), PLAIN)(RED, question(), SCLOptions(())).final.choice == "B"
+    assert SCLCorrector(says("B"), PLAIN)(None, question(), SCLOptions(())).final.choice == "B"
 
 
 def test_steps_show_every_answer():
-    steps = list(SCLCorrector(says("B", "A"), PLAIN).steps(RED, question(), SCLOptions((3,))))
+    steps = list(SCLCorrector(says("B", "A"), PLAIN).steps(None, question(), SCLOptions((3,))))
     assert [(step.at, step.state.talks[0].final.choice) for step in steps] == [(None, "B"), (3, "A")]
 
 
@@ -80,13 +80,13 @@ def test_a_judge_keeps_the_better_answer_and_a_tie_keeps_the_old_one():
 
     letters = iter("BCAA")
     subject = SCLCorrector(Scripted(lambda *_: f"## {next(letters)} ##"), PLAIN, judge)
-    found = subject(RED, question(), SCLOptions(("x",), rounds=3, accept="better"))
+    found = subject(None, question(), SCLOptions(("x",), rounds=3, accept="better"))
     assert [answer.choice for answer in found.tried] == ["B", "C", "A", "A"]
     assert found.final is found.tried[2]
     assert [turn.text for turn in found.dialogue.turns if turn.role == "assistant"] == ["## B ##", "## A ##"]
     assert [len(asked.turns) for (asked,) in subject.chat.asked] == [1, 3, 3, 5]
     with pytest.raises(ValueError, match='accept="better" needs a judge'):
-        SCLCorrector(says("B", "C"), PLAIN)(RED, question(), SCLOptions(accept="better"))
+        SCLCorrector(says("B", "C"), PLAIN)(None, question(), SCLOptions(accept="better"))
 
 
 def test_a_judge_may_be_an_r1_judge():
@@ -96,7 +96,7 @@ def test_a_judge_may_be_an_r1_judge():
             return [Reply(f"<answer>{choice}</answer>", -1.0, 3, True) for choice in choices]
 
     judge = R1Judge(Second(), R1Config("plain", True, 16, None))  # prefers whatever is not "## B ##"
-    found = SCLCorrector(says("B", "A", "B"), PLAIN, judge)(RED, question(), SCLOptions(("x", "y"), accept="better"))
+    found = SCLCorrector(says("B", "A", "B"), PLAIN, judge)(None, question(), SCLOptions(("x", "y"), accept="better"))
     assert found.final.choice == "A" and len(found.tried) == 3
 
 
@@ -112,7 +112,7 @@ def test_answers_that_are_confirmed_are_asked_no_more():
 def test_unreadable_answers_are_confirmed_by_the_same_words_alone():
     words = ["hm", "well", "well", "no"]
     subject = SCLCorrector(Scripted(lambda _, turn: words[turn]), PLAIN)
-    found = subject(RED, question(), SCLOptions(("x",), rounds=3, stop_when_unchanged=True))
+    found = subject(None, question(), SCLOptions(("x",), rounds=3, stop_when_unchanged=True))
     assert [answer.text for answer in found.tried] == ["hm", "well", "well"] and found.final.choice is None
 
 
@@ -158,6 +158,8 @@ def test_wrong_calls_are_sentences(tmp_path):
         SCLOptions(temperature=-1.0)
     with pytest.raises(ValueError, match="two or more choices"):
         multiple_choice(RED, "q", ["a"])
+    with pytest.raises(ValueError, match="A Question holds its own pictures"):
+        SCLCorrector(says("A"))(RED, question())
     with pytest.raises(ValueError, match="Only a corrector on transformers"):
         SCLCorrector(says("A")).save_pretrained(tmp_path)
     named = multiple_choice(torch.zeros(3, 8, 8), "q", {"x": "a", "y": "b"})
