@@ -20,5 +20,5 @@ def test_only_the_cold_start_learns_from_the_biased_writer(tmp_path):
 
 
 def test_a_share_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match="swayed is a share of the pairs and must be in .0, 1., got 1.5"):
+    with pytest.raises(ValueError, match=r"swayed is a share of the pairs and must be in .0, 1., got 1\.5"):
         SwayedJudgeTraining(swayed=1.5)
