@@ -2,12 +2,14 @@
 
     python scripts/benchmark.py pasd                                  (512 x 512: minutes, and 8 GB of memory)
     python scripts/benchmark.py pasd --compile
-    python scripts/benchmark.py pasd --size 1024 --steps 1 --rounds 1 --no-port      (peak memory)
+    python scripts/benchmark.py pasd --size 1024 --steps 1 --rounds 1 --no-port --no-fast --decode   (peak memory)
     python scripts/benchmark.py pasd --tiny                           (seconds: that it runs)
 
 A few guided steps are one round: the port, ours, and the reuse of the preset `fast` take turns in one process, so that
 a busy machine slows all of them; the best round of each counts. The port embeds the picture and projects the prompts in
 every step, as the released code does.
+
+Two other tasks, fast-distance and seams, are described in `benchmark_pasd_pictures.py`.
 """
 
 from __future__ import annotations
@@ -18,20 +20,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import AutoencoderKL, UniPCMultistepScheduler
 from rich.console import Console
 from torch import Tensor, nn
 
 from restoration.pasd import builtin
 from restoration.pasd.controlnet import PASDControlNet
+from restoration.pasd.memory import free_bytes, largest_vae_tile
 from restoration.pasd.options import PRESETS
 from restoration.pasd.predictor import NoisePredictor
+from restoration.pasd.restorer import VAE_OVERLAP
 from restoration.pasd.unet import PASDUNet, Variant
+from scripts.benchmark_pasd_pictures import fast_distance, seams
 from vision.diffusion.backbone import Text
 from vision.diffusion.build import SCHEDULE, emptied, initialise
 from vision.diffusion.denoise import At, denoise_steps, guide, set_steps
+from vision.diffusion.latents import decode_latents, vae_tiles
 from vision.report import table, write_table
 
 PORT, OURS = "straightforward port", "ours"
@@ -42,8 +49,12 @@ REAL = {"cross_attention_dim": 768, "attention_head_dim": 8}
 
 @dataclass(frozen=True)
 class PASDBenchmark:
-    """Time guided steps."""
+    """Time guided steps, or measure what the preset fast and tiles cost in quality."""
 
+    task: Literal["steps", "fast-distance", "seams"] = "steps"
+    """steps times them; fast-distance and seams compare pictures and need `out`."""
+    images: Path | None = None
+    """Folder of good pictures (fast-distance)."""
     size: int = 512
     """Pixels per side."""
     variant: Variant = "full"
@@ -58,10 +69,12 @@ class PASDBenchmark:
     """Also time the preset fast."""
     compile: bool = False
     """Also time compiled networks; the time that compiling takes is not counted."""
+    decode: bool = False
+    """Also decode the last latents with a VAE of the real size."""
     tiny: bool = False
     """Networks of a few thousand parameters, to see that it runs."""
     out: Path | None = None
-    """Folder for pasd.json and pasd.csv."""
+    """Folder for the table (named by the task, json and csv) and pictures."""
     device: str = "cpu"
     """cpu, cuda, ..."""
 
@@ -71,11 +84,29 @@ class PASDBenchmark:
         for name in ("rounds", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.task != "steps" and self.out is None:
+            raise ValueError(f"The task {self.task} writes a table and pictures; name a folder with --out.")
+        if self.task == "fast-distance" and self.images is None:
+            raise ValueError("The task fast-distance needs good pictures; name their folder with --images.")
+
+
+def main(options: PASDBenchmark) -> list[dict[str, Any]]:
+    """Measure and print; returns the rows."""
+    if options.task == "steps":
+        rows = time_steps(options)
+    elif options.task == "fast-distance":
+        rows = fast_distance(options.images, options.out, steps=20, size=160)
+    else:
+        rows = seams(2048, 1536, tile=64, steps=2)
+    Console(width=140).print(table(rows, title=options.task, digits=3))
+    if options.out is not None:
+        write_table(rows, options.out / f"{options.task}.json", options.out / f"{options.task}.csv")
+    return rows
 
 
 @torch.no_grad()
-def main(options: PASDBenchmark) -> list[dict[str, object]]:
-    """Measure and print; returns the rows."""
+def time_steps(options: PASDBenchmark) -> list[dict[str, Any]]:
+    """A row for every way of computing guided steps; prints the peak memory."""
     unet, controlnet = networks(options)
     image, latents, positive, negative = inputs(options, unet)
 
@@ -112,7 +143,7 @@ def main(options: PASDBenchmark) -> list[dict[str, object]]:
             spent = (time.perf_counter() - wall) / options.steps, (time.process_time() - cpu) / options.steps
             best[name] = tuple(map(min, best.get(name, spent), spent))
     first = next(iter(ways))
-    rows: list[dict[str, object]] = [
+    rows = [
         {
             "what": name,
             "seconds_per_step": wall,
@@ -123,14 +154,34 @@ def main(options: PASDBenchmark) -> list[dict[str, object]]:
         }
         for name, (wall, cpu) in best.items()
     ]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     console = Console()
-    title = f"{options.size} x {options.size}, guided, {torch.get_num_threads()} threads"
-    console.print(table(rows, title=title, digits=3))
-    console.print(f"Peak memory of the process: {peak:.0f} MB.")
-    if options.out is not None:
-        write_table(rows, options.out / "pasd.json", options.out / "pasd.csv")
+    console.print(f"{options.size} x {options.size}, guided, {torch.get_num_threads()} threads.")
+    console.print(f"Peak memory of the process: {_peak():.0f} MB.")
+    if options.decode:
+        started, vae = time.process_time(), real_vae()
+        tile = largest_vae_tile(vae, free_bytes(vae.device))
+        decode_latents(vae, results[first].cpu(), vae_tiles(tile, VAE_OVERLAP))
+        console.print(
+            f"With the VAE, after decoding: {_peak():.0f} MB, {time.process_time() - started:.0f} CPU seconds."
+        )
     return rows
+
+
+def _peak() -> float:
+    """Megabytes that the process held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def real_vae() -> nn.Module:
+    """Stable Diffusion's VAE with random weights."""
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+    return emptied(vae, 2)
 
 
 @contextmanager

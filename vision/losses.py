@@ -72,6 +72,19 @@ def texture_difference(a: Tensor, b: Tensor, window: int = 8, scales: int = 3, f
     return torch.stack(differences).mean()
 
 
+def pattern_difference(a: Tensor, b: Tensor, period: int = 4, repeats: int = 4) -> Tensor:
+    """Mean absolute difference of what repeats every `period` pixels, as dots of an upsampling network do.
+
+    The mean over `repeats` x `repeats` pixels that lie `period` apart keeps such a pattern and averages texture away;
+    `texture_difference` alone cannot tell the two.
+
+    Args:
+        a, b: (b, c, h, w); sides are multiples of `period`, and at least `period * repeats`.
+    """
+    means = [F.avg_pool2d(F.pixel_unshuffle(image, period), repeats, 1) for image in (a, b)]
+    return F.l1_loss(*means)
+
+
 def ssim_loss(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     """1 - mean structural similarity (Wang et al. 2004) over channels and the positions where the window fits.
 

@@ -25,11 +25,11 @@ from restoration.pasd.restorer import PASDRestorer, base_alone
 from restoration.pasd.unet import is_trained
 from vision.files import atomic_path
 from vision.images import to_uint8
-from vision.losses import gradient_difference, texture_difference
+from vision.losses import gradient_difference, pattern_difference, texture_difference
 from vision.report import plot_panels
 from vision.resize import imresize
 
-EDGES, TEXTURE, TONES, HEADS = 0.5, 0.15, 0.25, 0.05
+EDGES, TEXTURE, PATTERN, TONES, HEADS = 0.5, 0.15, 1.0, 0.25, 0.05
 """Weights of the losses beside the absolute error."""
 MEASURED = ("psnr_y", "niqe", "tex")
 """What is measured on pictures that no training sees."""
@@ -57,11 +57,12 @@ class Finishing(nn.Module):
         high, low = batch["high"], batch["low"]
         restored, decoded, heads = self.restore(low, generator)
         error, edges = F.l1_loss(restored, high), gradient_difference(restored, high)
-        texture = texture_difference(restored, high)
+        texture, pattern = texture_difference(restored, high), pattern_difference(restored, high)
         tones = F.l1_loss(F.avg_pool2d(decoded, 8), F.avg_pool2d(high, 8))  # the colour transfer hides them
         pictures = sum(F.l1_loss(head, F.interpolate(2 * high - 1, head.shape[-2:], mode="bilinear")) for head in heads)
-        logs = {"error": error, "edges": edges, "texture": texture, "tones": tones, "heads": pictures}
-        return error + EDGES * edges + TEXTURE * texture + TONES * tones + HEADS * pictures, logs
+        loss = error + EDGES * edges + TEXTURE * texture + PATTERN * pattern + TONES * tones + HEADS * pictures
+        logs = {"error": error, "edges": edges, "texture": texture, "pattern": pattern}
+        return loss, logs | {"tones": tones, "heads": pictures}
 
     def restore(self, low: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The restored pictures (b, 3, h, w), what they were before the colour transfer, and those of the image

@@ -18,7 +18,7 @@ distance, and `<folder>/training.png` shows the curves beside bicubic and the ba
 The networks predict velocities (Salimans and Ho 2022, appendix D), which small ones learn faster than noise. It shows
 that the method works where a gigabyte of weights is out of reach: about five million parameters, and three hours of one
 CPU core. Tuning the decoder against a discriminator was tried and left out: it sharpened noise more than texture. So
-little training leaves noise in the latents, more with every step; `CONFIG` therefore takes two. Times and measured
+little training leaves noise in the latents, more with every step; `CONFIG` therefore takes three. Times and measured
 results stand in the model card beside the weights.
 """
 
@@ -229,7 +229,7 @@ def train(
 CONFIG = PASDConfig(
     scale=4.0,
     process_size=64,
-    steps=2,
+    steps=3,
     guidance_scale=1.0,
     conditioning_scale=2.0,
     start_level=900,

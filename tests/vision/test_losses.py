@@ -44,6 +44,17 @@ def test_texture_difference_sees_grain_but_not_its_position():
         losses.texture_difference(grain[..., :32], other[..., :32])
 
 
+def test_pattern_difference_sees_dots_that_repeat_and_little_grain():
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.full((1, 3, 64, 64), 0.5)
+    grain = flat + 0.1 * torch.randn(flat.shape, generator=generator)
+    dots = flat.clone()
+    dots[..., ::4, ::4] += 0.4
+    assert losses.pattern_difference(grain, grain).item() == 0
+    assert losses.pattern_difference(dots, flat).item() == pytest.approx(0.4 / 16)
+    assert losses.pattern_difference(grain, flat) < 0.3 * torch.nn.functional.l1_loss(grain, flat)
+
+
 @pytest.mark.parametrize("loss", (losses.l1, losses.charbonnier, losses.ssim_loss, losses.gradient_difference))
 def test_losses_grow_with_the_difference_and_have_gradients(loss):
     a, b = pictures()

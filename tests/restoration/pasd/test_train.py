@@ -181,7 +181,7 @@ def test_the_small_base_and_pasd_on_it(tmp_path, monkeypatch):
     levels = json.loads((folder.parent / "levels.json").read_text())
     assert list(levels) == ["bicubic", "base alone", "PASD"] and all(level["psnr_y"] > 0 for level in levels.values())
     rows = [json.loads(line) for line in (folder.parent / "finish" / "log.jsonl").read_text().splitlines()]
-    assert {"texture", "edges", "error", "tones", "heads"} <= rows[0].keys() and rows[-1]["held_out.psnr_y"] > 0
+    assert {"texture", "pattern", "edges", "error", "tones", "heads"} <= rows[0].keys() and rows[-1]["held_out.psnr_y"] > 0
     assert one.vae.config.scaling_factor == pytest.approx(other.vae.config.scaling_factor)
     image = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0))
     assert one(image, PASDOptions(steps=2)).shape == (1, 3, 96, 160)
