@@ -18,7 +18,7 @@ shows all seeds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +60,7 @@ STYLE = SCLConfig("plain", max_new_tokens=32)
 class ColdStart:
     """Supervised learning of the format, of seeing, and of reviewing."""
 
-    answers: int = 500
+    answers: int = 300
     """Updates at most that teach answers."""
     until: float = 0.65
     """They end when this share of the validation questions is answered rightly (looked at every `look` updates)."""
@@ -90,7 +90,7 @@ class MiniSCLTraining:
     """The start."""
     questions: int = 2000
     """Questions of a round."""
-    rounds: int = 1
+    rounds: int = 2
     """Rounds of self-correction learning."""
     asking: SCLOptions = field(
         default_factory=lambda: SCLOptions(reviews=(0,), temperature=1.0, batch_size=64),
@@ -98,7 +98,7 @@ class MiniSCLTraining:
     """How pairs are made."""
     dpo: training.DPO = field(
         default_factory=lambda: training.DPO(
-            batch_size=32, accumulate=1, learning_rate=1e-4, max_grad_norm=1.0, lora=training.LoRA(rank=0), parts="all"
+            batch_size=32, accumulate=1, learning_rate=2e-4, max_grad_norm=1.0, lora=training.LoRA(rank=0), parts="all"
         )
     )
     """The reference's losses; all weights are trained."""
@@ -126,7 +126,7 @@ def train(options: MiniSCLTraining, *, log: Log | None = None) -> Path:
                 data / f"{name}.jsonl", [question_json(row, data) for row in scene_questions(SEEDS[name], count)]
             )
     reports = {seed: run(options, seed, lambda line, seed=seed: say(f"seed {seed}: {line}")) for seed in options.seeds}
-    plot_reports(list(reports.values()), options.folder / "curves.png")
+    plot_reports(reports, options.folder / "curves.png")
     return options.folder / f"seed-{options.seeds[0]}" / "learnt" / "weights"
 
 
@@ -142,9 +142,11 @@ def run(options: MiniSCLTraining, seed: int, say: Log) -> dict[str, Any]:
         ),
         log=say,
     )  # fmt: skip
-    measured = {"start": start, "learnt": learnt}
+    numbers = range(1, options.rounds + 1)
+    trained = {f"round {number}": learnt.parent / f"round-{number}" / "training" / "weights" for number in numbers}
+    measured = {"start": start, **{name: path for name, path in trained.items() if path.exists()}}
     if options.control:
-        pairs = folder / "learnt" / "round-1" / "pairs" / "pairs.jsonl"
+        pairs = learnt.parent / "round-1" / "pairs" / "pairs.jsonl"
         swapped = replace(options.dpo, swap=True)
         measured["control"] = training.train(
             training.SCLTraining(pairs, folder / "control", str(start), swapped, seed=seed + 1), log=say
@@ -234,7 +236,7 @@ def corpus() -> Iterator[str]:
 
 
 def report(options: MiniSCLTraining, weights: Mapping[str, Path], folder: Path, say: Log) -> dict[str, Any]:
-    """Ask the test questions with every set of weights, with and without sampling noise."""
+    """Ask the test questions with every set of weights, taking the most probable replies."""
     path = folder / "report.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
@@ -253,15 +255,21 @@ def report(options: MiniSCLTraining, weights: Mapping[str, Path], folder: Path, 
     return found
 
 
-def plot_reports(reports: Sequence[Mapping[str, Mapping[str, float]]], path: Path) -> None:
-    """One panel per number; a line per seed from the control through the start to what was learnt."""
-    order = [name for name in ("control", "start", "learnt") if all(name in report for report in reports)]
-    titles = {"first": "first answers right", "refined": "refined answers right", "net_gain": "net gain of the review"}
-    panels = {
-        title: {
-            f"seed {place}": (range(len(order)), [report[name][key] for name in order])
-            for place, report in enumerate(reports)
-        }
-        for key, title in titles.items()
+def plot_reports(reports: Mapping[int, Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """One panel per number, over rounds; every seed has a line, and one for its control."""
+    titles = {
+        "first": "first answers right",
+        "refined": "refined answers right",
+        "wrong_to_right": "corrected by the review",
+        "right_to_wrong": "spoiled by the review",
+        "net_gain": "net gain of the review",
     }
-    plot_panels(path, panels, columns=3, xlabel=", ".join(f"{place} {name}" for place, name in enumerate(order)))
+    panels: dict[str, dict[str, Any]] = {title: {} for title in titles.values()}
+    for seed, report in reports.items():
+        lines = {f"seed {seed}": [name for name in report if name != "control"]}
+        if "control" in report:
+            lines[f"seed {seed}, exchanged"] = ["start", "control"]
+        for key, title in titles.items():
+            for label, names in lines.items():
+                panels[title][label] = (range(len(names)), [report[name][key] for name in names])
+    plot_panels(path, panels, columns=5, xlabel="rounds")

@@ -138,7 +138,7 @@ def test_what_cannot_be_learnt_from_is_refused(files, tmp_path, monkeypatch):
 
 def test_the_recipe_of_the_small_model_runs_and_goes_on(tmp_path, guessing):
     recipe = MiniSCLTraining(
-        folder=tmp_path, cold=ColdStart(answers=4, until=0.0, look=2, reviews=2, batch_size=4), questions=8, dpo=QUICK,
+        folder=tmp_path, rounds=1, cold=ColdStart(answers=4, until=0.0, look=2, reviews=2, batch_size=4), questions=8, dpo=QUICK,
         asking=SCLOptions(temperature=1.0, batch_size=8), validation=4, tests=6, size=SMALLEST,
     )  # fmt: skip
     said = []
@@ -147,7 +147,7 @@ def test_the_recipe_of_the_small_model_runs_and_goes_on(tmp_path, guessing):
     assert SCLCorrector.from_pretrained(result).config.style == "plain"
     assert any(line.startswith("seed 0: 2: ") for line in said) and not any(": 4: " in line for line in said)
     report = json.loads((tmp_path / "seed-0" / "report.json").read_text())
-    assert report.keys() == {"start", "learnt", "control"} and report["start"]["questions"] == 6
+    assert report.keys() == {"start", "round 1", "control"} and report["start"]["questions"] == 6
     assert (tmp_path / "curves.png").stat().st_size > 1000
     asked = {
         name: {json.loads(line)["id"] for line in (tmp_path / "data" / f"{name}.jsonl").read_text().splitlines()}
