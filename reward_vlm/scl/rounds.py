@@ -126,20 +126,23 @@ class Rounds:
         return training.kept_start(self.options.start, self.options.folder, self.options.dtype).name
 
     def propose(self, name: str, number: int) -> str:
-        """Round `number`: pairs, and weights trained on them. Round 0 leaves the start as it is.
+        """Round `number`: pairs, and weights trained on them. Round 0 leaves the start as it is, and so does a later
+        round without pairs.
 
         Raises:
-            ValueError: there are no pairs.
+            ValueError: the first round has no pairs.
         """
         if number == 0:
             return name
         options, folder = self.options, self.options.folder / f"round-{number}"
-        if not (folder / "pairs" / "pairs.jsonl").exists():
-            asking = replace(options.asking, seed=options.seed * 1_000_003 + number * 100_003)
-            build_pairs(
-                self._corrector(name), self.select(number), folder / "pairs", asking, model=name,
-                evaluation=self.held_out, log=self.say,
-            )  # fmt: skip
+        asking = replace(options.asking, seed=options.seed * 1_000_003 + number * 100_003)
+        pairs = build_pairs(
+            self._corrector(name), self.select(number), folder / "pairs", asking, model=name,
+            evaluation=self.held_out, log=self.say,
+        )  # fmt: skip
+        if not pairs and number > 1:
+            self.say(f"round {number}: no answer changed between right and wrong; there is nothing to learn from")
+            return name
         weights = training.train(
             training.SCLTraining(
                 folder / "pairs" / "pairs.jsonl", folder / "training", str(options.folder / name), options.dpo,

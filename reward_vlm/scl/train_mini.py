@@ -44,6 +44,7 @@ from reward_vlm.scl.scene_questions import (
 )
 from reward_vlm.tiny import TinySize, tiny_chat_model
 from reward_vlm.training import common_arguments, finish, message_set, supervise
+from reward_vlm.vlm import ChatModel
 from vision.config import save_config
 from vision.files import atomic_path
 from vision.report import plot_panels
@@ -158,22 +159,23 @@ def cold_start(options: MiniSCLTraining, seed: int, folder: Path, say: Log) -> P
     """Answers until the rule says that it is enough, then reviews; returns the folder of the weights."""
     cold, answers = options.cold, folder / "answers" / "weights"
     if not answers.exists():
-        corrector = SCLCorrector(tiny_chat_model(corpus(), options.size, seed), STYLE)
+        chat = tiny_chat_model(corpus(), options.size, seed)
         questions = scene_questions(SEEDS["validation"], options.validation)
 
         def reached(step: int) -> bool:
-            found = summary(measure(corrector, questions, SCLOptions(reviews=(), batch_size=100)))
+            asking = SCLOptions(reviews=(), batch_size=100)
+            found = summary(measure(SCLCorrector(chat, STYLE), questions, asking))
             say(f"{step}: {found['first']:.3f} of the validation questions right")
             return found["first"] >= cold.until
 
-        teach(corrector, cold, "answers", seed, answers.parent, say, reached)
+        teach(chat, cold, "answers", seed, answers.parent, say, reached)
     if not (folder / "weights").exists():
-        teach(SCLCorrector.from_pretrained(answers), cold, "reviews", seed, folder, say)
+        teach(ChatModel.from_pretrained(answers), cold, "reviews", seed, folder, say)
     return folder / "weights"
 
 
 def teach(
-    corrector: SCLCorrector,
+    chat: ChatModel,
     cold: ColdStart,
     lesson: Literal["answers", "reviews"],
     seed: int,
@@ -192,10 +194,8 @@ def teach(
         "adam_beta2": 0.95,
     }
     rows = cold_rows(cold, lesson, seed)
-    trainer = supervise(corrector.chat, rows, arguments, reached=reached, say=say)
-    finish(
-        trainer, corrector.chat.processor, folder / "weights", lambda part: save_config(corrector.config, part / CONFIG)
-    )
+    trainer = supervise(chat, rows, arguments, reached=reached, say=say)
+    finish(trainer, chat.processor, folder / "weights", lambda part: save_config(STYLE, part / CONFIG))
 
 
 def cold_rows(cold: ColdStart, lesson: Literal["answers", "reviews"], seed: int) -> Any:

@@ -118,6 +118,12 @@ def test_questions_of_a_round_come_from_the_seed_and_the_round(files, tmp_path):
     assert sorted(row.id for row in everything.select(1)) == sorted(row.id for row in questions)
 
 
+def test_a_later_round_without_pairs_changes_nothing(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "build_pairs", lambda *given, **named: [])
+    rounds = module.Rounds(options(files, tmp_path), scene_questions(7, 12), [], print)
+    assert rounds.propose(rounds.start(), 2) == "start"
+
+
 def test_what_cannot_be_learnt_from_is_refused(files, tmp_path, monkeypatch):
     both = options(files, tmp_path / "both", held_out=files / "questions.jsonl")
     with pytest.raises(ValueError, match="are for construction and for evaluation"):
@@ -138,7 +144,8 @@ def test_what_cannot_be_learnt_from_is_refused(files, tmp_path, monkeypatch):
 
 def test_the_recipe_of_the_small_model_runs_and_goes_on(tmp_path, guessing):
     recipe = MiniSCLTraining(
-        folder=tmp_path, rounds=1, cold=ColdStart(answers=4, until=0.0, look=2, reviews=2, batch_size=4), questions=8, dpo=QUICK,
+        folder=tmp_path, rounds=1, questions=8, dpo=QUICK,
+        cold=ColdStart(answers=4, until=0.0, look=2, reviews=2, batch_size=4),
         asking=SCLOptions(temperature=1.0, batch_size=8), validation=4, tests=6, size=SMALLEST,
     )  # fmt: skip
     said = []
