@@ -30,6 +30,7 @@ from reward_vlm.scl.train import (
     train,
 )
 from reward_vlm.tiny import tiny_chat_model
+from scripts import train as script
 
 CONFIG = SCLConfig("plain", max_new_tokens=7)
 FULL = LoRA(rank=0)
@@ -221,3 +222,18 @@ def test_the_control_exchanges_the_answers():
 def test_wrong_options_are_sentences(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--pairs", "x", "--dpo.beta", "0"], "beta must be above 0, got 0.0."),
+        (["--recipe", "rounds", "--questions", "x", "--held-out", "y", "--rounds", "0"], "must be at least 1, got 0"),
+        (["--recipe", "mini", "--seeds"], "seeds must name at least one run."),
+        (["--recipe", "fog"], "for scl, got fog."),
+    ],
+)
+def test_wrong_command_lines_are_sentences(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.parse(["scl", *arguments])
+    assert stop.value.code == 2 and sentence in capsys.readouterr().err
