@@ -148,16 +148,17 @@ def restore_file(
     loaded = loaded if options.background is None else loaded.on(options.background)
     previews, compared = options.out / "previews" / result.stem, options.out / "compare" / f"{result.stem}.png"
     was_done = done(picture, result) and (previews.exists() or not options.previews)
+    facts: dict[str, Any] = {"input": str(picture), "was_done": was_done}
     if not was_done:
         observers = [_previews(restorer, previews)] if options.previews else []
         record = partial(done.write, picture, result)
         if judge is None:
             _write(restorer, loaded, result, options.options, observers, progress, record)
         else:
-            _write_best(restorer, loaded, result, options, observers, progress, record, judge)
+            facts["kept_seed"] = _write_best(restorer, loaded, result, options, observers, progress, record, judge)
     if options.compare and not (was_done and compared.exists()):
         _compare(loaded, result, compared)
-    return {"input": str(picture), "seconds": round(time.monotonic() - started, 3), "was_done": was_done}
+    return facts | {"seconds": round(time.monotonic() - started, 3)}
 
 
 def _write(
@@ -193,8 +194,12 @@ def _write_best(
     progress: Progress,
     record: Callable[[Path], object],
     judge: Any,
-) -> None:
-    """Restore with several seeds into hidden files; the one that the judge prefers becomes the result."""
+) -> int:
+    """Restore with several seeds into hidden files; the one that the judge prefers becomes the result.
+
+    Returns:
+        its seed.
+    """
     from reward_vlm.strategies import best_of
 
     folder, first = options.out / f".{result.stem}.candidates", options.options.seed
@@ -209,6 +214,7 @@ def _write_best(
         best = best_of(candidate, judge.prefers, range(first, first + options.best_of))
         record(best)
         os.replace(best, result)
+        return int(best.stem.removeprefix("seed_"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +43,8 @@ def test_the_result_is_the_seed_that_the_judge_prefers(picture, tmp_path, monkey
     assert main(options) == 0
     assert judge.asked == [("seed_6.png", "seed_5.png"), ("seed_7.png", "seed_6.png")]
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [".done", "a.png", "run.json"]
+    run = json.loads((tmp_path / "best" / "run.json").read_text())
+    assert run["images"]["a.png"]["kept_seed"] == 6
     alone = {}
     for seed in (5, 6):
         one = replace(options, out=tmp_path / str(seed), best_of=1, options=ITEROptions(seed=seed, fidelity=1.0))
