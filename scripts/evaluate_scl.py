@@ -27,6 +27,7 @@ from reward_vlm.scl.evaluate import by_source, mean_ranks
 from reward_vlm.scl.pairs import answer_all
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_questions
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
+from reward_vlm.vlm import device_of
 from vision.config import to_dict
 from vision.report import plot_bars, table, write_run, write_table
 
@@ -49,8 +50,8 @@ class SCLEvaluation:
     200 rendered scenes."""
     limit: int | None = None
     """Take so many rows of each benchmark."""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU when there is one."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Numbers that the models compute with."""
     skip_bad: bool = False
@@ -81,7 +82,8 @@ def main(options: SCLEvaluation) -> int:
         console.print(f"left out: {sentence}", markup=False)
     rows: list[dict[str, Any]] = []
     for name, source in map(_named, options.sources) if options.sources else [("embedded", None)]:
-        corrector = SCLCorrector.from_pretrained(source, device=options.device, dtype=getattr(torch, options.dtype))
+        device, dtype = device_of(options.device), getattr(torch, options.dtype)
+        corrector = SCLCorrector.from_pretrained(source, device=device, dtype=dtype)
         records = answer_all(corrector, questions, options.out / name, options.options, model=str(source))
         rows += [{"model": name, **row} for row in by_source(records)]
     wide = Console(width=max(console.width, 160))

@@ -31,6 +31,7 @@ from reward_vlm.scl.corrector import SCLCorrector, SCLOptions
 from reward_vlm.scl.evaluate import measure, summary
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.training import forget_after, log_row
+from reward_vlm.vlm import device_of
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
 
 Log = Callable[[str], object]
@@ -62,8 +63,8 @@ class SCLRounds:
     """Updates between TRL's checkpoints."""
     seed: int = 42
     """Of the questions of a round, the answers and the training."""
-    device: str = "cpu"
-    """Where the model answers: cpu, cuda, ..."""
+    device: str = "auto"
+    """Where the model answers: cpu, cuda, ...; auto takes a GPU when there is one, as the training does."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights."""
     skip_bad: bool = False
@@ -172,7 +173,7 @@ class Rounds:
     def _corrector(self, name: str) -> SCLCorrector:
         options = self.options
         dtype = getattr(torch, options.dtype)
-        return SCLCorrector.from_pretrained(options.folder / name, device=options.device, dtype=dtype)
+        return SCLCorrector.from_pretrained(options.folder / name, device=device_of(options.device), dtype=dtype)
 
 
 def _read(path: Path, options: SCLRounds, say: Log) -> list[Question]:
