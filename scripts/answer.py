@@ -19,10 +19,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reward_vlm.scl.corrector import Answer, SCLCorrector, SCLOptions, Talk
+from reward_vlm.vlm import device_of
 from vision.config import cli, fail, to_dict
 
 
@@ -114,10 +116,7 @@ def record(talk: Talk) -> dict[str, Any]:
 
 
 def _load(options: AnswerOptions) -> SCLCorrector:
-    import torch
-
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    place = {"device": device, "dtype": getattr(torch, options.dtype)}
+    place = {"device": device_of(options.device), "dtype": getattr(torch, options.dtype)}
     judge = None
     if options.options.accept == "better":
         from reward_vlm.r1.judge import R1Judge

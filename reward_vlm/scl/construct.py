@@ -24,6 +24,7 @@ from reward_vlm.scl.corrector import PRETRAINED, SCLCorrector, SCLOptions
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.scl.published import released, write_preferences
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
+from reward_vlm.vlm import device_of
 
 Log = Callable[[str], object]
 
@@ -87,8 +88,9 @@ def train(options: PairConstruction, *, log: Log | None = None) -> Path:
     if options.held_out is not None:
         held_out, problems = read_rows(options.held_out, question, skip_bad=options.skip_bad)
         _tell(say, problems)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    corrector = SCLCorrector.from_pretrained(options.start, device=device, dtype=getattr(torch, options.dtype))
+    corrector = SCLCorrector.from_pretrained(
+        options.start, device=device_of(options.device), dtype=getattr(torch, options.dtype)
+    )
     asking, prompt, first = options.asking, options.prompt, options.asking.reviews[0]
     if options.released is not None:
         config, own = released(options.released, "construction", first)
