@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vision.efficientnet import feature_maps
+
 GANKind = Literal["vanilla", "lsgan", "wgan", "wgan_softplus", "hinge"]
 """The objectives of `generator_loss` and `discriminator_loss`."""
 
@@ -83,6 +85,22 @@ def pattern_difference(a: Tensor, b: Tensor, period: int = 4, repeats: int = 4) 
     """
     means = [F.avg_pool2d(F.pixel_unshuffle(image, period), repeats, 1) for image in (a, b)]
     return F.l1_loss(*means)
+
+
+def feature_difference(network: torch.nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of a network's feature maps, each over the second picture's mean magnitude.
+
+    A perceptual loss (Johnson et al. 2016, section 3.2, with absolute instead of squared differences).
+
+    Args:
+        network: of `vision.efficientnet.load_efficientnet`.
+        a: (b, 3, h, w); gradients go through it alone.
+        b: the same shape.
+    """
+    with torch.no_grad():
+        wanted = feature_maps(network, b)
+    pairs = zip(feature_maps(network, a), wanted, strict=True)
+    return torch.stack([F.l1_loss(found, other) / other.abs().mean() for found, other in pairs]).mean()
 
 
 def ssim_loss(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:

