@@ -6,6 +6,7 @@
     python scripts/evaluate.py pasd --hr photos --degradation blind --out runs/pasd
     python scripts/evaluate.py gtr --meshes MESHES --out runs/meshes
     python scripts/evaluate.py r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
+    python scripts/evaluate.py r1-restorations --hr photos --out runs/judged
     python scripts/evaluate.py scl --rows questions.jsonl --sources base=org/name learnt=runs/scl/weights --out runs/scl
 
 The first word is the system; the rest are its options (`--help` after it lists them). Each system's module says what it
@@ -28,6 +29,7 @@ SYSTEMS = {
     "gtr": ("scripts.evaluate_gtr", "GTREvaluation"),
     "pie": ("scripts.evaluate_pie", "PIEEvaluation"),
     "r1": ("scripts.evaluate_r1", "R1Evaluation"),
+    "r1-restorations": ("scripts.evaluate_pictures", "PictureEvaluation"),
     "scl": ("scripts.evaluate_scl", "SCLEvaluation"),
 }
 """System -> module with a `main` function, and its options."""

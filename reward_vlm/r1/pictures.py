@@ -27,10 +27,10 @@ class PictureJudge:
         self.judge, self.windows, self.batch_size = judge, windows, batch_size
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None = None, **options: Any) -> PictureJudge:
+    def from_pretrained(cls, source: str | Path | None = None, *, windows: int = 16, **options: Any) -> PictureJudge:
         """A judge of pictures from a source, see `R1Judge.from_pretrained`; None takes the embedded one."""
         variant = "restoration" if source is None else None
-        return cls(R1Judge.from_pretrained(source, variant=variant, **options))
+        return cls(R1Judge.from_pretrained(source, variant=variant, **options), windows)
 
     def preference(self, first: ImageLike, second: ImageLike) -> float:
         """Share of the votes, in [0, 1], for the first of two pictures of the same size; 0.5 when none can be read.

@@ -34,7 +34,7 @@ class PictureJudgeTraining(MiniR1Training):
     """Data, the two stages and the report go here."""
     photos: Path = Path("photos")
     """Folder below which the photographs lie, see `vision/photos.py`."""
-    sft_steps: int = 1500
+    sft_steps: int = 1200
     """Updates of the cold start at most, 32 judgements each."""
     sft_every: int = 100
     """Updates of the cold start between checkpoints."""
@@ -42,7 +42,14 @@ class PictureJudgeTraining(MiniR1Training):
     """Peak learning rate of the cold start."""
     sft_schedule: Literal["cosine", "constant"] = "cosine"
     """Of the cold start."""
-    rows: tuple[int, int, int] = (16000, 3000, 100)
+    rounds: int = 5
+    """Rounds of reinforcement."""
+    rate: float = 1e-4
+    """Peak learning rate of reinforcement."""
+    select: Literal["all", "hard"] = "hard"
+    """Prompts of a round, see `R1Training`. Where more than nine of ten judgements are right, the filter of three
+    standard deviations drops every wrong one; the hard prompts leave it something to learn."""
+    rows: tuple[int, int, int] = (16000, 3000, 200)
     """Pairs for the cold start, for reinforcement, and held out to judge the rounds."""
     size: TinySize = field(default_factory=lambda: TinySize(image_hidden=160, image_start="spectra"))
     """Sizes of the network."""

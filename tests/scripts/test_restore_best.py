@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from restoration.iter import ITEROptions
+from reward_vlm.photo_pairs import KINDS, spoil
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.pictures import PictureJudge
 from scripts import restore
 from scripts.restore import RestoreOptions, main
+
+CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 
 
 @pytest.fixture
@@ -73,3 +77,11 @@ def test_a_judge_alone_is_refused(picture, tmp_path):
         RestoreOptions((picture,), tmp_path, ITEROptions(), judge="./judge")
     with pytest.raises(ValueError, match="best_of must be at least 1, got 0"):
         RestoreOptions((picture,), tmp_path, ITEROptions(), best_of=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_judge_that_ships_prefers_the_less_degraded_picture(kind):
+    judge, rng = PictureJudge.from_pretrained(windows=4), np.random.default_rng(0)
+    good = Image.open(CAT).convert("RGB")
+    bad, worse = (spoil(good, kind, strength, rng) for strength in (0.4, 0.9))
+    assert judge.prefers(good, worse) and judge.prefers(bad, worse) and not judge.prefers(worse, bad)
