@@ -35,6 +35,9 @@ class JudgeOptions:
     """Two or more answers."""
     pictures: tuple[Path, ...] = ()
     """Two or more pictures as answers, instead of texts."""
+    windows: int | None = None
+    """Compare --pictures of one size in so many windows of 56 pixels at most; 0 shows them whole, scaled to what the
+    weights want. None: 16 for the variant restoration, else 0."""
     image: tuple[Path, ...] = ()
     """Pictures that the question is about."""
     rows: Path | None = None
@@ -59,6 +62,10 @@ class JudgeOptions:
     def __post_init__(self) -> None:
         if (self.rows is None) == (self.question is None):
             raise ValueError("Give either one --question with its --answers, or a file of --rows.")
+        if self.windows and not self.pictures:
+            raise ValueError(
+                "Windows are cut from pictures that are compared: give --pictures, or no --windows."
+            )
         if self.rows is not None and self.out is None:
             raise ValueError("A file of --rows needs a file --out for the results.")
         if self.question is not None and (len(self.answers) < 2) == (len(self.pictures) < 2):
@@ -76,6 +83,12 @@ def main(options: JudgeOptions) -> list[dict[str, Any]]:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     if options.rows is None:
         judge = _load(options, device)
+        windows = (16 if options.variant == "restoration" else 0) if options.windows is None else options.windows
+        if options.pictures and windows:
+            from reward_vlm.r1.pictures import PictureJudge
+
+            found = PictureJudge(judge, windows)(options.pictures, options.options, question=options.question or "")
+            return [record(found)]
         images, answers = list(options.image), options.answers or options.pictures
         return [record(judge(images, options.question or "", answers, options.options))]
 

@@ -218,7 +218,10 @@ class R1Judge:
             ]
             self._compare(queries, pairs, options, votes)
             champions = [None] * len(queries)
-        return [_judged(query, cast, champion) for query, cast, champion in zip(queries, votes, champions, strict=True)]
+        return [
+            tally(len(query.answers), cast, champion)
+            for query, cast, champion in zip(queries, votes, champions, strict=True)
+        ]
 
     def _knockout(self, queries: Sequence[Query], options: R1Options, votes: list[list[Vote]]) -> list[int | None]:
         """Winners meet winners until one is left of each question; the earlier answer survives an unreadable reply."""
@@ -286,9 +289,10 @@ def _winner(votes: Sequence[Vote]) -> int | None:
     return majority([vote.winner for vote in votes], [vote.reply.log_prob for vote in votes])
 
 
-def _judged(query: Query, votes: list[Vote], champion: int | None) -> Judged:
-    scores = torch.full((len(query.answers),), 0.5)
-    for index in range(len(query.answers)):
+def tally(answers: int, votes: Sequence[Vote], champion: int | None = None) -> Judged:
+    """What votes on so many answers come to; `champion`: index of the winner of a tournament, which is the choice."""
+    scores = torch.full((answers,), 0.5)
+    for index in range(answers):
         about = [vote.winner == index for vote in votes if index in vote.pair and vote.winner is not None]
         if about:
             scores[index] = sum(about) / len(about)

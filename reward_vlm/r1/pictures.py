@@ -6,6 +6,7 @@ The windows with most structure decide: flat ones look the same in every restora
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from reward_vlm.photo_pairs import QUESTION, SIDE
-from reward_vlm.r1.judge import Query, R1Judge, R1Options
+from reward_vlm.r1.judge import Judged, Query, R1Judge, R1Options, tally
 from vision.images import ImageLike, to_pil, to_tensor
 
 
@@ -32,32 +33,47 @@ class PictureJudge:
         variant = "restoration" if source is None else None
         return cls(R1Judge.from_pretrained(source, variant=variant, **options), windows)
 
+    def __call__(
+        self, pictures: Sequence[ImageLike], options: R1Options | None = None, *, question: str = QUESTION
+    ) -> Judged:
+        """What the votes on the windows of two or more pictures of the same size come to.
+
+        Args:
+            pictures: see `vision.images.ImageLike`.
+            options: see `R1Options`.
+            question: which picture is wanted; small judges know the default alone.
+
+        Raises:
+            ValueError: the pictures have different sizes, or are smaller than a window.
+        """
+        tensors = [to_tensor(picture) for picture in pictures]
+        for tensor in tensors[1:]:
+            if tensor.shape != tensors[0].shape:
+                (height, width), (other_height, other_width) = tensors[0].shape[-2:], tensor.shape[-2:]
+                raise ValueError(
+                    f"Pictures to be compared must have one size, got {width} x {height} and "
+                    f"{other_width} x {other_height}."
+                )
+        shared = torch.stack(tensors).sum(0)
+        windows = zip(*(self._cut(tensor, shared) for tensor in tensors), strict=True)
+        queries = [Query(question, tuple(map(to_pil, window))) for window in windows]
+        found = self.judge.batch(queries, options or R1Options(batch_size=self.batch_size))
+        return tally(len(tensors), [vote for judged in found for vote in judged.votes])
+
     def preference(self, first: ImageLike, second: ImageLike) -> float:
         """Share of the votes, in [0, 1], for the first of two pictures of the same size; 0.5 when none can be read.
 
         Raises:
-            ValueError: the pictures have different sizes.
+            ValueError: the pictures have different sizes, or are smaller than a window.
         """
-        a, b = to_tensor(first), to_tensor(second)
-        if a.shape != b.shape:
-            raise ValueError(
-                f"Pictures to be compared must have one size, got {a.shape[3]} x {a.shape[2]} and "
-                f"{b.shape[3]} x {b.shape[2]}."
-            )
-        queries = [
-            Query(QUESTION, (to_pil(x), to_pil(y)))
-            for x, y in zip(self._cut(a, a + b), self._cut(b, a + b), strict=True)
-        ]
-        found = self.judge.batch(queries, R1Options(batch_size=self.batch_size))
-        winners = [vote.winner for judged in found for vote in judged.votes if vote.winner is not None]
-        return winners.count(0) / len(winners) if winners else 0.5
+        return float(self([first, second]).scores[0])
 
     def prefers(self, first: ImageLike, second: ImageLike) -> bool:
         """Whether the first picture gets more than half of the votes."""
         return self.preference(first, second) > 0.5
 
     def _cut(self, picture: torch.Tensor, shared: torch.Tensor) -> list[torch.Tensor]:
-        """Windows (1, 3, SIDE, SIDE) of `picture` where `shared`, the sum of both pictures, has most structure."""
+        """Windows (1, 3, SIDE, SIDE) of `picture` where `shared`, the sum of the pictures, has most structure."""
         height, width = picture.shape[-2:]
         if min(height, width) < SIDE:
             raise ValueError(f"Pictures to be compared need at least {SIDE} pixels per side, got {width} x {height}.")

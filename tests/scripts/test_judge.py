@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from reward_vlm.data import preference_json, write_rows
+from reward_vlm.photo_pairs import QUESTION, spoil
 from reward_vlm.r1.judge import R1Judge, R1Options
 from reward_vlm.scenes import scene_pairs
 from scripts import evaluate_r1
@@ -16,6 +20,7 @@ from scripts import judge as script
 from scripts.evaluate_r1 import R1Evaluation
 from scripts.judge import JudgeOptions, main, run
 
+CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 QUICK = R1Options(max_new_tokens=3, batch_size=2)
 
 
@@ -93,6 +98,20 @@ def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch
         assert stop.value.code == 2
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
+
+
+def test_pictures_are_compared_pixel_for_pixel(tmp_path):
+    good = Image.open(CAT).convert("RGB")
+    good.save(tmp_path / "good.png")
+    spoil(good, "noise", 0.7, np.random.default_rng(0)).save(tmp_path / "noisy.png")
+    pictures = (tmp_path / "noisy.png", tmp_path / "good.png")
+    options = JudgeOptions(question=QUESTION, pictures=pictures, variant="restoration")
+    (found,) = main(options)
+    assert found["choice"] == 1 and found["scores"][1] > 0.9 and len(found["votes"]) == 4 * 2
+    (scaled,) = main(replace(options, windows=0))
+    assert len(scaled["votes"]) == 2
+    with pytest.raises(ValueError, match="Windows are cut from pictures"):
+        JudgeOptions(question="q", answers=("a", "b"), windows=4)
 
 
 def test_the_evaluation_counts_both_orders_and_continues(tmp_path, monkeypatch):

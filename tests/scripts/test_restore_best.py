@@ -85,3 +85,5 @@ def test_the_judge_that_ships_prefers_the_less_degraded_picture(kind):
     good = Image.open(CAT).convert("RGB")
     bad, worse = (spoil(good, kind, strength, rng) for strength in (0.4, 0.9))
     assert judge.prefers(good, worse) and judge.prefers(bad, worse) and not judge.prefers(worse, bad)
+    found = judge([worse, good, bad])
+    assert found.choice in (1, 2) and float(found.scores[0]) < 0.25 and len(found.votes) == 4 * 3 * 2
