@@ -63,9 +63,7 @@ class JudgeOptions:
         if (self.rows is None) == (self.question is None):
             raise ValueError("Give either one --question with its --answers, or a file of --rows.")
         if self.windows and not self.pictures:
-            raise ValueError(
-                "Windows are cut from pictures that are compared: give --pictures, or no --windows."
-            )
+            raise ValueError("Windows are cut from pictures that are compared: give --pictures, or no --windows.")
         if self.rows is not None and self.out is None:
             raise ValueError("A file of --rows needs a file --out for the results.")
         if self.question is not None and (len(self.answers) < 2) == (len(self.pictures) < 2):
