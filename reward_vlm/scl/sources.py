@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import importlib.util
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -179,6 +180,8 @@ def _rows(benchmark: Benchmark, source: str | Path | None, split: str | None, re
     """The rows with their pictures not decoded."""
     if source is None and benchmark.repository is None:
         raise ValueError("This benchmark comes as a file; name it (a .tsv file with pictures as base64 text).")
+    if importlib.util.find_spec("datasets") is None:
+        raise ValueError("Reading benchmarks needs the package datasets; install it with `pip install burnish[train]`.")
     name, part = str(source or benchmark.repository), split or benchmark.split
     path = Path(name)
     if path.suffix in (".tsv", ".csv"):

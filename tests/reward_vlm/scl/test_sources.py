@@ -8,6 +8,7 @@ import io
 import pytest
 from PIL import Image
 
+from reward_vlm.scl import sources
 from reward_vlm.scl.prompts import published_options
 from reward_vlm.scl.sources import BENCHMARKS, benchmark_question, read_benchmark
 
@@ -116,7 +117,7 @@ def test_as_the_release_has_them():
     assert texts == ["What?\nA. x\nB. y", ROWS["RealWorldQA"]["question"]]
 
 
-def test_what_cannot_be_read_is_a_sentence(tmp_path):
+def test_what_cannot_be_read_is_a_sentence(tmp_path, monkeypatch):
     cases = [("Nothing", None, "There is no benchmark 'Nothing'"), ("MMTBench", None, "comes as a file; name it")]
     cases += [
         ("MMBench", tmp_path / "none.tsv", "Cannot read .*none.tsv"),
@@ -126,3 +127,6 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path):
     for name, source, sentence in [*cases, ("MMBench", tmp_path / "bad.parquet", "Cannot read .*bad.parquet")]:
         with pytest.raises(ValueError, match=sentence):
             read_benchmark(name, source, pictures=tmp_path / "p")
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs the package datasets"):
+        read_benchmark("MMBench", pictures=tmp_path / "p")
