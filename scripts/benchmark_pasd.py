@@ -37,6 +37,7 @@ from restoration.pasd.unet import PASDUNet, Variant
 from scripts.benchmark_pasd_pictures import fast_distance, seams
 from vision.diffusion.backbone import Text
 from vision.diffusion.build import SCHEDULE, emptied, initialise
+from vision.diffusion.compiling import frozen_forward
 from vision.diffusion.denoise import At, denoise_steps, guide, set_steps
 from vision.diffusion.latents import decode_latents, vae_tiles
 from vision.report import table, write_table
@@ -123,7 +124,7 @@ def time_steps(options: PASDBenchmark) -> list[dict[str, Any]]:
         fast = {name: PRESETS["fast"][name] for name in ("guidance_every", "control_every")}
         ways["ours, preset fast"] = lambda: ours(**fast)
     if options.compile:
-        compiled = [(net, torch.compile(net.forward, options={"freezing": True})) for net in (unet, controlnet)]
+        compiled = [(net, frozen_forward(net)) for net in (unet, controlnet)]
 
         def with_compiled() -> Tensor:
             with _replaced(compiled):

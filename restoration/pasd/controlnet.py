@@ -17,6 +17,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from restoration.pasd.folders import fill, read_config, read_tensors
+from restoration.pasd.halves import down_path
 from vision.diffusion.attention import use_text_keys
 from vision.diffusion.build import initialise
 
@@ -222,7 +223,7 @@ class PASDControlNet(ControlNetModel):
         """Residuals for the UNet.
 
         Args:
-            sample: (b, 4, h, w) noisy latents.
+            sample: (b, 4, h, w) noisy latents; fewer pictures than prompts belong to them in turn.
             timestep: one for all or (b,).
             encoder_hidden_states: (b, tokens, width) text.
             controlnet_cond: (b, 3, 8h, 8w) degraded picture, RGB in [0, 1].
@@ -247,15 +248,15 @@ class PASDControlNet(ControlNetModel):
         told = {
             "encoder_hidden_states": text,
             "attention_mask": mask,
+            "encoder_attention_mask": None,
             "cross_attention_kwargs": cross_attention_kwargs,
         }
 
         hidden = self.conv_in(sample)
         hidden = hidden + cond_embedding
-        features = [hidden]
-        for block in self.down_blocks:
-            hidden, outputs = block(hidden, emb, **(told if getattr(block, "has_cross_attention", False) else {}))
-            features.extend(outputs)
+        copies = len(text) // len(sample)
+        hidden, features = down_path(self.down_blocks, hidden, emb, copies, told)
+        emb = emb if copies == 1 else torch.cat([emb] * copies)
         if self.mid_block is not None:
             hidden = self.mid_block(
                 hidden, emb, **(told if getattr(self.mid_block, "has_cross_attention", False) else {})

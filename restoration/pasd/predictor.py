@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restoration.pasd.unet import PASDUNet
 from vision.diffusion.attention import repeat_halves, repeat_keys, text_keys
 from vision.diffusion.backbone import Text
 from vision.diffusion.denoise import At, guide
@@ -65,6 +66,11 @@ class NoisePredictor:
         self.guidance_every, self.control_every = guidance_every, control_every
         self.fg_mask = fg_mask
         self.unit = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)  # pixels per latent
+        # Guidance halves share what comes before the prompt, except where pooled text enters the first layer, in stock
+        # networks, and with published tiles: results should then be those of the released code, and convolutions of a
+        # batch of two round differently.
+        stock = not isinstance(unet, PASDUNet)
+        self.apart = stock or positive.pooled is not None or isinstance(tiles, GaussianTiles)
         self.pieces: dict[Any, Any] = {}  # of the picture: computed once, or kept from an earlier step
 
     @torch.no_grad()
@@ -101,8 +107,7 @@ class NoisePredictor:
 
     def _halves(self, boxes: Sequence[Box], latents: Tensor, embedding: Tensor, at: At, guided: bool) -> Tensor:
         """Predictions of the negative and the positive half when `guided`, else of the positive one."""
-        halves = 2 if guided else 1
-        sample = torch.cat([latents] * halves)
+        sample = torch.cat([latents] * 2) if guided and self.apart else latents
         down, mid = self._residuals(boxes, sample, embedding, at, guided)
         text, added, keys = self._text("unet", guided, len(boxes))
         return self.unet(
@@ -123,7 +128,7 @@ class NoisePredictor:
         if at.index % self.control_every and key in self.pieces:
             return self.pieces[key]
         alone = self.guess_mode and guided
-        if alone:
+        if alone and self.apart:
             sample = sample.chunk(2)[1]
         embedding = torch.cat([embedding] * 2)[: len(sample)]  # both halves see the same
         text, added, keys = self._text("controlnet", guided and not alone, len(boxes))
@@ -131,7 +136,7 @@ class NoisePredictor:
             sample,
             at.timestep,
             text,
-            fg_mask=self._mask(boxes, len(sample)),
+            fg_mask=self._mask(boxes, len(text)),
             conditioning_scale=self.conditioning_scale,
             guess_mode=self.guess_mode,
             added_cond_kwargs=added,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from restoration.pasd.attention import LightTransformer, as_tokens, pixel_transformer
 from restoration.pasd.folders import fill, read_config, read_tensors
+from restoration.pasd.halves import down_path
 from vision.diffusion.attention import use_text_keys
 from vision.diffusion.build import initialise
 
@@ -211,6 +212,7 @@ class PASDUNet(UNet2DConditionModel):
         """Predict the noise in `sample`; arguments as in diffusers, where the shapes are documented.
 
         Args:
+            sample: (b, 4, h, w), or fewer pictures than prompts, which then belong to the pictures in turn.
             down_block_additional_residuals: the ControlNet's residuals; unlike in diffusers they are required, because
                 the pixel attention reads them.
 
@@ -238,11 +240,9 @@ class PASDUNet(UNet2DConditionModel):
             "cross_attention_kwargs": cross_attention_kwargs,
         }
 
-        hidden = self.conv_in(sample)
-        skips = [hidden]
-        for block in self.down_blocks:
-            hidden, outputs = block(hidden, emb, **(told if getattr(block, "has_cross_attention", False) else {}))
-            skips.extend(outputs)
+        copies = len(text) // len(sample)
+        hidden, skips = down_path(self.down_blocks, self.conv_in(sample), emb, copies, told)
+        emb = emb if copies == 1 else torch.cat([emb] * copies)
         if len(residuals) != len(skips):
             raise ValueError(f"The ControlNet gave {len(residuals)} residuals, but this UNet has {len(skips)} skips.")
         skips = [skip + residual for skip, residual in zip(skips, residuals, strict=True)]

@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from restoration.pasd.controlnet import PASDControlNet
 from restoration.pasd.unet import PASDUNet, is_trained, variant_of
 from vision.diffusion.attention import text_keys
+from vision.diffusion.compiling import frozen_forward
 
 SMALL = {
     "block_out_channels": (8, 8),
@@ -243,3 +244,45 @@ def test_the_branch_answers_as_that_of_diffusers():
     assert type(plain) is tuple and len(plain) == 3
     assert all(map(torch.equal, output.down_block_res_samples, plain[1]))
     assert torch.equal(output.mid_block_res_sample, plain[2])
+
+
+@pytest.mark.parametrize("changes", [
+    {},
+    {"layers_per_block": 2, "use_linear_projection": True},
+    {"transformer_layers_per_block": 2},
+    {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    },
+])  # fmt: skip
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_prompts_of_one_picture_share_what_comes_before_the_text(changes, pictures):
+    unet, control = trained(**changes)
+    sample, _, image = inputs(pictures)
+    text = torch.randn(2 * pictures, 5, 12, generator=torch.Generator().manual_seed(2))
+    for kwargs in ((None, None), (text_keys(control, text), text_keys(unet, text))):
+        shared = predict(unet, control, sample, text, image, kwargs)
+        apart = predict(unet, control, torch.cat([sample] * 2), text, torch.cat([image] * 2), kwargs)
+        torch.testing.assert_close(shared, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_masked_prompts_of_one_picture_are_read_apart():
+    unet, _ = trained()
+    sample, _, _ = inputs(1)
+    text, mask = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(2)), torch.ones(2, 5, dtype=torch.bool)
+    down = [torch.zeros(2, *shape) for shape in ((8, 8, 8), (8, 8, 8), (8, 4, 4), (8, 4, 4))]
+    given = {"down_block_additional_residuals": down, "mid_block_additional_residual": torch.zeros(2, 8, 4, 4)}
+    with torch.no_grad():
+        masked = unet(sample, 10, text, encoder_attention_mask=mask, **given).sample
+        plain = unet(torch.cat([sample] * 2), 10, text, **given).sample
+    torch.testing.assert_close(masked, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_networks_say_the_same():
+    unet, control = trained()
+    given = inputs()
+    expected = predict(unet, control, *given)
+    for net in (unet, control):
+        net.forward = frozen_forward(net)
+    torch.testing.assert_close(predict(unet, control, *given), expected, rtol=1e-4, atol=1e-5)

@@ -134,7 +134,7 @@ def test_tiles_leave_no_seams(tiny):
 def test_guidance_and_control_can_be_reused(tiny):
     calls = []
     hooks = [
-        net.register_forward_hook(lambda module, args, kwargs, output: calls.append(args[0].shape[0]), with_kwargs=True)
+        net.register_forward_hook(lambda module, args, kwargs, output: calls.append(args[2].shape[0]), with_kwargs=True)
         for net in (tiny.unet, tiny.controlnet)
     ]
     exact = tiny(photo(), PASDOptions(**{**FAST, "steps": 4}))
@@ -476,3 +476,5 @@ def test_the_embedded_default_restores():
     enlarged = torch.nn.functional.interpolate(image, scale_factor=4, mode="bicubic").clamp(0, 1)
     assert psnr(result, enlarged) > 24
     assert psnr(base_alone(restorer)(image), enlarged) < psnr(result, enlarged)
+    guided = PASDOptions(steps=1, guidance_scale=2.0)
+    assert base_alone(restorer)(image, guided).isfinite().all()
