@@ -4,7 +4,8 @@
 
 The recipe of `reward_vlm.r1.train_mini` on pairs of spoiled photographs (`reward_vlm.photo_pairs`): a cold start on
 written judgements, then StableReinforce. The image encoder starts with filters that see fine structure
-(`reward_vlm.spectrum`); from random ones it does not learn to. Times and measured results stand in the model card.
+(`reward_vlm.spectrum`); from random ones it learns to see it late or never (`docs/r1_reward.md`). Times and measured
+results stand in the model card.
 """
 
 from __future__ import annotations
