@@ -1,10 +1,10 @@
 """First weights of an image encoder that see fine structure: how strong each frequency of a patch is.
 
 Faults such as blur, noise and coding blocks show in the energy of the high frequencies. An encoder with random weights
-finds it late or never: its filters answer to the mean colour of a patch above all, high frequencies are a small part of the
-energy of a photograph, and their energy is a square that no linear layer forms. Here filters start as the cosines of a
-patch, amplified with their frequency as photographs weaken with it, and the first layer's gated product starts as their
-square. Everything is trained from there.
+finds it late or never: its filters answer to the mean colour of a patch above all, high frequencies are a small part of
+the energy of a photograph, and their energy is a square that no linear layer forms. Here filters start as the cosines
+of a patch, amplified with their frequency as photographs weaken with it, and the first layer's gated product starts as
+their square. Everything is trained from there.
 """
 
 from __future__ import annotations
