@@ -32,8 +32,8 @@ def test_both_stages_train_a_judge_that_loads(tmp_path, monkeypatch):
         sft_steps=3,
         sft_every=3,
         rounds=1,
-        steps=1,
-        rows=(40, 32, 2),
+        steps=2,
+        rows=(40, 40, 2),
         tests=2,
         size=TinySize(hidden=64, layers=2, image_layers=1, image_hidden=32, image_start="spectra"),
     )
@@ -41,8 +41,11 @@ def test_both_stages_train_a_judge_that_loads(tmp_path, monkeypatch):
     of_training, again, of_rounds, of_test = asked
     assert of_training == again and (of_rounds, of_test) == (VALIDATION_PHOTOS, HELD_OUT_PHOTOS)
     assert not set(of_training) & {*of_rounds, *of_test} and not set(of_rounds) & set(of_test)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "sft" / "log.jsonl").read_text().splitlines()]
-    assert len(losses) == 3 and losses[2] < losses[0]
+    losses = {
+        stage: [row["loss"] for row in map(json.loads, (tmp_path / stage / "log.jsonl").open()) if "loss" in row]
+        for stage in ("sft", "rl")
+    }
+    assert len(losses["sft"]) == 3 and losses["sft"][2] < losses["sft"][0] and len(losses["rl"]) == 2
     assert set(json.loads((tmp_path / "report.json").read_text())) == {"sft", "rl"}
     tests, _ = read_rows(tmp_path / "data" / "test.jsonl", preference)
     assert [pair.better for pair in tests] == [options.pairs("test", 2)[n].better for n in range(2)]
