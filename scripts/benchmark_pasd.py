@@ -160,7 +160,7 @@ def time_steps(options: PASDBenchmark) -> list[dict[str, Any]]:
     console.print(f"Peak memory of the process: {_peak():.0f} MB.")
     if options.decode:
         started, vae = time.process_time(), real_vae()
-        tile = largest_vae_tile(vae, free_bytes(vae.device))
+        tile = largest_vae_tile(vae, free_bytes(vae.device), *results[first].shape[-2:])
         decode_latents(vae, results[first].cpu(), vae_tiles(tile, VAE_OVERLAP))
         console.print(
             f"With the VAE, after decoding: {_peak():.0f} MB, {time.process_time() - started:.0f} CPU seconds."

@@ -17,7 +17,7 @@ from vision.diffusion.latents import MEASURED
 PER_LATENT = 160
 """Numbers per latent, batch item and channel of the first level that UNet and ControlNet hold at their peak: mostly the
 gated feed-forwards at full size, the skips and the residuals."""
-PER_VAE_LATENT = 64 * 128 * 5
+PER_VAE_LATENT = 64 * 128 * 8
 """Numbers per latent at the VAE decoder's peak, for 128 channels at full size and the copies around one layer."""
 SHARE = 0.7
 """Of the free memory that is used."""
@@ -45,10 +45,16 @@ def largest_tile(unet: nn.Module, copies: int, free: int, limit: int) -> int:
     return _side(free, PER_LATENT * unet.config.block_out_channels[0] * copies * weight.element_size(), limit)
 
 
-def largest_vae_tile(vae: nn.Module, free: int) -> int:
-    """Side of the VAE's tiles, in latents; several are held at once when their statistics are measured."""
-    width = vae.config.block_out_channels[0] / 128
-    return _side(free, int(PER_VAE_LATENT * width * MEASURED * next(vae.parameters()).element_size()), SIDES[0])
+def largest_vae_tile(vae: nn.Module, free: int, height: int, width: int) -> int:
+    """Side of the VAE's tiles for `height` x `width` latents, in latents; 0 where the whole needs no more memory.
+
+    Several tiles are held at once when their statistics are measured.
+    """
+    channels = vae.config.block_out_channels[0] / 128
+    each = int(PER_VAE_LATENT * channels * next(vae.parameters()).element_size())
+    if height * width * each <= SHARE * free:
+        return 0
+    return _side(free, MEASURED * each, SIDES[0])
 
 
 def _side(free: int, each: int, limit: int) -> int:

@@ -230,7 +230,7 @@ class PASDRestorer(PASDComponents):
 
     def decode(self, state: Denoising, options: PASDOptions | None = None) -> Tensor:
         """The picture (b, 3, H, W) in [0, 1], on the networks' device, of a state."""
-        tiles = vae_tiles(self._vae_tile(options or PASDOptions()), VAE_OVERLAP)
+        tiles = vae_tiles(self._vae_tile(options or PASDOptions(), *state.latents.shape[-2:]), VAE_OVERLAP)
         return torch.cat([decode_latents(self.vae, latents, tiles) for latents in state.latents.split(1)])
 
     def finish(self, run: Run, decoded: Tensor, original: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ class PASDRestorer(PASDComponents):
         else:
             if latents is not None:
                 raise ValueError("Given latents belong to a start from noise; choose start noise or leave them out.")
-            tiles = vae_tiles(self._vae_tile(options) * unit, VAE_OVERLAP * unit, unit)
+            tiles = vae_tiles(self._vae_tile(options, *shape[-2:]) * unit, VAE_OVERLAP * unit, unit)
             pairs = zip(image.split(1), draw(shape).to(image).split(1), strict=True)
             latents = torch.cat([encode_image(self.vae, item, noise, tiles) for item, noise in pairs]).float()
             first = int(scheduler.timesteps[0])
@@ -274,8 +274,10 @@ class PASDRestorer(PASDComponents):
         size = max(size // step * step, 2 * overlap + step)
         return Tiles(size, overlap, 1, batch=options.tile_batch)
 
-    def _vae_tile(self, options: PASDOptions) -> int:
-        return largest_vae_tile(self.vae, free_bytes(self.device)) if options.vae_tile is None else options.vae_tile
+    def _vae_tile(self, options: PASDOptions, height: int, width: int) -> int:
+        if options.vae_tile is not None:
+            return options.vae_tile
+        return largest_vae_tile(self.vae, free_bytes(self.device), height, width)
 
     def _texts(self, image: Tensor, options: PASDOptions, prompts: Sequence[str] | None) -> tuple[Text, Text | None]:
         prompts = [options.prompt] * len(image) if prompts is None else list(prompts)

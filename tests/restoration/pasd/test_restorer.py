@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from restoration.pasd import PASDConfig, PASDOptions, PASDRestorer
 from restoration.pasd.components import PRETRAINED
-from restoration.pasd.memory import largest_tile, largest_vae_tile
+from restoration.pasd.memory import SIDES, largest_tile, largest_vae_tile
 from restoration.pasd.options import COLORIZE, PRESETS
 from restoration.pasd.restorer import PUBLISHED, base_alone
 from restoration.pasd.style import merge_lora
@@ -319,7 +319,8 @@ def test_tiles_do_not_follow_every_change_of_the_free_memory(tiny):
     sides = [largest_tile(tiny.unet, 2, free << 20, 320) for free in range(1, 4000)]
     assert set(sides) == {64, 80, 112, 160, 224, 320} and sides == sorted(sides)
     assert largest_tile(tiny.unet, 2, 1, 32) == 32
-    assert largest_vae_tile(tiny.vae, 1) == 64 and largest_vae_tile(tiny.vae, 1 << 40) == 512
+    assert largest_vae_tile(tiny.vae, 1, 32, 32) == 64 and largest_vae_tile(tiny.vae, 1 << 40, 4096, 4096) == 0
+    assert largest_vae_tile(tiny.vae, 1 << 30, 4096, 4096) in SIDES
 
 
 def test_colourization_keeps_the_brightness(tiny):
