@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from reward_vlm.data import preference, read_rows
 from reward_vlm.r1 import train_pictures
