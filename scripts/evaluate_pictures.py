@@ -2,7 +2,8 @@
 
 Good pictures are degraded and restored in several ways: enlarged bicubically, by ITER without sampling, and by ITER
 with several seeds, as `scripts/restore.py --best-of` does. The judge sees two of them at a time, or one and the good
-picture, and is not told which is which; PSNR and SSIM (luma) compare each with the good picture. Written are pairs.csv
+picture, or the good picture spoiled by two different faults of random strength, and is not told which is which; PSNR
+and SSIM (luma) compare each with the good picture. Written are pairs.csv
 and .json (every comparison), agreement.csv and .json, and run.json.
 
 An agreement of 0.5 is chance. With the good picture, it is the share of restorations to which the judge prefers it;
@@ -19,15 +20,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
 from rich.console import Console
 from torch import Tensor
 
 from restoration.compare import GOOD, degraded_samples
 from restoration.iter import ITEROptions, ITERRestorer
 from restoration.recipes import recipe
+from reward_vlm.photo_pairs import KINDS, spoil
 from reward_vlm.r1.pictures import PictureJudge
 from reward_vlm.strategies import best_of
 from vision.config import to_dict
+from vision.images import to_pil, to_tensor
 from vision.metrics import psnr, ssim
 from vision.report import table, write_run, write_table
 from vision.resize import imresize
@@ -79,11 +83,14 @@ def main(options: PictureEvaluation) -> int:
         options.hr, options.degradation, scale=restorer.scale, crop=options.crop, seed=options.seed
     )
     rows, gains = [], []
-    for name, read in samples:
+    for number, (name, read) in enumerate(samples):
         low, high = read()
         restored = {GOOD: high, **candidates(restorer, low, options)}
-        quality = {key: (float(psnr(x, high, border=4)), float(ssim(x, high, border=4))) for key, x in restored.items()}
-        votes = {pair: judge.preference(*map(restored.get, pair)) for pair in combinations(restored, 2)}
+        spoiled = faults(high, np.random.default_rng((options.seed, number)))
+        shown = restored | spoiled
+        quality = {key: (float(psnr(x, high, border=4)), float(ssim(x, high, border=4))) for key, x in shown.items()}
+        pairs = [*combinations(restored, 2), *combinations(spoiled, 2)]
+        votes = {(a, b): judge.preference(shown[a], shown[b]) for a, b in pairs}
         rows += [
             {"image": name, "first": a, "second": b, "preference": vote}
             | {"psnr_gap": None if a == GOOD else quality[a][0] - quality[b][0]}
@@ -96,7 +103,7 @@ def main(options: PictureEvaluation) -> int:
         gains.append((quality[kept][0] - fmean(gained), max(gained) - fmean(gained)))
         console.print(f"{name} is done.", markup=False)
     found = agreement(rows)
-    found[-1] |= {"gain": fmean(gain for gain, _ in gains), "most": fmean(most for _, most in gains)}
+    found[2] |= {"gain": fmean(gain for gain, _ in gains), "most": fmean(most for _, most in gains)}
     Console(width=max(console.width, 120)).print(table(found, digits=3))
     write_table(rows, options.out / "pairs.json", options.out / "pairs.csv")
     write_table(found, options.out / "agreement.json", options.out / "agreement.csv")
@@ -113,10 +120,16 @@ def candidates(restorer: ITERRestorer, low: Tensor, options: PictureEvaluation) 
     return {name: picture.clamp(0, 1) for name, picture in found.items()}
 
 
+def faults(high: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+    """`high` (1, 3, height, width) with each fault that the small judge was taught, by name, at a random strength."""
+    good = to_pil(high)
+    return {kind: to_tensor(spoil(good, kind, float(rng.uniform(0, 1)), rng)) for kind in KINDS}
+
+
 def agreement(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Shares of the comparisons in which the judge and a number prefer the same picture; a tied vote is half."""
     found = []
-    for group in ("good image and restoration", "two methods", "two seeds"):
+    for group in ("good image and restoration", "two methods", "two seeds", "two faults"):
         part = [row for row in rows if _group(row["first"], row["second"]) == group]
         line: dict[str, Any] = {"pairs": group, "comparisons": len(part)}
         for number in ("psnr", "ssim"):
@@ -130,4 +143,6 @@ def agreement(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _group(first: str, second: str) -> str:
     if first == GOOD:
         return "good image and restoration"
+    if first in KINDS:
+        return "two faults"
     return "two seeds" if first.startswith(SEED) and second.startswith(SEED) else "two methods"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from reward_vlm.photo_pairs import KINDS
 from scripts import evaluate_pictures
 from scripts.evaluate import parse
 from scripts.evaluate_pictures import PictureEvaluation, agreement
@@ -24,12 +26,12 @@ def test_restorations_are_compared_with_the_judge_and_with_the_truth(tmp_path):
     assert [(row["first"], row["second"]) for row in pairs] == [
         *(("good image", name) for name in ("bicubic", "ITER 0", "seed 0", "seed 1")),
         ("bicubic", "ITER 0"), ("bicubic", "seed 0"), ("bicubic", "seed 1"),
-        ("ITER 0", "seed 0"), ("ITER 0", "seed 1"), ("seed 0", "seed 1"),
+        ("ITER 0", "seed 0"), ("ITER 0", "seed 1"), ("seed 0", "seed 1"), *combinations(KINDS, 2),
     ]  # fmt: skip
     assert pairs[0]["psnr_gap"] is None and pairs[0]["ssim_gap"] > 0 > pairs[4]["psnr_gap"]
     assert pairs[0]["preference"] > 0.5 and all(0 <= row["preference"] <= 1 for row in pairs)
     found = json.loads((tmp_path / "agreement.json").read_text())
-    assert [row["comparisons"] for row in found] == [4, 5, 1]
+    assert [row["comparisons"] for row in found] == [4, 5, 1, 10]
     assert found[0]["agrees with psnr"] is None and found[2]["most"] >= abs(found[2]["gain"])
 
 
