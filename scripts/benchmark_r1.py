@@ -1,12 +1,13 @@
 """Stability and cost of StableReinforce; called by `scripts/benchmark.py r1`.
 
     python scripts/benchmark.py r1 --task overhead --out runs/r1-overhead
-    python scripts/benchmark.py r1 --task stress --start runs/r1-mini/sft/weights --out runs/r1-stress
+    python scripts/benchmark.py r1 --task stress --start runs/r1-swayed/sft/weights --out runs/r1-stress
 
 overhead: seconds of an update (rollout included) of StableReinforce and of TRL's GRPO with the same model, prompts,
 batch and length, the two taking turns in one process. stress: rendered scenes, with the rate and the age of the
-judgements raised until the plain algorithm (no bound of the ratio, no filter of advantages) fails; both arms, several
-seeds, one picture. Writes a table (json, csv), curves.png (stress) and run.json; finished runs are not repeated.
+judgements raised beyond what training uses, with StableReinforce and with the plain algorithm (no bound of the ratio,
+no filter of advantages); several seeds, one picture; `docs/r1_reward.md` tells what came out. Writes a table (json,
+csv), curves.png (stress) and run.json; finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -56,12 +57,16 @@ class R1Benchmark:
     """Updates from one set of judgements (stress)."""
     rounds: int = 3
     """Sets of judgements (stress)."""
+    batch: int = 32
+    """Judgements per update (stress)."""
+    temperature: float = 1.0
+    """Of the judgements (stress)."""
     updates: int = 12
     """Timed updates per trainer (overhead)."""
 
     def __post_init__(self) -> None:
-        if min(self.seeds, self.age, self.rounds, self.updates) < 1:
-            raise ValueError("seeds, age, rounds and updates must be at least 1.")
+        if min(self.seeds, self.age, self.rounds, self.batch, self.updates) < 1:
+            raise ValueError("seeds, age, rounds, batch and updates must be at least 1.")
 
 
 def main(options: R1Benchmark) -> int:
@@ -115,7 +120,7 @@ def overhead(options: R1Benchmark) -> list[dict[str, Any]]:
 def stress(options: R1Benchmark) -> list[dict[str, Any]]:
     """Held-out accuracy before and after of every run, and why a run ended early."""
     data = options.out / "data"
-    for name, seed, count in (("rl", 7, 3000), ("held_out", 98, 100)):
+    for name, seed, count in (("rl", 7, 3000), ("held_out", 98, 200)):
         if not (data / f"{name}.jsonl").exists():
             write_rows(data / f"{name}.jsonl", [preference_json(pair, data) for pair in scene_pairs(seed, count)])
     rows, curves = [], {}
@@ -124,14 +129,15 @@ def stress(options: R1Benchmark) -> list[dict[str, Any]]:
             folder = options.out / f"{arm}-{seed}"
             ended = run_to_the_end(R1Training(
                 rows=data / "rl.jsonl", held_out=data / "held_out.jsonl", folder=folder, stage="rl",
-                start=options.start, rounds=options.rounds, steps=options.age, batch_size=32, accumulate=1,
+                start=options.start, rounds=options.rounds, steps=options.age, batch_size=options.batch, accumulate=1,
                 learning_rate=options.rate, schedule="constant", warmup=0.0, tolerance=1.0, seed=seed,
-                objective=replace(objective, rollout_updates=options.age),
+                objective=replace(objective, rollout_updates=options.age, temperature=options.temperature),
             ))  # fmt: skip
             log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
             held = [(row["step"], row["held_out/accuracy"]) for row in log if "held_out/accuracy" in row]
             losses = [abs(row["policy_loss"]) for row in log if "policy_loss" in row]
             facts = {"arm": arm, "seed": seed, "accuracy_before": held[0][1], "accuracy_after": held[-1][1]}
+            facts["largest_ratio"] = max((row["ratio_max"] for row in log if "ratio_max" in row), default=1.0)
             rows.append({**facts, "largest_loss": max(losses, default=0.0), "ended": ended or "as planned"})
             curves[f"{arm}, seed {seed}"] = ([step for step, _ in held], [accuracy for _, accuracy in held])
     title = f"rate {options.rate:g}, judgements reused for {options.age} updates"
