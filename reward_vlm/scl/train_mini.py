@@ -5,10 +5,9 @@
 A tiny vision-language model with random weights learns from a careless teacher to answer multiple-choice questions
 about rendered scenes, and to review its answers (cold start). The teacher takes green for red and purple for black more
 often than not, and slips now and then; so there is something left to learn, and its reviews correct some answers and
-spoil others. The answers are taught until a share of the validation questions is answered rightly, the reviews for a
-fixed number of updates: one rule for all seeds. Then come rounds of self-correction learning, and a control of the same
-length with chosen and rejected replies exchanged. Cold start, construction, validation and test ask different
-questions.
+spoil others. Both lessons have a fixed number of updates, one rule for all seeds. Then come rounds of self-correction
+learning, and a control of the same length with chosen and rejected replies exchanged. Cold start, construction,
+validation and test ask different questions.
 
 Every part goes on from its checkpoints when the same command is given again. Of every seed, `seed-N/report.json` holds
 what the test questions say, and `seed-N/learnt/weights` is what `SCLCorrector.from_pretrained` loads; `curves.png`
@@ -61,13 +60,14 @@ STYLE = SCLConfig("plain", max_new_tokens=32)
 class ColdStart:
     """Supervised learning of the format, of seeing, and of reviewing."""
 
-    answers: int = 300
+    answers: int = 150
     """Updates at most that teach answers."""
-    until: float = 0.65
-    """They end when this share of the validation questions is answered rightly (looked at every `look` updates)."""
-    look: int = 10
+    until: float = 1.0
+    """They end earlier when this share of the validation questions is answered rightly (looked at every `look`
+    updates)."""
+    look: int = 50
     """Updates between looks, and between checkpoints."""
-    reviews: int = 60
+    reviews: int = 40
     """Updates that teach reviews; half of their replies are still first answers."""
     batch_size: int = 32
     """Replies per update; each is seen once."""
@@ -89,9 +89,9 @@ class MiniSCLTraining:
     """Whole runs; a seed decides about first weights, order and samples, the questions are the same for all."""
     cold: ColdStart = field(default_factory=ColdStart)
     """The start."""
-    questions: int = 2000
+    questions: int = 1500
     """Questions of a round."""
-    rounds: int = 2
+    rounds: int = 1
     """Rounds of self-correction learning."""
     asking: SCLOptions = field(
         default_factory=lambda: SCLOptions(reviews=(0,), temperature=1.0, batch_size=64),
@@ -99,7 +99,7 @@ class MiniSCLTraining:
     """How pairs are made."""
     dpo: training.DPO = field(
         default_factory=lambda: training.DPO(
-            batch_size=32, accumulate=1, learning_rate=2e-4, max_grad_norm=1.0, lora=training.LoRA(rank=0), parts="all"
+            batch_size=32, accumulate=1, learning_rate=1e-4, max_grad_norm=1.0, lora=training.LoRA(rank=0), parts="all"
         )
     )
     """The reference's losses; all weights are trained."""
