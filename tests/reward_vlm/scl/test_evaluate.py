@@ -13,7 +13,7 @@ from reward_vlm.r1.evaluate import wilson
 from reward_vlm.scl.corrector import SCLConfig, SCLCorrector, SCLOptions
 from reward_vlm.scl.evaluate import by_source, mean_ranks, measure, summary
 from reward_vlm.scl.pairs import Record
-from reward_vlm.scl.scene_questions import scene_item, scene_questions
+from reward_vlm.scl.scene_questions import TEST_SEED, scene_item, scene_questions
 from reward_vlm.vlm import Reply
 from scripts import evaluate
 from scripts.evaluate_scl import SCLEvaluation, main
@@ -118,3 +118,9 @@ def test_wrong_options_are_sentences(arguments, sentence, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.parse(["scl", "--out", "out", *arguments])
     assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_the_embedded_model_answers():
+    records = measure(SCLCorrector.from_pretrained(), scene_questions(TEST_SEED, 40), SCLOptions(reviews=()))
+    assert summary(records)["first"] >= 0.8
+    assert all(len(record.replies[0]) > 20 for record in records)
