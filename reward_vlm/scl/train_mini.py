@@ -256,20 +256,12 @@ def report(options: MiniSCLTraining, weights: Mapping[str, Path], folder: Path, 
 
 
 def plot_reports(reports: Mapping[int, Mapping[str, Mapping[str, float]]], path: Path) -> None:
-    """One panel per number, over rounds; every seed has a line, and one for its control."""
-    titles = {
-        "first": "first answers right",
-        "refined": "refined answers right",
-        "wrong_to_right": "corrected by the review",
-        "right_to_wrong": "spoiled by the review",
-        "net_gain": "net gain of the review",
-    }
+    """One panel per number and one line per seed over the rounds; the control stands at -1."""
+    titles = {"first": "first answers right", "refined": "refined answers right", "net_gain": "net gain of the review"}
     panels: dict[str, dict[str, Any]] = {title: {} for title in titles.values()}
     for seed, report in reports.items():
-        lines = {f"seed {seed}": [name for name in report if name != "control"]}
-        if "control" in report:
-            lines[f"seed {seed}, exchanged"] = ["start", "control"]
+        names = sorted(report, key=lambda name: name != "control")  # in order, the control first
+        places = range(-("control" in report), len(names) - ("control" in report))
         for key, title in titles.items():
-            for label, names in lines.items():
-                panels[title][label] = (range(len(names)), [report[name][key] for name in names])
-    plot_panels(path, panels, columns=5, xlabel="rounds")
+            panels[title][f"seed {seed}"] = (places, [report[name][key] for name in names])
+    plot_panels(path, panels, columns=3, xlabel="rounds (-1: trained on exchanged pairs)")
