@@ -159,14 +159,18 @@ def train(options: SCLTraining, *, log: Log | None = None) -> Path:
         say(f"left out: {sentence}")
     if not pairs:
         raise ValueError(f"{options.pairs} holds no pairs: no answer changed between right and wrong.")
-    start = kept_start(options.start, options.folder, options.dtype)
+    from trl import DPOConfig
+
+    config = DPOConfig(**arguments(options))
+    with config.main_process_first(local=False):
+        start = kept_start(options.start, options.folder, options.dtype)
     corrector = SCLCorrector.from_pretrained(start, dtype=getattr(torch, options.dtype))
     assert isinstance(corrector.chat, ChatModel)
     checkpoint = last_checkpoint(options.folder)
     load_checkpoint_weights(corrector.chat.model, checkpoint)
     with torch.random.fork_rng(devices=[]):
         trainer = make_trainer(corrector.chat, start, pairs, options, say)
-        if checkpoint is None:
+        if checkpoint is None and trainer.is_world_process_zero():
             say(length_report(trainer, pairs))
         trainer.train(resume_from_checkpoint=checkpoint)
     return finish(trainer, corrector.chat.processor, weights, lambda part: save_config(corrector.config, part / CONFIG))
