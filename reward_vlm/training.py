@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from reward_vlm.vlm import ChatModel
+from reward_vlm.vlm import ChatModel, silent
 from vision.files import atomic_path
 
 Log = Callable[[str], object]
@@ -54,7 +54,8 @@ def load_checkpoint_weights(model: Any, checkpoint: str | None) -> None:
     """
     if checkpoint is None or (Path(checkpoint) / "adapter_config.json").exists():  # adapters have the modules' names
         return
-    saved = type(model).from_pretrained(checkpoint, dtype=model.dtype, local_files_only=True)
+    with silent():
+        saved = type(model).from_pretrained(checkpoint, dtype=model.dtype, local_files_only=True)
     model.load_state_dict(saved.state_dict())
 
 
@@ -178,11 +179,11 @@ def finish(trainer: Any, processor: Any, weights: Path, complete: Callable[[Path
     if main:
         shutil.rmtree(part, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    if hasattr(model, "merge_and_unload"):
-        if main:
+    with silent():
+        if not hasattr(model, "merge_and_unload"):
+            trainer.save_model(str(part))
+        elif main:
             model.merge_and_unload().save_pretrained(part)
-    else:
-        trainer.save_model(str(part))
     if main:
         processor.save_pretrained(part)
         if complete is not None:

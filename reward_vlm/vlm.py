@@ -6,7 +6,8 @@ seed, not on the batch (up to the rounding of padded sums).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from reward_vlm.dialogue import Dialogue
 from vision import hub
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "r1-mini"
+"""Folder of the embedded judges: one sub-folder per variant."""
 BUILTIN = ("tiny",)
 
 
@@ -75,7 +77,7 @@ class ChatModel:
         """Load a model and its processor.
 
         Args:
-            source: folder, hub name, `builtin:tiny` (random weights), or None for the embedded judge.
+            source: folder, hub name, `builtin:tiny` (random weights), or None for the embedded judge of scenes.
             revision: of a hub source.
             max_pixels: limit to which the processor shrinks pictures, where it knows one.
 
@@ -83,7 +85,7 @@ class ChatModel:
             FileNotFoundError: the source looks like a path and does not exist.
             ValueError: the source is not understood, or its weights do not fit.
         """
-        found = hub.find(source, default=PRETRAINED, revision=revision)
+        found = hub.find(source, default=PRETRAINED / "scenes", revision=revision)
         if found.kind == "builtin":
             if found.name not in BUILTIN:
                 raise ValueError(f"There is no builtin:{found.name}; there is {', '.join(BUILTIN)}.")
@@ -99,7 +101,8 @@ class ChatModel:
         own = self.model.dtype
         if dtype is not None:
             self.model.to(dtype)
-        self.model.save_pretrained(folder)
+        with silent():
+            self.model.save_pretrained(folder)
         self.model.to(own)
         self.processor.save_pretrained(folder)
 
@@ -254,6 +257,22 @@ def device_of(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Without the messages and progress bars of transformers."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def load_model(folder: Path, dtype: torch.dtype, limits: dict[str, int] | None = None) -> tuple[Any, Any]:
     """Model and processor of a folder that transformers wrote; strict, from safetensors alone, without foreign code.
 
@@ -261,18 +280,13 @@ def load_model(folder: Path, dtype: torch.dtype, limits: dict[str, int] | None =
         ValueError: the folder is incomplete, or tensors are missing, unexpected or misshapen (the first is named).
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils import logging
 
     try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, **(limits or {}))
-        level = logging.get_verbosity()
-        logging.set_verbosity_error()
-        try:
+        with silent():
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, **(limits or {}))
             model, report = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
-        finally:
-            logging.set_verbosity(level)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder} holds no vision-language model: {str(error).strip().splitlines()[0]}") from error
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}

@@ -86,6 +86,12 @@ def test_saved_and_loaded_models_say_the_same(chat, dialogues, tmp_path):
         assert torch.equal(value, loaded.model.state_dict()[name])
 
 
+def test_the_embedded_model_loads_without_a_word(dialogues, capfd):
+    said = ChatModel.from_pretrained().generate(dialogues[3:], Sampling(48))[0]
+    assert "<think>" in said.text and said.finished
+    assert capfd.readouterr() == ("", "")
+
+
 def test_weights_load_strictly(chat, tmp_path):
     chat.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
