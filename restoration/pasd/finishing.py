@@ -30,8 +30,10 @@ from vision.losses import feature_difference, gradient_difference, pattern_diffe
 from vision.report import plot_panels
 from vision.resize import imresize
 
-EDGES, TEXTURE, PATTERN, TONES, HEADS = 0.5, 0.05, 1.0, 0.25, 0.05
+EDGES, TEXTURE, PATTERN, TONES, HEADS = 0.5, 0.4, 1.0, 0.25, 0.05
 """Weights of the losses beside the absolute error."""
+STEPS = 3
+"""Denoising steps of the pictures that are learnt from."""
 MEASURED = ("psnr_y", "niqe", "tex")
 """What is measured on pictures that no training sees."""
 
@@ -40,7 +42,7 @@ class Finishing(nn.Module):
     """Pixel attention, ControlNet and decoder, with the loss of the restored picture.
 
     Args:
-        restorer: all networks; samples with the defaults of its config, without guidance.
+        restorer: all networks; samples with the defaults of its config, but `STEPS` steps and no guidance.
         perceptual: weight of the features of EfficientNet-Lite2; 0 does without that network.
 
     Raises:
@@ -81,7 +83,7 @@ class Finishing(nn.Module):
         restorer = self.frozen[0].to(low.device)
         # At the first noise level a start from the picture is noise too, but costs an encoding.
         side = round(min(low.shape[-2:]) * restorer.config.scale)
-        options = PASDOptions(start="noise", guidance_scale=1.0, tile=0, vae_tile=0, process_size=side)
+        options = PASDOptions(steps=STEPS, start="noise", guidance_scale=1.0, tile=0, vae_tile=0, process_size=side)
         text = restorer.text([restorer.config.added_prompt] * len(low))
         run = restorer.start(
             low, options, text=(text, None), noise=lambda shape: torch.randn(shape, generator=generator)

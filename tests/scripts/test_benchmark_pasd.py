@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import torch
 
-from scripts.benchmark_pasd import PASDBenchmark, main
+from scripts.benchmark_pasd import PASDBenchmark
 from scripts.benchmark_pasd_pictures import fast_distance, seam_energy, seams
 
 
@@ -34,13 +34,6 @@ def test_tiles_are_compared_with_the_whole():
     tiled, whole = seams(512, 384, tile=24, steps=1)
     assert (tiled["what"], whole["what"], whole["of_whole"]) == ("tiled", "whole", 1)
     assert tiled["of_whole"] == pytest.approx(1, abs=0.2)
-
-
-def test_the_real_path_of_every_way(tmp_path):
-    rows = main(PASDBenchmark(tiny=True, size=64, steps=1, rounds=1, out=tmp_path))
-    assert [row["what"] for row in rows] == ["straightforward port", "ours", "ours, preset fast"]
-    assert rows[1]["largest_difference"] < 1e-3
-    assert (tmp_path / "steps.json").exists()
 
 
 def test_tasks_say_what_they_need(tmp_path):

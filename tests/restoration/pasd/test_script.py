@@ -76,7 +76,7 @@ def test_the_benchmark_compares_equal_things(tmp_path):
     assert rows["straightforward port"]["of_first"] == 1
     assert rows["ours"]["largest_difference"] < 1e-2
     assert rows["ours, preset fast"]["largest_difference"] > rows["ours"]["largest_difference"]
-    assert {path.name for path in tmp_path.iterdir()} == {"pasd.json", "pasd.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"steps.json", "steps.csv"}
 
 
 def test_the_evaluation_measures_the_base_alone_too(tmp_path):
