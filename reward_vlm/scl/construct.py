@@ -69,7 +69,7 @@ class PairConstruction:
             raise ValueError(f"There is no benchmark {self.benchmark!r}; known are {', '.join(BENCHMARKS)}.")
         if self.benchmark is None and (self.data, self.split, self.limit) != (None, None, None):
             raise ValueError("--data, --split and --limit belong to a --benchmark.")
-        if not self.asking.reviews:
+        if self.asking.reviews == ():
             raise ValueError("Pairs come from reviews; give at least one (--asking.reviews).")
         if self.released is not None:
             released(self.released, "construction")
@@ -91,7 +91,8 @@ def train(options: PairConstruction, *, log: Log | None = None) -> Path:
     corrector = SCLCorrector.from_pretrained(
         options.start, device=device_of(options.device), dtype=getattr(torch, options.dtype)
     )
-    asking, prompt, first = options.asking, options.prompt, options.asking.reviews[0]
+    asking, prompt = options.asking, options.prompt
+    first = (asking.reviews or corrector.config.reviews)[0]
     if options.released is not None:
         config, own = released(options.released, "construction", first)
         corrector, prompt = SCLCorrector(corrector.chat, config), "bare"

@@ -45,6 +45,8 @@ class SCLConfig:
     """Prompts, see `reward_vlm.scl.prompts`."""
     extract: Variant = "strict"
     """How the chosen option is read out of a reply, see `reward_vlm.scl.extract`."""
+    reviews: tuple[int | str, ...] = (2,)
+    """Requests to look again when a call names none, see `SCLOptions`; 2 is the release's default."""
     image_each_turn: bool = False
     """Show the pictures with every request (as the release does for LLaVA), or with the question alone."""
     max_new_tokens: int = 1024
@@ -57,9 +59,9 @@ class SCLConfig:
 class SCLOptions:
     """What a call may choose."""
 
-    reviews: tuple[int | str, ...] = (2,)
-    """Requests to look again: numbers from 0 to 3 (critical, details, context, scene) or texts of one's own; without
-    any, the first answer stands."""
+    reviews: tuple[int | str, ...] | None = None
+    """Requests to look again: numbers from 0 to 3 (critical, details, context, scene) or texts of one's own; with an
+    empty list the first answer stands. None: the weights' own."""
     rounds: int = 1
     """How often the reviews are gone through."""
     accept: Literal["last", "better"] = "last"
@@ -78,18 +80,13 @@ class SCLOptions:
     """Of the samples; question i of a call draws from seed + i."""
 
     def __post_init__(self) -> None:
-        for prompt in self.reviews:
+        for prompt in self.reviews or ():
             review_text(prompt)
         if self.rounds < 1 or self.batch_size < 1:
             raise ValueError(f"rounds and batch_size must be at least 1, got {self.rounds} and {self.batch_size}.")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
         Sampling(1, self.temperature, self.top_p)  # its own checks
-
-    @property
-    def schedule(self) -> tuple[int | str | None, ...]:
-        """The requests of a dialogue, in order: None is the question, the others are reviews."""
-        return (None, *self.reviews * self.rounds)
 
 
 @dataclass(frozen=True)
@@ -259,11 +256,16 @@ class SCLCorrector:
         yield from refine_steps(
             start,
             propose,
-            options.schedule,
+            self.schedule(options),
             accept=keep_better if options.accept == "better" else None,
             stop=settled if options.stop_when_unchanged else None,
             drop_finished=options.stop_when_unchanged,
         )
+
+    def schedule(self, options: SCLOptions) -> tuple[int | str | None, ...]:
+        """The requests of a dialogue, in order: None is the question, the others are reviews."""
+        reviews = self.config.reviews if options.reviews is None else options.reviews
+        return (None, *reviews * options.rounds)
 
     def ask(self, talk: Talk, at: int | str | None) -> Dialogue:
         """The dialogue with the next request: the question, or a review."""

@@ -237,7 +237,7 @@ def answer_all(
 
 def made_by(corrector: SCLCorrector, options: SCLOptions, model: str) -> dict[str, Any]:
     """Everything that decides about replies: the name of the weights, the configuration and the options."""
-    asked = {name: value for name, value in to_dict(options).items() if name != "batch_size"}
+    asked = {name: value for name, value in to_dict(options).items() if name != "batch_size" and value is not None}
     return {"model": model, **to_dict(corrector.config), **asked}
 
 

@@ -75,7 +75,7 @@ class SCLRounds:
     def __post_init__(self) -> None:
         if self.rounds < 1 or (self.per_round or 1) < 1:
             raise ValueError(f"rounds and per_round must be at least 1, got {self.rounds} and {self.per_round}.")
-        if not self.asking.reviews:
+        if self.asking.reviews == ():
             raise ValueError("Pairs come from reviews; give at least one (--asking.reviews).")
 
 

@@ -53,7 +53,7 @@ SEEDS = {"answers": 1, "reviews": 2, "construction": 7, "validation": 98, "test"
 """Seeds of the questions."""
 CONFUSED = {"green": "red", "purple": "black"}
 """What the teacher takes for something else."""
-STYLE = SCLConfig("plain", max_new_tokens=32)
+STYLE = SCLConfig("plain", reviews=(0,), max_new_tokens=32)
 
 
 @dataclass(frozen=True)

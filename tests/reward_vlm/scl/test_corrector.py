@@ -60,8 +60,10 @@ def test_pictures_with_each_turn_and_the_full_prompt():
 
 def test_rounds_go_through_the_reviews_again():
     options = SCLOptions(("x", "y"), rounds=2)
-    assert options.schedule == (None, "x", "y", "x", "y")
-    found = SCLCorrector(says(*"ABABC"), PLAIN)(None, question(), options)
+    subject = SCLCorrector(says(*"ABABC"), PLAIN)
+    assert subject.schedule(options) == (None, "x", "y", "x", "y")
+    assert subject.schedule(SCLOptions()) == (None, *PLAIN.reviews)
+    found = subject(None, question(), options)
     assert [answer.choice for answer in found.tried] == list("ABABC")
     assert SCLCorrector(says("B"), PLAIN)(None, question(), SCLOptions(())).final.choice == "B"
 
