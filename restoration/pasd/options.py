@@ -175,7 +175,7 @@ class PASDCommand(PASDOptions):
     scheduler: str | None = None
     """Another scheduler of diffusers, e.g. LCMScheduler with an LCM-LoRA as style, 4 steps and guidance 1."""
     compile: bool = False
-    """Compile the networks, for GPUs: the first picture of a size takes minutes more. One CPU core gains nothing."""
+    """Compile the networks: the first picture of a size takes minutes more, and the weights need twice the memory."""
 
     @property
     def loading(self) -> dict[str, Any]:
