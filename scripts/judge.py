@@ -76,9 +76,9 @@ def main(options: JudgeOptions) -> list[dict[str, Any]]:
     Raises:
         ValueError: the weights, the rows or the output file are unusable.
     """
-    import torch
+    from reward_vlm.vlm import device_of
 
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    device = device_of(options.device)
     if options.rows is None:
         judge = _load(options, device)
         windows = (16 if options.variant == "restoration" else 0) if options.windows is None else options.windows

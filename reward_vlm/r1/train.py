@@ -134,6 +134,11 @@ class R1Training:
             raise ValueError("until is about held-out pairs; give them (--held-out).")
         if self.stage == "sft" and self.rounds > 1:
             raise ValueError("Rounds belong to reinforcement (--stage rl).")
+        if self.stage == "rl" and self.steps < self.objective.rollout_updates:
+            raise ValueError(
+                f"A round needs at least as many steps as updates share a rollout ({self.objective.rollout_updates}), "
+                f"got {self.steps}; it would make no update."
+            )
         if self.lora_rank and self.rounds > 1:
             raise ValueError("LoRA trains in one round; leave --rounds out.")
 
@@ -145,13 +150,10 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
         ValueError: rows cannot be used; they are named by number.
     """
     say = log or (lambda line: None)
-    start = options.folder / "start"
-    if not (start / "model.safetensors.index.json").exists() and not (start / "model.safetensors").exists():
-        judge = R1Judge.from_pretrained(options.start)
-        judge = R1Judge(judge.chat, options.judge or judge.config)
-        shutil.rmtree(start, ignore_errors=True)
-        judge.save_pretrained(options.folder / "start.part")
-        (options.folder / "start.part").rename(start)
+    from accelerate import PartialState
+
+    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
+        start = _kept_start(options)
     config = R1Judge.from_pretrained(start).config
     rows, problems = read_rows(options.rows, row_reader(config), skip_bad=options.skip_bad)
     for sentence in problems:
@@ -164,6 +166,18 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     if options.stage == "sft":
         return cold_start(start, rows, held_out, options, say)
     return reinforce(start, rows, held_out, options, say)
+
+
+def _kept_start(options: R1Training) -> Path:
+    """A copy of the weights that a run starts from, in its folder: a resumed run has them as well."""
+    start = options.folder / "start"
+    if not start.exists():
+        part = start.with_name("start.part")
+        shutil.rmtree(part, ignore_errors=True)
+        judge = R1Judge.from_pretrained(options.start)
+        R1Judge(judge.chat, options.judge or judge.config).save_pretrained(part)
+        part.rename(start)
+    return start
 
 
 def cold_start(
