@@ -140,7 +140,7 @@ def stress(options: R1Benchmark) -> list[dict[str, Any]]:
             facts["largest_ratio"] = max((row["ratio_max"] for row in log if "ratio_max" in row), default=1.0)
             rows.append({**facts, "largest_loss": max(losses, default=0.0), "ended": ended or "as planned"})
             curves[f"{arm}, seed {seed}"] = ([step for step, _ in held], [accuracy for _, accuracy in held])
-    title = f"rate {options.rate:g}, judgements reused for {options.age} updates"
+    title = f"rate {options.rate:g}, one set of judgements for {options.age} updates"
     plot(options.out / "curves.png", curves, title=title, xlabel="update", ylabel="held-out accuracy, random order")
     return rows
 
