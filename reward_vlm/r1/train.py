@@ -37,7 +37,7 @@ from reward_vlm.r1.judge import R1Config, R1Judge
 from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set
 from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
-from reward_vlm.training import supervise
+from reward_vlm.training import common_arguments, supervise
 from reward_vlm.vlm import ChatModel
 
 Log = Callable[[str], object]
@@ -150,9 +150,10 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
         ValueError: rows cannot be used; they are named by number.
     """
     say = log or (lambda line: None)
-    from accelerate import PartialState
+    from transformers import TrainingArguments
 
-    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
+    processes = TrainingArguments(**common_arguments(options.folder, options.seed, options.save_every))
+    with processes.main_process_first(local=False):
         start = _kept_start(options)
     config = R1Judge.from_pretrained(start).config
     rows, problems = read_rows(options.rows, row_reader(config), skip_bad=options.skip_bad)
