@@ -35,6 +35,22 @@ def common_arguments(folder: Path, seed: int, save_every: int) -> dict[str, Any]
     }
 
 
+def kept_start(folder: Path, save: Callable[[Path], object]) -> Path:
+    """A copy of the weights that a run starts from, in its folder: a resumed run has them as well.
+
+    Args:
+        folder: of the run.
+        save: writes the weights into a folder.
+    """
+    start = folder / "start"
+    if not start.exists():
+        part = start.with_name("start.part")
+        shutil.rmtree(part, ignore_errors=True)
+        save(part)
+        part.rename(start)
+    return start
+
+
 def last_checkpoint(folder: Path) -> str | None:
     """TRL's newest complete checkpoint in a folder; incomplete ones, which a kill left, are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))

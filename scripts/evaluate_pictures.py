@@ -3,8 +3,8 @@
 Good pictures are degraded and restored in several ways: enlarged bicubically, by ITER without sampling, and by ITER
 with several seeds, as `scripts/restore.py --best-of` does. The judge sees two of them at a time, or one and the good
 picture, or the good picture spoiled by two different faults of random strength, and is not told which is which; PSNR
-and SSIM (luma) compare each with the good picture. Written are pairs.csv
-and .json (every comparison), agreement.csv and .json, and run.json.
+and SSIM (luma) compare each with the good picture. Written are pairs.csv and .json (every comparison), agreement.csv
+and .json, and run.json.
 
 An agreement of 0.5 is chance. With the good picture, it is the share of restorations to which the judge prefers it;
 PSNR is infinite there and says nothing. `gain` is the PSNR of the seed that best-of-N keeps less the mean of the seeds,

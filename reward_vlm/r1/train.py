@@ -23,7 +23,6 @@ choices (the release: 3e-7, 1e-3; the paper: 1e-6, 0).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +36,7 @@ from reward_vlm.r1.judge import R1Config, R1Judge
 from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set
 from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
-from reward_vlm.training import common_arguments, supervise
+from reward_vlm.training import common_arguments, kept_start, supervise
 from reward_vlm.vlm import ChatModel
 
 Log = Callable[[str], object]
@@ -154,7 +153,7 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
 
     processes = TrainingArguments(**common_arguments(options.folder, options.seed, options.save_every))
     with processes.main_process_first(local=False):
-        start = _kept_start(options)
+        start = kept_start(options.folder, lambda folder: _judge(options).save_pretrained(folder))
     config = R1Judge.from_pretrained(start).config
     rows, problems = read_rows(options.rows, row_reader(config), skip_bad=options.skip_bad)
     for sentence in problems:
@@ -169,16 +168,10 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     return reinforce(start, rows, held_out, options, say)
 
 
-def _kept_start(options: R1Training) -> Path:
-    """A copy of the weights that a run starts from, in its folder: a resumed run has them as well."""
-    start = options.folder / "start"
-    if not start.exists():
-        part = start.with_name("start.part")
-        shutil.rmtree(part, ignore_errors=True)
-        judge = R1Judge.from_pretrained(options.start)
-        R1Judge(judge.chat, options.judge or judge.config).save_pretrained(part)
-        part.rename(start)
-    return start
+def _judge(options: R1Training) -> R1Judge:
+    """The judge that a run starts from, asked as the options say."""
+    judge = R1Judge.from_pretrained(options.start)
+    return R1Judge(judge.chat, options.judge or judge.config)
 
 
 def cold_start(

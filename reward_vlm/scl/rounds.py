@@ -124,7 +124,7 @@ class Rounds:
 
     def start(self) -> str:
         """A copy of the weights to start from."""
-        return training.kept_start(self.options.start, self.options.folder, self.options.dtype).name
+        return training.kept_corrector(self.options.start, self.options.folder, self.options.dtype).name
 
     def propose(self, name: str, number: int) -> str:
         """Round `number`: pairs, and weights trained on them. Round 0 leaves the start as it is, and so does a later

@@ -22,7 +22,6 @@ Differences from the reference: no pair is deleted for its length, and none is h
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +35,7 @@ from reward_vlm.scl.pairs import Pair, pair_row
 from reward_vlm.training import (
     common_arguments,
     finish,
+    kept_start,
     last_checkpoint,
     load_checkpoint_weights,
     log_callback,
@@ -163,7 +163,7 @@ def train(options: SCLTraining, *, log: Log | None = None) -> Path:
 
     config = DPOConfig(**arguments(options))
     with config.main_process_first(local=False):
-        start = kept_start(options.start, options.folder, options.dtype)
+        start = kept_corrector(options.start, options.folder, options.dtype)
     corrector = SCLCorrector.from_pretrained(start, dtype=getattr(torch, options.dtype))
     assert isinstance(corrector.chat, ChatModel)
     checkpoint = last_checkpoint(options.folder)
@@ -336,15 +336,11 @@ def length_report(trainer: Any, pairs: Sequence[Pair], sample: int = 256) -> str
     )
 
 
-def kept_start(source: str | None, folder: Path, dtype: str) -> Path:
-    """A copy of the weights that a run starts from, in its folder: a resumed run has them as well."""
-    start = folder / "start"
-    if not start.exists():
-        part = start.with_name("start.part")
-        shutil.rmtree(part, ignore_errors=True)
-        SCLCorrector.from_pretrained(source, dtype=getattr(torch, dtype)).save_pretrained(part)
-        part.rename(start)
-    return start
+def kept_corrector(source: str | None, folder: Path, dtype: str) -> Path:
+    """The weights of `source` as `dtype`, see `reward_vlm.training.kept_start`."""
+    return kept_start(
+        folder, lambda part: SCLCorrector.from_pretrained(source, dtype=getattr(torch, dtype)).save_pretrained(part)
+    )
 
 
 def _prompt(row: Pair) -> list[dict[str, str]]:
