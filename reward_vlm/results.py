@@ -26,7 +26,7 @@ class Results:
         made_with = path.with_name(f".{path.name}.options.json")
         text = json.dumps(facts, sort_keys=True)
         if path.exists() and not (made_with.exists() and made_with.read_text(encoding="utf-8") == text):
-            raise ValueError(f"{path} was made with other options; name another file, or remove it.")
+            raise ValueError(f"{path} was made with other options or rows; name another file, or remove it.")
         with atomic_path(made_with) as part:
             part.write_text(text, encoding="utf-8")
         self.rows: list[dict[str, Any]] = []

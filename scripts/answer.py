@@ -6,8 +6,8 @@
 
 Rows are JSON objects {question, options: {"A": text, ...}, image? | images?, answer?, id?, source?}, one per line;
 paths are relative to the file, and where the right answer is given, right ones are counted. Results are appended batch
-by batch: the same command goes on after an interruption. A row that cannot be used is an error that names its number,
-or is reported and left out with --skip-bad.
+by batch: the same command goes on after an interruption, unless the rows were edited in between. A row that cannot be
+used is an error that names its number, or is reported and left out with --skip-bad.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def main(options: AnswerOptions) -> list[dict[str, Any]]:
 
     from reward_vlm.data import open_question, read_rows
     from reward_vlm.results import Results
+    from vision.batches import digest
     from vision.report import write_run
 
     assert options.out is not None
@@ -91,6 +92,7 @@ def main(options: AnswerOptions) -> list[dict[str, Any]]:
     if not rows:
         raise ValueError(f"{options.rows} holds no question that can be answered.")
     facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "device")}
+    facts["rows"] = digest(options.rows)
     del facts["options"]["batch_size"]  # replies do not depend on it
     results, made = Results(options.out, facts), []
     done, chunk, corrector = len(results.rows), options.options.batch_size, _load(options)

@@ -29,6 +29,7 @@ from reward_vlm.r1.judge import Query, R1Judge, R1Options, Vote
 from reward_vlm.results import Results
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.vlm import Reply
+from vision.batches import digest
 from vision.config import to_dict
 from vision.report import plot_bars, table, write_run, write_table
 
@@ -141,6 +142,7 @@ def _pairs(options: R1Evaluation) -> tuple[list[Preference], list[str]]:
 def _judge(options: R1Evaluation, pairs: Sequence[Preference]) -> list[dict[str, Any]]:
     """A record of every pair, keyed by its row's number (ids of benchmarks are not unique)."""
     facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "device")}
+    facts["rows"] = None if options.rows is None else digest(options.rows)
     options.out.mkdir(parents=True, exist_ok=True)
     results = Results(options.out / "judged.jsonl", facts)
     done = {row["row"] for row in results.rows}

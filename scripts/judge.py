@@ -5,8 +5,9 @@
     python scripts/judge.py --rows questions.jsonl --out judged.jsonl --source org/name --votes 5
 
 Rows are JSON objects {question, answers: [texts, or {"image": path}], image? | images? | video?, id?}, one per line;
-paths are relative to the file. Results are appended row by row: the same command goes on after an interruption. A row
-that cannot be used is an error that names its number, or is reported and left out with --skip-bad.
+paths are relative to the file. Results are appended row by row: the same command goes on after an interruption, unless
+the rows were edited in between. A row that cannot be used is an error that names its number, or is reported and left
+out with --skip-bad.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def main(options: JudgeOptions) -> list[dict[str, Any]]:
 
     from reward_vlm.data import read_rows
     from reward_vlm.results import Results
+    from vision.batches import digest
     from vision.report import write_run
 
     assert options.out is not None
@@ -100,6 +102,7 @@ def main(options: JudgeOptions) -> list[dict[str, Any]]:
     for sentence in problems:
         sys.stderr.write(f"Left out: {sentence}\n")
     facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "device")}
+    facts["rows"] = digest(options.rows)
     results = Results(options.out, facts)
     done, made = {row["row"] for row in results.rows}, []
     judge, chunk = _load(options, device), max(1, options.options.batch_size)

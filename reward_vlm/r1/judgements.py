@@ -21,6 +21,7 @@ from reward_vlm.parse import choice, reasoning, well_formed
 from reward_vlm.r1.judge import Query, R1Config, prompt
 from reward_vlm.r1.rows import balance
 from reward_vlm.results import Results
+from vision.batches import digest
 from vision.config import to_dict
 
 Log = Callable[[str], object]
@@ -68,6 +69,7 @@ def train(options: JudgementWriting, *, log: Log | None = None) -> Path:
         say(f"left out: {sentence}")
     pairs = balance([replace(pair, rationale=None) for pair in pairs], options.seed)
     facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "chunk", "skip_bad")}
+    facts["rows"] = digest(options.rows)
     results = Results(options.out, facts)
     for start in range(len(results.rows), len(pairs), options.chunk):
         judged = write_judgements(pairs[start : start + options.chunk], options, say)

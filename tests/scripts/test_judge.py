@@ -73,6 +73,9 @@ def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path, monke
     assert main(command(rows, out)) == []
     with pytest.raises(ValueError, match="made with other options"):
         main(command(rows, out, options=R1Options(max_new_tokens=4)))
+    rows.write_text(rows.read_text().replace('"a"', '"z"', 1))
+    with pytest.raises(ValueError, match="made with other options or rows"):
+        main(command(rows, out))
 
 
 def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch, capsys):
