@@ -49,6 +49,14 @@ def columns(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
+def wilson(right: float, total: float, z: float = 1.96) -> tuple[float, float]:
+    """Interval of a share of `right` in `total` trials (Wilson score)."""
+    share, spread = right / total, z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
 def write_table(rows: Sequence[Row], json_path: str | Path, csv_path: str | Path) -> None:
     """Write rows as a JSON list and as CSV; a value that is missing, NaN or infinite is null and an empty cell."""
     clean = [{name: _plain(value) for name, value in row.items()} for row in rows]

@@ -7,7 +7,6 @@ in both, the share of "1" (0.5 for a judge without position bias), the accuracy 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from reward_vlm.data import Preference, vl_category
 from reward_vlm.parse import majority, well_formed
 from reward_vlm.r1.judge import Query, R1Judge, R1Options, Vote
+from vision.report import wilson
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,6 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
     }
     voted = {name: value / pairs for name, value in sums.items() if name.startswith("right_of_")}
     return row | ({name.replace("right_of", "vote"): value for name, value in voted.items()} if len(voted) > 1 else {})
-
-
-def wilson(right: float, total: float, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a share of `right` in `total` trials (Wilson score)."""
-    share, spread = right / total, z * z / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

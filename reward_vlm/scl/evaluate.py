@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reward_vlm.data import Question
-from reward_vlm.r1.evaluate import wilson
 from reward_vlm.scl.corrector import SCLCorrector, SCLOptions
 from reward_vlm.scl.pairs import Record, count, record_of
+from vision.report import wilson
 
 
 def measure(corrector: SCLCorrector, questions: Sequence[Question], options: SCLOptions | None = None) -> list[Record]:

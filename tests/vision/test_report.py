@@ -109,3 +109,9 @@ def test_panels_hold_their_curves(tmp_path):
     report.plot_panels(tmp_path / "panels.png", {str(number): curves for number in range(5)}, columns=3, title="five")
     picture = PIL.Image.open(tmp_path / "panels.png")
     assert picture.format == "PNG" and picture.width > picture.height
+
+
+def test_the_interval_of_a_share():
+    low, high = report.wilson(90, 100)
+    assert (round(low, 3), round(high, 3)) == (0.826, 0.945)
+    assert report.wilson(0, 10)[0] == 0 and report.wilson(10, 10)[1] == 1

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from reward_vlm.dialogue import Video
-from reward_vlm.r1.evaluate import counts, judge_pairs, summary, wilson
+from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import Query, R1Config, R1Judge, R1Options
 from reward_vlm.scenes import QUESTION, scene_pairs
 from reward_vlm.vlm import Reply
@@ -145,5 +145,3 @@ def test_a_judge_that_always_says_1_is_seen_through():
     oracle = judge(lambda first, second, _: 1 if truth[frozenset((first, second))] == first else 2)
     row = summary(counts(judge_pairs(oracle, clear)))
     assert (row["accuracy"], row["both_orders"], row["says_1"]) == (1.0, 1.0, 0.5)
-    low, high = wilson(90, 100)
-    assert (round(low, 3), round(high, 3)) == (0.826, 0.945)

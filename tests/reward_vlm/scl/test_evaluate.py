@@ -9,7 +9,6 @@ import random
 import pytest
 
 from reward_vlm.data import question_json, write_rows
-from reward_vlm.r1.evaluate import wilson
 from reward_vlm.scl.corrector import SCLConfig, SCLCorrector, SCLOptions
 from reward_vlm.scl.evaluate import by_source, mean_ranks, measure, summary
 from reward_vlm.scl.pairs import Record
@@ -17,6 +16,7 @@ from reward_vlm.scl.scene_questions import TEST_SEED, scene_item, scene_question
 from reward_vlm.vlm import Reply
 from scripts import evaluate
 from scripts.evaluate_scl import SCLEvaluation, main
+from vision.report import wilson
 
 
 def record(choices, gold="A", source=""):
