@@ -9,7 +9,7 @@ import csv
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -96,8 +96,13 @@ def plot_panels(
     columns: int = 4,
     title: str = "",
     xlabel: str = "",
+    log: Collection[str] = (),
 ) -> None:
-    """Write a picture with one panel per name, each with curves name -> (x values, y values)."""
+    """Write a picture with one panel per name, each with curves name -> (x values, y values).
+
+    Args:
+        log: names of the panels whose y axis is logarithmic.
+    """
     from matplotlib.figure import Figure
 
     rows = math.ceil(len(panels) / columns)
@@ -108,6 +113,8 @@ def plot_panels(
             axes.plot(xs, ys, label=label, marker="o" if len(xs) < 30 else None, markersize=3)
         if len(curves) > 1:
             axes.legend(fontsize=7)
+        if name in log:
+            axes.set_yscale("log")
         axes.set_title(name, fontsize=9)
         axes.set_xlabel(xlabel, fontsize=8)
     for axes in grid[len(panels) :]:

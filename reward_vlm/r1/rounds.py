@@ -45,7 +45,7 @@ class Policy:
 
     weights: dict[str, Tensor]
     moments: dict[str, Tensor]
-    """Of AdamW, and its step numbers, by parameter."""
+    """Of AdamW, and its step numbers, by parameter; plain gradient descent has none."""
 
 
 def reinforce(
@@ -231,6 +231,8 @@ class Rounds:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         parameters = [value for _, value in self._trained()]
+        if self.options.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=self.options.learning_rate)
         return torch.optim.AdamW(parameters, lr=self.options.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
 
     def _schedule(self, number: int) -> torch.optim.lr_scheduler.LRScheduler:

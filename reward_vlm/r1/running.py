@@ -26,6 +26,8 @@ def trl_arguments(options: R1Training, chosen: dict[str, Any]) -> dict[str, Any]
         "adam_beta2": 0.95,
         "max_grad_norm": 1.0,
     }
+    if options.optimizer != "adamw":  # TRL's default is the AdamW that suits the machine
+        common["optim"] = options.optimizer
     extra = {} if options.trl is None else read_json(options.trl)
     return common | chosen | extra
 

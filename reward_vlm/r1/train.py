@@ -96,6 +96,8 @@ class R1Training:
     """Falls to a tenth, or stays."""
     warmup: float = 0.03
     """Share of the updates over which the rate rises (of the first round's)."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, whose steps have the size of the rate, or plain gradient descent, whose steps have the gradient's."""
     max_new_tokens: int | None = None
     """Longest judgement in training; None: the judge's own limit."""
     objective: StableReinforce = field(default_factory=StableReinforce)

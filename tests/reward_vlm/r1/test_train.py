@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from reward_vlm.data import Preference, preference_json, write_rows
+from reward_vlm.r1.curves import read_log
 from reward_vlm.r1.judge import R1Config, R1Judge
 from reward_vlm.r1.rounds import Rounds
 from reward_vlm.r1.rows import balance, hard_rows, judgement_row, row_reader, swap, training_set
@@ -87,8 +88,9 @@ def test_a_cold_start_that_was_killed_ends_with_the_same_weights(files, tmp_path
     assert R1Judge.from_pretrained(resumed).config == CONFIG
 
 
-def test_rounds_that_were_killed_end_with_the_same_weights(files, tmp_path, monkeypatch):
-    options = rl(files, tmp_path / "straight", tolerance=1.0)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_rounds_that_were_killed_end_with_the_same_weights(files, tmp_path, monkeypatch, optimizer):
+    options = rl(files, tmp_path / "straight", tolerance=1.0, optimizer=optimizer)
     straight = train(options)
     from reward_vlm import training
 
@@ -197,3 +199,22 @@ def test_adapters_leave_the_image_encoder_alone_and_are_merged(files, tmp_path):
     assert changed and not any("visual" in name for name in changed)
     reinforced = weights(train(rl(files, tmp_path / "rl", lora_rank=2, rounds=1)))
     assert reinforced.keys() == first.keys()
+
+
+def test_the_filter_keeps_gradients_small_where_nearly_all_judgements_are_right(tmp_path):
+    """What the stress run of scripts/benchmark_r1.py lives on, in its first set of judgements."""
+    write_rows(tmp_path / "rows.jsonl", [preference_json(pair, tmp_path) for pair in scene_pairs(7, 128)])
+    write_rows(tmp_path / "held.jsonl", [preference_json(pair, tmp_path) for pair in scene_pairs(98, 1)])
+    largest, filtered = {}, {}
+    for name in ("sigma", "none"):
+        folder = tmp_path / name
+        train(R1Training(
+            rows=tmp_path / "rows.jsonl", held_out=tmp_path / "held.jsonl", folder=folder, stage="rl", steps=4,
+            batch_size=32, accumulate=1, learning_rate=1e-3, optimizer="sgd", schedule="constant",
+            objective=StableReinforce(beta=0.0, filter=name, rollout_updates=4),
+        ))  # fmt: skip
+        log = read_log(folder / "log.jsonl")
+        largest[name] = max(row["grad_norm"] for row in log if "grad_norm" in row)
+        filtered[name] = max(row["filtered"] for row in log if "filtered" in row)
+    assert filtered["none"] == 0 < filtered["sigma"] < 0.1
+    assert largest["none"] > 10 * largest["sigma"] > 0
