@@ -23,6 +23,8 @@ from vision.files import atomic_path
 PACKAGES = ("vision", "restoration", "recon3d", "reward_vlm", "diffusers", "transformers")
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 INDEX = "model_index.json"
+ALIGNMENT = 64
+"""Bytes; torch begins its own tensors on the CPU at multiples of it."""
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 
 
@@ -109,8 +111,21 @@ def load_weights(
     cast = {name: value.to(own[name].dtype) for name, value in tensors.items()}
     on_meta = any(value.is_meta for value in own.values())
     module.load_state_dict(cast, strict=True, assign=on_meta)
+    align(module)
     if dtype is not None:
         module.to(dtype)
+
+
+def align(module: nn.Module) -> nn.Module:
+    """Move tensors that lie where a file had them to where torch's own would lie; returns the module.
+
+    A mapped file puts tensors at any multiple of 8 bytes. Libraries of linear algebra sum in an order that depends on
+    it, so that a network would give other last digits after saving and loading.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
+    return module
 
 
 def save_weights(

@@ -24,6 +24,7 @@ from vision.diffusion.backbone import (
     load_backbone,
     load_scheduler,
     load_text,
+    load_vae,
     make_scheduler,
 )
 from vision.diffusion.compiling import frozen_forward
@@ -111,8 +112,6 @@ class PASDComponents:
 
     @classmethod
     def _saved(cls, folder: Path, dtype: torch.dtype) -> Self:
-        from diffusers import AutoencoderKL
-
         if not (folder / hub.INDEX).exists():
             raise FileNotFoundError(f"{folder} has no {hub.INDEX}; name PASD's own weights with pasd=... as well.")
         index = hub.read_index(folder, cls.__name__)
@@ -122,7 +121,7 @@ class PASDComponents:
         return cls(
             PASDUNet.from_pretrained(folder / "unet", dtype=dtype),
             PASDControlNet.from_pretrained(folder / "controlnet", dtype=dtype),
-            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, local_files_only=True).eval(),
+            load_vae(folder, dtype=dtype),
             load_text(folder, dtype=dtype),
             load_scheduler(folder / "scheduler"),
             load_config(PASDConfig, folder / "config.json"),

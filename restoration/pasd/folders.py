@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vision.hub import first_names, refuse_mismatch
+from vision.hub import align, first_names, refuse_mismatch
 
 NAMES = ("diffusion_pytorch_model", "model")
 
@@ -56,6 +56,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str, d
     if broken:
         raise ValueError(f"{source} holds NaN or infinite weights in {first_names(broken)}; the file is damaged.")
     module.load_state_dict({name: value.to(dtype) for name, value in tensors.items()}, assign=True)
+    align(module)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

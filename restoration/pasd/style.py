@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from restoration.pasd.folders import read_tensors
-from vision.diffusion.backbone import TextEncoders, load_text
+from vision.diffusion.backbone import TextEncoders, load_text, load_vae
 from vision.hub import first_names
 
 UNET_PREFIX = "model.diffusion_model."
@@ -115,13 +115,10 @@ def _share(weight: float) -> float:
 
 
 def _from_folder(restorer: Any, folder: Path, weight: float) -> None:
-    from diffusers import AutoencoderKL
-
     whole = (folder / "unet").is_dir()
     restorer.unet.take_base(read_tensors(folder / "unet" if whole else folder), str(folder), weight)
     if whole and (folder / "vae").is_dir():
-        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=restorer.dtype, local_files_only=True)
-        restorer.vae = vae.eval().to(restorer.device)
+        restorer.vae = load_vae(folder, dtype=restorer.dtype).to(restorer.device)
     if whole and (folder / "text_encoder").is_dir():
         text = load_text(folder, dtype=restorer.dtype)
         encoders = tuple(encoder.to(restorer.device) for encoder in text.encoders)

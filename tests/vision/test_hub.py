@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vision.hub import Source, find, load_weights, push_to_hub, read_index, save_weights, write_index
+from vision.hub import ALIGNMENT, Source, align, find, load_weights, push_to_hub, read_index, save_weights, write_index
 
 
 def network() -> nn.Sequential:
@@ -184,3 +184,15 @@ def test_only_folders_are_uploaded(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"Cannot upload .* as 'org/name'"):
         push_to_hub(tmp_path, "org/name")
+
+
+def test_loaded_tensors_lie_where_new_ones_would():
+    net = nn.Linear(8, 8)
+    room = torch.zeros(net.weight.numel() + 1)
+    room[1:] = net.weight.detach().flatten()
+    before = net.weight
+    net.weight.data = room[1:].view(8, 8)
+    assert net.weight.data_ptr() % ALIGNMENT and torch.zeros(3).data_ptr() % ALIGNMENT == 0
+    align(net)
+    assert net.weight is before and net.weight.data_ptr() % ALIGNMENT == 0
+    assert torch.equal(net.weight.flatten(), room[1:]) and net.weight.requires_grad

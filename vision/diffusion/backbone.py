@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vision.hub import align
+
 PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -141,8 +143,6 @@ def load_backbone(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> 
         FileNotFoundError: the folder or one of its parts is missing.
         ValueError: a part does not load.
     """
-    from diffusers import AutoencoderKL
-
     folder = Path(folder)
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
@@ -150,9 +150,18 @@ def load_backbone(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> 
             f"The base folder {folder} lacks {', '.join(missing)}; it must be a whole Stable Diffusion folder in "
             f"diffusers' layout, with {', '.join((*PARTS, 'unet'))}."
         )
+    return Backbone(
+        load_vae(folder, dtype=dtype), load_text(folder, dtype=dtype), load_scheduler(folder / "scheduler"), folder
+    )
+
+
+def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The autoencoder of a Stable Diffusion folder."""
+    from diffusers import AutoencoderKL
+
     with told(folder / "vae"):
         vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, local_files_only=True)
-    return Backbone(vae.eval(), load_text(folder, dtype=dtype), load_scheduler(folder / "scheduler"), folder)
+    return align(vae.eval())
 
 
 def load_text(folder: Path, *, dtype: torch.dtype = torch.float32) -> TextEncoders:
@@ -172,7 +181,7 @@ def load_text(folder: Path, *, dtype: torch.dtype = torch.float32) -> TextEncode
                 folder / f"text_encoder{suffix}", dtype=dtype, local_files_only=True
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder / f"tokenizer{suffix}", local_files_only=True)
-        encoders.append(encoder.eval())
+        encoders.append(align(encoder.eval()))
         tokenizers.append(tokenizer)
     return TextEncoders(tuple(tokenizers), tuple(encoders))
 

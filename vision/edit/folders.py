@@ -81,7 +81,7 @@ def load_unet(folder: Path, dtype: torch.dtype) -> nn.Module:
     if wrong:
         raise ValueError(f"{folder} does not fit its config: {', '.join(map(str, wrong[:5]))} are missing or too many.")
     use_text_keys(network)
-    return network.eval()
+    return hub.align(network.eval())
 
 
 def save(editor: PIEEditor, folder: Path, dtype: torch.dtype | None) -> None:
