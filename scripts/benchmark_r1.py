@@ -13,6 +13,7 @@ run.json; finished runs are not repeated.
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -31,7 +32,8 @@ from reward_vlm.r1.train_mini import MiniR1Training
 from reward_vlm.r1.train_mini import train as train_mini
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
-from vision.config import to_dict
+from vision.config import read_json, to_dict
+from vision.files import atomic_path
 from vision.report import plot_panels, table, write_run, write_table
 
 ARMS = {
@@ -125,7 +127,17 @@ def overhead(options: R1Benchmark) -> list[dict[str, Any]]:
 
 
 def stress(options: R1Benchmark) -> list[dict[str, Any]]:
-    """Accuracy on unseen pairs before and after every run, its largest gradient, and why it ended early."""
+    """Accuracy on unseen pairs before and after every run, its largest gradient, and why it ended early.
+
+    Raises:
+        ValueError: the folder holds runs of other options.
+    """
+    facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "task", "seeds", "updates")}
+    begun = options.out / "begun.json"
+    if begun.exists() and read_json(begun) != facts:
+        raise ValueError(f"{options.out} holds runs of other options; name another folder, or remove it.")
+    with atomic_path(begun) as part:
+        part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     rows, accuracies, gradients = [], {}, {}
     for seed in range(options.seeds):
         recipe = MiniR1Training(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -30,6 +31,8 @@ def test_every_algorithm_runs_once_from_the_same_start(tmp_path, monkeypatch):
     assert Image.open(tmp_path / "curves.png").format == "PNG"
     monkeypatch.setattr(benchmark_r1, "train", None)
     assert main(options) == 0 and json.loads((tmp_path / "stress.json").read_text()) == rows
+    with pytest.raises(ValueError, match="holds runs of other options"):
+        main(replace(options, rate=0.5))
 
 
 def test_options_that_cannot_be_run_are_refused(tmp_path):
