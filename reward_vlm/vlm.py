@@ -295,7 +295,7 @@ def load_model(folder: Path, dtype: torch.dtype, limits: dict[str, int] | None =
         raise ValueError(
             f"{folder}: the weights do not fit, {kind.replace('_', ' ')}: {names[0]} and {len(names) - 1} more."
         )
-    return model.eval(), processor
+    return hub.align(model.eval()), processor
 
 
 def _placed(value: Any, model: Any) -> Any:

@@ -35,7 +35,8 @@ from vision.images import blur, match_color, split_frequencies, to_uint8
 ROOT = golden_root() / "pasd"
 FORWARD = 2e-5  # float32 sums in another order; the released classes differ by less between machines
 HALF = 2e-3  # stored in half precision
-PIPELINE = 2e-5  # first latents and predictions; the small networks barely see the picture, so this must be tight
+PIPELINE = 1e-5  # first latents
+PREDICTED = 5e-6  # root mean square; the small networks barely see the picture, so this must be tight
 LATENTS = 1e-3  # relative: the small networks do not denoise, so latents grow to a standard deviation of 16
 
 pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="no reference tensors of PASD")
@@ -260,7 +261,9 @@ def test_pipeline(case):
     steps = list(restorer.run_steps(run))
     hook.remove()
     for step, noise, latents in zip(steps, stored[f"{case}.noise_pred"], stored[f"{case}.latents"], strict=True):
-        close(step.state.noise_pred, noise, PIPELINE)
+        close(step.state.noise_pred, noise, FORWARD)
+        off = (step.state.noise_pred - noise).square().mean().sqrt()
+        assert off < (PREDICTED if noise.dtype == torch.float32 else HALF)
         torch.testing.assert_close(step.state.latents, latents, rtol=LATENTS, atol=LATENTS)
     if f"{case}.step0_tile_outputs" in stored:
         expected = stored[f"{case}.step0_tile_outputs"]
