@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from vision.batches import digest, expand
 from vision.config import cli, fail, to_dict, version
 from vision.edit import PIEEditor, PIEOptions, Progression, evaluate, masks
+from vision.edit.difference import prompt_difference
 from vision.edit.pictures import resize_and_cut
 from vision.edit.progression import Frame
 from vision.files import atomic_path
@@ -228,7 +229,7 @@ def _region(
     if options.difference:
         source = editor.config.source_prompt if options.source_prompt is None else options.source_prompt
         target = options.prompt[-1] if options.prompt else editor.config.prompt
-        found.append(masks.prompt_difference(editor, picture, source, target, seed=options.options.seed))
+        found.append(prompt_difference(editor, picture, source, target, seed=options.options.seed))
     if found:
         joined = masks.feather(masks.join(found), options.feather)
         if options.mask is None:

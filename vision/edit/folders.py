@@ -8,7 +8,7 @@ classifier/config.json model.safetensors                            may be missi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,13 +16,10 @@ from torch import nn
 from vision import hub
 from vision.config import load_config, save_config
 from vision.diffusion.attention import use_text_keys
-from vision.diffusion.backbone import load_backbone, told
+from vision.diffusion.backbone import TextEncoders, load_backbone, told
 from vision.diffusion.build import SCHEDULE, emptied, initialise, text_encoder, word_tokenizer
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
 from vision.edit.options import PIEConfig
-
-if TYPE_CHECKING:
-    from vision.edit.pie import PIEEditor
 
 DEFAULT = Path(__file__).resolve().parents[1] / "pretrained" / "pie-brain-mini"
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "pie", "classifier")
@@ -84,22 +81,32 @@ def load_unet(folder: Path, dtype: torch.dtype) -> nn.Module:
     return hub.align(network.eval())
 
 
-def save(editor: PIEEditor, folder: Path, dtype: torch.dtype | None) -> None:
-    """Write the folder; see `PIEEditor.save_pretrained`."""
-    encoder, tokenizer = editor.text.encoders[0], editor.text.tokenizers[0]
+def save(
+    folder: Path,
+    *,
+    unet: nn.Module,
+    vae: nn.Module,
+    text: TextEncoders,
+    scheduler: Any,
+    config: PIEConfig,
+    classifier: Confidence | None,
+    dtype: torch.dtype | None,
+) -> None:
+    """Write what `load` reads; see `PIEEditor.save_pretrained`."""
+    encoder, tokenizer = text.encoders[0], text.tokenizers[0]
     components = {}
-    for name, module in {"unet": editor.unet, "vae": editor.vae, "text_encoder": encoder}.items():
+    for name, module in {"unet": unet, "vae": vae, "text_encoder": encoder}.items():
         own = module.dtype
         nn.Module.to(module, dtype or own).save_pretrained(folder / name)
         nn.Module.to(module, own)
         components[name] = (type(module).__module__.split(".")[0], type(module).__name__)
     tokenizer.save_pretrained(folder / "tokenizer")
     components["tokenizer"] = ("transformers", type(tokenizer).__name__)
-    editor.scheduler.save_pretrained(folder / "scheduler")
-    components["scheduler"] = ("diffusers", type(editor.scheduler).__name__)
-    save_config(editor.config, folder / "pie" / "config.json")
-    if editor.classifier is not None:
-        editor.classifier.save_pretrained(folder / "classifier", dtype)
+    scheduler.save_pretrained(folder / "scheduler")
+    components["scheduler"] = ("diffusers", type(scheduler).__name__)
+    save_config(config, folder / "pie" / "config.json")
+    if classifier is not None:
+        classifier.save_pretrained(folder / "classifier", dtype)
     hub.write_index(folder, "StableDiffusionPipeline", components)
 
 

@@ -1,4 +1,4 @@
-"""Regions of interest: white may change. Shapes, thresholds, differences of two prompts, and soft edges.
+"""Regions of interest: white may change. Shapes, thresholds and soft edges.
 
 A region is (1, 1, height, width) or, with a channel per colour, (1, 3, height, width), in [0, 1].
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
@@ -16,10 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vision.images import ImageLike, as_loaded, to_pil, to_tensor
-from vision.refine import item_generators
-
-if TYPE_CHECKING:
-    from vision.edit.pie import PIEEditor
 
 
 def box(height: int, width: int, left: float, top: float, right: float, bottom: float) -> Tensor:
@@ -75,53 +70,6 @@ def feather(region: Tensor, pixels: float) -> Tensor:
     padded = F.pad(region, (reach,) * 4, mode="replicate")
     blurred = F.conv2d(padded, bell[:, :, None], groups=region.shape[1])
     return F.conv2d(blurred, bell[..., None], groups=region.shape[1]).clamp(0, 1)
-
-
-@torch.no_grad()
-def prompt_difference(
-    editor: PIEEditor,
-    image: ImageLike,
-    source: str,
-    target: str,
-    *,
-    strength: float = 0.5,
-    maps: int = 10,
-    ratio: float = 3.0,
-    seed: int = 0,
-) -> Tensor:
-    """Where a denoiser's predictions for two prompts differ (Couairon et al. 2022, DiffEdit, section 3.2).
-
-    Args:
-        editor: whose networks predict.
-        image: one picture, at the size that the editor shall see.
-        source: what it shows.
-        target: what it shall show.
-        strength: noise level, as a share of the schedule.
-        maps: noises that the difference is averaged over.
-        ratio: differences are cut off at this multiple of their mean, scaled to [0, 1] and cut in the middle.
-        seed: of the noises.
-
-    Returns:
-        (1, 1, height, width) of zeros and ones.
-    """
-    from vision.diffusion.latents import encode_image
-
-    pixels = to_tensor(image).to(editor.device)
-    latents = encode_image(editor.vae, pixels).float().expand(maps, -1, -1, -1)
-    noise = torch.cat([torch.randn((1, *latents.shape[1:]), generator=g) for g in item_generators(seed, maps)])
-    level = int(strength * (editor.scheduler.config.num_train_timesteps - 1))
-    timesteps = torch.full((maps,), level, device=editor.device)
-    noisy = editor.scheduler.add_noise(latents, noise.to(latents), timesteps)
-    predictions = [
-        editor.unet(
-            noisy.to(editor.dtype), timesteps, editor.text([prompt] * maps).embeds.to(editor.dtype), return_dict=False
-        )[0].float()
-        for prompt in (source, target)
-    ]
-    difference = (predictions[1] - predictions[0]).abs().mean(dim=(0, 1))
-    scaled = (difference / (ratio * difference.mean()).clamp(min=1e-12)).clamp(0, 1)
-    region = (scaled >= 0.5).float()[None, None].cpu()
-    return F.interpolate(region, tuple(pixels.shape[-2:]), mode="nearest")
 
 
 def load_region(region: ImageLike, size: tuple[int, int]) -> PIL.Image.Image:

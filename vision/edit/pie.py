@@ -101,7 +101,8 @@ class PIEEditor:
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a whole Stable Diffusion folder, floating weights as `dtype` when it is given."""
-        folders.save(self, Path(folder), dtype)
+        parts = ("unet", "vae", "text", "scheduler", "config", "classifier")
+        folders.save(Path(folder), dtype=dtype, **{name: getattr(self, name) for name in parts})
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> PIEEditor:
         """Move the networks; returns this editor. The classifier stays in float32."""

@@ -12,6 +12,7 @@ import torch
 from vision.edit import ClassifierConfig, Confidence, PIEOptions, labels, masks
 from vision.edit.auc import area_under_curve
 from vision.edit.confidence import densenet121
+from vision.edit.difference import prompt_difference
 from vision.edit.evaluate import bound, rows, spearman, summary, write_report
 
 
@@ -48,9 +49,9 @@ def test_latent_masks_are_the_middle_of_each_block():
 
 
 def test_difference_of_prompts_is_a_region(editor, image):
-    found = masks.prompt_difference(editor, image, "a picture,healthy", "a picture,ill", maps=2)
+    found = prompt_difference(editor, image, "a picture,healthy", "a picture,ill", maps=2)
     assert found.shape == (1, 1, 32, 32) and set(found.unique().tolist()) <= {0.0, 1.0}
-    assert not masks.prompt_difference(editor, image, "a picture,ill", "a picture,ill", maps=2).any()
+    assert not prompt_difference(editor, image, "a picture,ill", "a picture,ill", maps=2).any()
 
 
 def test_published_classifiers_load(tmp_path):
