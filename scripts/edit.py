@@ -28,14 +28,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from vision.batches import digest, expand
 from vision.config import cli, fail, to_dict, version
 from vision.edit import PIEEditor, PIEOptions, Progression, evaluate, masks
 from vision.edit.difference import prompt_difference
 from vision.edit.pictures import resize_and_cut
 from vision.edit.progression import Frame
-from vision.files import atomic_path
+from vision.files import atomic_path, digest
 from vision.images import load_image, save_image, to_pil
+from vision.inputs import Inputs
 from vision.metrics import Clip
 from vision.refine import PerItem, Step, checkpoints, load_checkpoint
 from vision.report import save_mp4, write_run
@@ -121,7 +121,10 @@ def main(options: EditOptions) -> int:
         options.source, unet=options.unet, device=options.device, dtype=getattr(torch, options.dtype)
     )
     clip = _clip(options, console)
-    inputs = [path for item in options.inputs or (EXAMPLE,) for path in expand(item)]
+    named = Inputs.find(options.inputs or (EXAMPLE,), options.out)
+    if named.problems:
+        raise ValueError(named.problems[0])
+    inputs = [path for path, _ in named.pictures]
     if len({path.stem for path in inputs}) < len(inputs):
         raise ValueError("Two inputs have the same name without ending; do them apart, their results share a folder.")
     told, problems, bars = {}, [], Bars(console)

@@ -29,8 +29,8 @@ from reward_vlm.r1.judge import Query, R1Judge, R1Options, Vote
 from reward_vlm.results import Results
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.vlm import Reply
-from vision.batches import digest
 from vision.config import to_dict
+from vision.files import digest
 from vision.report import plot_bars, table, write_run, write_table
 
 Name = Literal["pairs", "vl_rewardbench", "mm_rlhf_rewardbench", "multimodal_rewardbench"]

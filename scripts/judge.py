@@ -93,7 +93,7 @@ def main(options: JudgeOptions) -> list[dict[str, Any]]:
 
     from reward_vlm.data import read_rows
     from reward_vlm.results import Results
-    from vision.batches import digest
+    from vision.files import digest
     from vision.report import write_run
 
     assert options.out is not None

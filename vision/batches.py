@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vision.config import read_json, version
-from vision.files import atomic_path
+from vision.files import atomic_path, digest
 from vision.images import image_files
 
 
@@ -99,12 +99,3 @@ class Done:
     def _made_from(self, picture: Path) -> str:
         content = json.dumps([version(), self.facts, digest(picture)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            found.update(block)
-    return found.hexdigest()

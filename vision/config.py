@@ -86,7 +86,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no file {path}.") from None
     except OSError as error:
         raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:  # json.JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # json.JSONDecodeError and UnicodeDecodeError
         raise ValueError(f"{path} is not a JSON file: {error}.") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(data).__name__}.")
@@ -113,10 +113,23 @@ def cli(options: type[T], *, prog: str | None = None, args: Sequence[str] | None
         fail(_one_sentence(captured.getvalue()))
 
 
-def fail(message: str) -> NoReturn:
-    """End the program with `message` on stderr, in one line, and exit code 2."""
-    sys.stderr.write(" ".join(message.split()) + "\n")
-    raise SystemExit(2)
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the program with `message` on stderr, in one line, and an exit code."""
+    sys.stderr.write(one_line(message) + "\n")
+    raise SystemExit(code)
+
+
+def sentence_of(error: BaseException) -> str:
+    """What an error says, in one line; the system's own errors with the file, without their numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        return one_line(f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror}.")
+    return one_line(str(error)) or ("There is not enough memory." if isinstance(error, MemoryError) else repr(error))
+
+
+def one_line(text: str) -> str:
+    """`text` as one line that is safe to print: control characters, which terminals would obey, are written out."""
+    text = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _one_sentence(report: str) -> str:
@@ -198,6 +211,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if abs(value) > sys.float_info.max and isinstance(value, int):
+            raise ValueError(f"{where} is too large for a number.")
         return float(value)
     if hint is type(None) and value is None:
         return value

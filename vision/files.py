@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+MAX_NAME = 255
+"""Bytes of a file's name on all common systems."""
+RECORDS = ".done"
+"""Folder, in a folder of results, that says what was made from what (see `vision.job`)."""
 
 
 @contextmanager
@@ -13,24 +21,63 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends well.
 
     The folder is made when it is missing. If the block fails, the temporary file is removed and `path` is as
-    before; a killed process leaves at most one hidden `.NAME.part`, which the next attempt overwrites.
+    before; a killed process leaves at most one hidden `.NAME.part`, which the next attempt overwrites. Two processes
+    that write the same name do so one after the other.
 
     Raises:
         ValueError: the folder or the file cannot be written; the sentence says why.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
+    if len(os.fsencode(part.name)) > MAX_NAME:
+        part = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(f"Cannot write {path}: {reason}.") from error
-    finally:
-        _remove(part)
+        with _held(part):
+            try:
+                yield part
+                os.replace(part, path)
+            finally:
+                _remove(part)
+    except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of a full disk
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"Cannot write {path}: {reason.rstrip('.')}.") from error
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file's content, or of the names and contents of all files in a folder."""
+    path = Path(path)
+    found = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            found.update(f"{file.relative_to(path).as_posix()!a} {digest(file)}\n".encode())
+        return found.hexdigest()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """`part` exists and belongs to this block alone; where another process writes it, wait until that is done."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: there an open file cannot be replaced anyway
+        yield
+        return
+    while True:
+        with open(part, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                ours = os.path.samestat(os.fstat(file.fileno()), os.stat(part))
+            except FileNotFoundError:  # the other process finished, and took it away
+                ours = False
+            if ours:
+                yield
+                return
 
 
 def _remove(path: Path) -> None:

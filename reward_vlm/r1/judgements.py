@@ -21,8 +21,8 @@ from reward_vlm.parse import choice, reasoning, well_formed
 from reward_vlm.r1.judge import Query, R1Config, prompt
 from reward_vlm.r1.rows import balance
 from reward_vlm.results import Results
-from vision.batches import digest
 from vision.config import to_dict
+from vision.files import digest
 
 Log = Callable[[str], object]
 
