@@ -1,7 +1,7 @@
 """Textured 3D objects from posed pictures, refined in geometry and texture through a differentiable renderer."""
 
 from recon3d.cameras import Cameras, gtr_rig, orbit, turntable
-from recon3d.gtr.config import GTRConfig, GTROptions
+from recon3d.gtr.options import GTRConfig, GTROptions
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.result import Reconstruction
 from recon3d.isosurface import extract_surface

@@ -23,7 +23,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from recon3d.cameras import Cameras, concatenate, gtr_rig, orbit, surround
-from recon3d.gtr.config import GTROptions
+from recon3d.gtr.options import GTROptions
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.result import Reconstruction
 from recon3d.mesh import Mesh
@@ -102,16 +102,16 @@ def surface_scores(mesh: Mesh, reference: Mesh, samples: int = 100_000, seed: in
 
 
 def psnr_of_mean(images: Tensor, reference: Tensor) -> float:
-    """PSNR of the mean squared error over all pictures, as the release reports it."""
+    """PSNR of the mean squared error over all pictures, as the published code reports it."""
     return float(-10 * torch.log10((images.double() - reference.double()).square().mean()))
 
 
 def ssim_whole(images: Tensor, reference: Tensor, data_range: float | None = None) -> Tensor:
-    """(views,) SSIM as the release reports it: borders are mirrored and count.
+    """(views,) SSIM as the published code reports it: borders are mirrored and count.
 
     Args:
         images, reference: (views, 3, height, width).
-        data_range: None takes the larger range of values that occur, as the release does.
+        data_range: None takes the larger range of values that occur, as the published code does.
     """
     images, reference = images.double(), reference.double()
     if data_range is None:

@@ -94,22 +94,23 @@ def fit_box(views: Views, size: float = 1.6) -> tuple[Tensor, float]:
     Raises:
         ValueError: when the cameras all look the same way or the silhouettes do not meet.
     """
-    positions, axes = views.cameras.positions.double(), views.cameras.forward.double()
+    # Small linear algebra in float64, which not every device has.
+    positions, axes = views.cameras.positions.cpu().double(), views.cameras.forward.cpu().double()
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
     system = across.sum(0)
     if float(torch.linalg.eigvalsh(system)[0]) < 1e-3 * len(views):
         raise ValueError("All cameras look in the same direction; the size of the object cannot be found from them.")
-    centre = torch.linalg.solve(system, (across @ positions[:, :, None]).sum(0)[:, 0]).float()
+    centre = torch.linalg.solve(system, (across @ positions[:, :, None]).sum(0)[:, 0])
     reach = []
     for number, mask in enumerate(views.masks[:, 0] > 0.5):
         rows, columns = mask.nonzero(as_tuple=True)
         fx, fy, cx, cy = views.cameras.intrinsics[number].tolist()
         angle = max(float((columns - cx).abs().max()) / fx, float((rows - cy).abs().max()) / fy)
-        reach.append(angle * float((positions[number].float() - centre).norm()))
-    scale = 0.9 / max(reach)
+        reach.append(angle * float((positions[number] - centre).norm()))
+    centre, scale = centre.float().to(views.masks.device), 0.9 / max(reach)
     for _ in range(2):
         hull = visual_hull(views.moved(centre, scale), 64)
-        points = grid_points((64,) * 3)[hull.flatten()]
+        points = grid_points((64,) * 3, hull.device)[hull.flatten()]
         if len(points) < 8:
             raise ValueError(
                 "The silhouettes do not meet in space; check poses, intrinsics and masks, "

@@ -167,8 +167,12 @@ def extract_surface(density: Tensor, level: float = 10.0, *, backend: str = "aut
 def _extract_diso(sdf: Tensor) -> tuple[Tensor, Tensor]:
     from diso import DiffMC
 
-    vertices, faces = DiffMC(dtype=sdf.dtype).to(sdf.device)(sdf, None, isovalue=0.0)
-    return vertices * 2 - 1, faces.long()
+    # The ring is added here: diso gives nothing for a grid without a sign change, before it adds its own.
+    kind = torch.promote_types(sdf.dtype, torch.float32)  # it has no half precision
+    ringed = torch.nn.functional.pad(sdf.to(kind), (1,) * 6, value=RING)
+    vertices, faces = DiffMC(dtype=kind).to(sdf.device)(ringed, None, isovalue=0.0)
+    index = vertices * (vertices.new_tensor(ringed.shape) - 1) - 1
+    return (index * (2 / (vertices.new_tensor(sdf.shape) - 1)) - 1).to(sdf.dtype), faces.long()
 
 
 def grid_points(resolution: tuple[int, int, int], device: torch.device | str = "cpu") -> Tensor:

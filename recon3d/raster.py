@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -102,6 +103,8 @@ def visible_faces(
     clip: Tensor, faces: Tensor, size: tuple[int, int], *, backend: Backend = "auto", chunk: int = 1 << 22
 ) -> Tensor:
     """(height, width) int64 index of the nearest covering triangle, -1 where none."""
+    if len(faces) == 0:
+        return torch.full(size, -1, dtype=torch.int64, device=clip.device)
     if backend == "auto":
         backend = "nvdiffrast" if clip.is_cuda and importlib.util.find_spec("nvdiffrast") else "torch"
     if backend == "nvdiffrast":
@@ -109,20 +112,24 @@ def visible_faces(
     return _visible_torch(clip, faces, size, chunk)
 
 
+@cache
+def _context(device: torch.device) -> Any:
+    """nvdiffrast's context, whose buffers are costly to make, once per device."""
+    import nvdiffrast.torch as dr
+
+    return dr.RasterizeCudaContext(device=device)
+
+
 def _visible_nvdiffrast(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> Tensor:
     import nvdiffrast.torch as dr
 
-    context = dr.RasterizeCudaContext(device=clip.device)
-    image, _ = dr.rasterize(context, clip[None].float().contiguous(), faces.int().contiguous(), size)
+    image, _ = dr.rasterize(_context(clip.device), clip[None].float().contiguous(), faces.int().contiguous(), size)
     return image[0, ..., 3].long() - 1
 
 
 @torch.no_grad()
 def _visible_torch(clip: Tensor, faces: Tensor, size: tuple[int, int], chunk: int) -> Tensor:
     height, width = size
-    none = clip.new_full((height * width,), -1, dtype=torch.int64)
-    if faces.shape[0] == 0:
-        return none.view(height, width)
     w = clip[:, 3]
     in_front = w > 1e-8
     safe_w = torch.where(in_front, w, torch.ones_like(w))
@@ -154,7 +161,7 @@ def _visible_torch(clip: Tensor, faces: Tensor, size: tuple[int, int], chunk: in
         nearest.scatter_reduce_(0, pixel, depth, "amin")
         hits.append((pixel, depth, face[part[inside]]))
     # The lowest face index wins among equal depths, so that the result does not depend on the chunks.
-    winner = none.fill_(faces.shape[0])
+    winner = torch.full_like(nearest, faces.shape[0], dtype=torch.int64)
     for pixel, depth, index in hits:
         front = depth == nearest[pixel]
         winner.scatter_reduce_(0, pixel[front], index[front], "amin")

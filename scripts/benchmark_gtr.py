@@ -18,10 +18,10 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from recon3d.evaluate import given_cameras
-from recon3d.gtr.config import GTROptions
 from recon3d.gtr.fit import Budget, Fit
+from recon3d.gtr.geometry import geometry_stage, surface_loss, volume_stage
+from recon3d.gtr.options import GTROptions
 from recon3d.gtr.reconstructor import GTRReconstructor
-from recon3d.gtr.refine import geometry_stage, surface_loss, volume_stage
 from recon3d.gtr.texture import covered_points, texture_stage
 from recon3d.isosurface import extract_surface, grid_points
 from recon3d.mesh import Mesh

@@ -66,7 +66,7 @@ def main(options: ITERFiles | GTRFiles) -> Path:
 
 def convert_gtr_files(options: GTRFiles) -> Path:
     """Convert a GTR checkpoint and return the folder that was written."""
-    from recon3d.gtr.checkpoint import convert as convert_gtr
+    from recon3d.gtr.convert import convert as convert_gtr
 
     if (options.out / "model_index.json").exists():
         raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")

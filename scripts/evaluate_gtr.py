@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 
 from recon3d.evaluate import Setting, means, measure, spoil
-from recon3d.gtr.config import GTROptions
+from recon3d.gtr.options import GTROptions
 from recon3d.gtr.reconstructor import MAX_FACES, GTRReconstructor
 from recon3d.gtr.result import Reconstruction
 from recon3d.mesh import Mesh

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from recon3d.cameras import Cameras
 from recon3d.evaluate import given_cameras
-from recon3d.gtr.config import GTROptions
+from recon3d.gtr.options import GTROptions
 from recon3d.gtr.reconstructor import MAX_FACES, GTRReconstructor
 from recon3d.gtr.result import Reconstruction
 from recon3d.mesh import Mesh

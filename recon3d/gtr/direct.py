@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from recon3d.gtr.fit import At, Budget, Stage, Weights
+from recon3d.gtr.geometry import psnr_of
 from recon3d.gtr.losses import mask_loss, rgb_loss
-from recon3d.gtr.refine import psnr_of
 from recon3d.mesh import Mesh
 from recon3d.raster import opposite_vertices, rasterize
 from recon3d.render import render_surface

@@ -78,10 +78,14 @@ class TriplaneField(nn.Module):
         return self.decoder["field"].mlp_color
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Xavier-uniform weights and zero biases, as the release starts."""
+        """Xavier-uniform weights and zero biases, as published; `generator` draws on its own device."""
+        where = "cpu" if generator is None else generator.device
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
+                drawn = torch.empty_like(module.weight, device=where)
+                nn.init.xavier_uniform_(drawn, generator=generator)
+                with torch.no_grad():
+                    module.weight.copy_(drawn)
                 nn.init.zeros_(module.bias)
 
     def decode_density(self, features: Tensor) -> Tensor:

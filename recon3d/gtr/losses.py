@@ -15,7 +15,7 @@ from recon3d.volume import MISS, ray_box
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the mesh-stage losses; the defaults are the released ones (LPIPS is added by the training)."""
+    """Factors of the mesh-stage losses; the defaults are the published ones (LPIPS is added by the training)."""
 
     rgb: float = 1.0
     """Squared colour error over the whole picture."""
@@ -28,7 +28,7 @@ class LossWeights:
     normal: float = 0.0
     """One minus the absolute cosine between normals."""
     normal_l2: float = 0.0
-    """Squared difference of normals; the release computes it only when the cosine term is listed too."""
+    """Squared difference of normals; the published code computes it only when the cosine term is listed too."""
 
 
 def rgb_loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from recon3d.cameras import Cameras, moments
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Sizes of the generator; the defaults are the released ones."""
+    """Sizes of the generator; the defaults are the published ones."""
 
     in_channels: int = 10
     """RGB 3, direction 3, moment 3, and the mask 1 (left out with 9)."""

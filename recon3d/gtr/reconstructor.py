@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from recon3d.cameras import surround
-from recon3d.gtr.config import TINY, GTRConfig, GTROptions, new_field
 from recon3d.gtr.direct import MeshFit, direct_geometry_stage, direct_texture_stage, new_mesh_fit, picture_of
 from recon3d.gtr.fields import TriplaneField
 from recon3d.gtr.fit import Budget, Fit, Stage, new_fit, pack, unpacker
+from recon3d.gtr.geometry import VolumeRates, geometry_stage, object_box, psnr_of, volume_stage
 from recon3d.gtr.network import Generator as Network
 from recon3d.gtr.network import condition
-from recon3d.gtr.refine import VolumeRates, geometry_stage, object_box, psnr_of, volume_stage
+from recon3d.gtr.options import TINY, GTRConfig, GTROptions, new_field
 from recon3d.gtr.result import Reconstruction
 from recon3d.gtr.texture import covered_points, surface_points, texture_stage
 from recon3d.hull import check_agreement, place, visual_hull
@@ -237,16 +237,16 @@ class GTRReconstructor:
         vertices, faces = (part.detach() for part in fit.surface(options.grid_size, level))
         surface = Mesh(vertices, faces)
         if options.refines_texture:
-            release = options.texture_mode == "release"
-            # The release renders at 1024 pixels and compares at 512.
+            published = options.texture_mode == "published"
+            # The published code renders at 1024 pixels and compares at 512.
             points = (
                 surface_points(vertices, faces, views, supersample=2)
-                if release
+                if published
                 else covered_points(vertices, faces, views)
             )
             budget = Budget(options.texture_steps, options.texture_seconds, options.patience)
             stage = texture_stage(fit, points, views.images, budget, mode=options.texture_mode)
-            yield from run.stage(stage, keep_last=release)
+            yield from run.stage(stage, keep_last=published)
         return surface, fit
 
     def _start(self, full: Views, options: GTROptions) -> Fit:

@@ -3,10 +3,10 @@
 Triplane and colour MLP are tuned on the views. The first move changes nothing and only measures, so that the best state
 is never worse than what the stage was given, in PSNR over the views.
 
-The release (`texture_stage(mode="release")`) differs from the default in this: the loss is the absolute error, not
-the squared one, and pixels at the outline count as wholly covered; the rate of the triplane stays constant, the colour
-MLP starts with rate zero and follows a cosine over 500 steps, the triplane is subject to weight decay (which pulls what
-no view sees to grey), gradients of the MLP are clipped, and the last state is taken, not the best.
+The published code (`texture_stage(mode="published")`) differs from the default in this: the loss is the absolute error,
+not the squared one, and pixels at the outline count as wholly covered; the rate of the triplane stays constant, the
+colour MLP starts with rate zero and follows a cosine over 500 steps, the triplane is subject to weight decay (which
+pulls what no view sees to grey), gradients of the MLP are clipped, and the last state is taken, not the best.
 
 Why squared: where the shape is wrong, views disagree about the colour of a surface point. The absolute error picks the
 colour of the majority, the squared one their mean, which shows views that were not given better too; on thin leaves the
@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from recon3d.gtr.fit import At, Budget, Fit, Stage
-from recon3d.gtr.refine import psnr_of
+from recon3d.gtr.geometry import psnr_of
 from recon3d.raster import interpolate, rasterize
 from recon3d.views import Views
 from vision.refine import Verdict
 
-TextureMode = Literal["default", "release"]
+TextureMode = Literal["default", "published"]
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class TextureRates:
     betas: tuple[float, float] = (0.9, 0.95)
     """Of Adam."""
     weight_decay: float = 0.05
-    """Of the weights of the MLP; in the release of the triplane too."""
+    """Of the weights of the MLP; in the published code of the triplane too."""
     floor: float = 0.05
     """The cosine ends at this share of the rates."""
     schedule_steps: int | None = None
-    """Length of the cosine; None: the steps of the stage. The release has 500."""
+    """Length of the cosine; None: the steps of the stage. The published code has 500."""
     max_grad_norm: float | None = None
-    """Gradient norm of the MLP is clipped to this; the release has 1."""
+    """Gradient norm of the MLP is clipped to this; the published code has 1."""
 
 
-RELEASE_RATES = TextureRates(schedule_steps=500, max_grad_norm=1.0)
+PUBLISHED_RATES = TextureRates(schedule_steps=500, max_grad_norm=1.0)
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ def texture_stage(
     Args:
         surface: the points that the pixels see; their pictures are resized bilinearly to the images where sizes differ.
         images: (views, 3, height, width) targets on white.
-        mode: "release" does what the published code does; pass the fit's last state on, not its best.
+        mode: "published" does what the published code does; pass the fit's last state on, not its best.
     """
-    release = mode == "release"
-    rates = rates or (RELEASE_RATES if release else TextureRates())
+    published = mode == "published"
+    rates = rates or (PUBLISHED_RATES if published else TextureRates())
     mlp = list(fit.field.mlp_color.parameters())
     groups = [
-        {"params": [fit.code], "lr": rates.code, "weight_decay": rates.weight_decay if release else 0.0},
+        {"params": [fit.code], "lr": rates.code, "weight_decay": rates.weight_decay if published else 0.0},
         {"params": [p for p in mlp if p.dim() > 1], "lr": rates.mlp, "weight_decay": rates.weight_decay},
         {"params": [p for p in mlp if p.dim() <= 1], "lr": rates.mlp, "weight_decay": 0.0},
     ]
@@ -165,16 +165,16 @@ def texture_stage(
             picture = torch.nn.functional.interpolate(picture, images.shape[-2:], mode="bilinear")
         difference = picture - images
         squared = difference.square().mean()
-        return difference.abs().mean() if release else squared, squared.detach()
+        return difference.abs().mean() if published else squared, squared.detach()
 
     def propose(fit: Fit, at: At) -> Fit:
         if at.number == 0:
             return fit
         step = at.number - 1
-        factor = cosine_factor(step, rates.schedule_steps or at.total, rates.floor, warm_up=1 if release else 0)
+        factor = cosine_factor(step, rates.schedule_steps or at.total, rates.floor, warm_up=1 if published else 0)
         for index, group in enumerate(optimizer.param_groups):
             base = rates.code if index == 0 else rates.mlp
-            group["lr"] = base if release and index == 0 else base * factor
+            group["lr"] = base if published and index == 0 else base * factor
         colors = fit.color(surface.points) if fit.prediction is None else fit.prediction
         fit.prediction = None
         fit.optimizer.zero_grad(set_to_none=True)

@@ -5,11 +5,11 @@
 
 Data are textured meshes, rendered on the fly: some views are given to the generator, others are compared. The
 volume stage renders rays (squared error, mask, and LPIPS on square patches); the mesh stage renders marching cubes
-surfaces with all losses of the release. LPIPS needs its weights; without them the term is left out, and the log
+surfaces with all published losses. LPIPS needs its weights; without them the term is left out, and the log
 says so.
 
 The published sizes need many GPUs and weeks; the paper's data, steps and learning rates of the stages are not
-known, the defaults here are the class defaults of the release. `--preset small` is a network of 1.3 M parameters
+known, the defaults here are the published class defaults. `--preset small` is a network of 1.3 M parameters
 for one CPU or GPU: on one thread about 1.5 scenes per second, and after 280 steps of two scenes a blurred mean of
 unseen objects, 13 to 14 dB. A useful model needs some 20,000 steps. Nothing in the project depends on it: without
 weights objects are fitted one by one.
@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from recon3d.cameras import Cameras, orbit
-from recon3d.gtr.config import PUBLISHED, TINY, GTRConfig
 from recon3d.gtr.fields import TriplaneField, grid_density
 from recon3d.gtr.losses import (
     LossWeights,
@@ -41,6 +40,7 @@ from recon3d.gtr.losses import (
     rgb_loss,
 )
 from recon3d.gtr.network import Generator, GeneratorConfig, condition
+from recon3d.gtr.options import PUBLISHED, TINY, GTRConfig
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.isosurface import extract_sparse
 from recon3d.mesh import Mesh
@@ -90,9 +90,9 @@ class GTRTraining(TrainOptions):
     rays: int = 512
     """Rays per compared view in the volume stage; a square patch when LPIPS is on."""
     samples: int = 64
-    """Samples per ray; the release has 256."""
+    """Samples per ray; published: 256."""
     grid_size: int = 64
-    """Grid points per side of the surface in the mesh stage; the release has 256."""
+    """Grid points per side of the surface in the mesh stage; published: 256."""
     lpips: float = 0.5
     """Weight of LPIPS, when its weights are installed."""
     batch_size: int = 2

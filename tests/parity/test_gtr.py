@@ -22,7 +22,7 @@ from recon3d.gtr import losses
 from recon3d.gtr.fields import TriplaneField, sample_triplane
 from recon3d.gtr.fit import Budget, Fit
 from recon3d.gtr.network import Generator, GeneratorConfig, condition
-from recon3d.gtr.texture import RELEASE_RATES, SurfacePoints, texture_stage
+from recon3d.gtr.texture import PUBLISHED_RATES, SurfacePoints, texture_stage
 from recon3d.isosurface import extract_sparse, extract_surface, find_topology
 from recon3d.mesh import Mesh
 from recon3d.raster import antialias, interpolate, rasterize
@@ -401,7 +401,7 @@ def test_texture_refinement_as_released(case: Case) -> None:
     images = torch.nn.functional.interpolate(case["cond_low"], side, mode="bilinear")
     floor, steps = re.search(r"to (\d*\.\d+) over (\d+) steps", meta["schedule"]).groups()
     rates = replace(
-        RELEASE_RATES,
+        PUBLISHED_RATES,
         code=meta["code_lr"],
         mlp=meta["mlp_lr"],
         betas=tuple(meta["betas"]),
@@ -411,7 +411,7 @@ def test_texture_refinement_as_released(case: Case) -> None:
         max_grad_norm=meta["max_grad_norm_mlp"],
     )
     fit = Fit(torch.nn.Parameter(init["code"][0].clone()), field, field.aabb.clone(), torch.Generator())
-    stage = texture_stage(fit, surface, images, Budget(meta["iters"]), mode="release", rates=rates)
+    stage = texture_stage(fit, surface, images, Budget(meta["iters"]), mode="published", rates=rates)
     trace = Trace(lambda step: {"loss": step.verdict.detail["loss"]})
     refine(stage.fit, stage.propose, stage.schedule, evaluate=stage.evaluate, observers=[trace])
     losses = torch.tensor([row["loss"] for row in trace.rows])

@@ -7,12 +7,12 @@ import torch
 
 from recon3d.cameras import gtr_rig
 from recon3d.evaluate import Setting, given_cameras, measure, seen_part, spoil, surface_scores
-from recon3d.gtr.config import PUBLISHED, GTRConfig, GTROptions, new_field
 from recon3d.gtr.fields import TriplaneField
 from recon3d.gtr.fit import Budget, new_fit
+from recon3d.gtr.geometry import geometry_stage, object_box, volume_stage
 from recon3d.gtr.network import Generator, GeneratorConfig
+from recon3d.gtr.options import PUBLISHED, GTRConfig, GTROptions, new_field
 from recon3d.gtr.reconstructor import GTRReconstructor
-from recon3d.gtr.refine import geometry_stage, object_box, volume_stage
 from recon3d.gtr.texture import cosine_factor, covered_points, surface_points, texture_stage
 from recon3d.mesh import Mesh
 from recon3d.render import render
@@ -170,8 +170,8 @@ def test_outlines_are_painted_with_the_share_that_the_surface_covers():
     assert (surface.points >= low - 1e-5).all() and (surface.points <= high + 1e-5).all()
 
 
-def test_release_mode_keeps_its_last_state(views):
-    options = replace(QUICK, texture_mode="release", refine="texture", texture_steps=3)
+def test_published_mode_keeps_its_last_state(views):
+    options = replace(QUICK, texture_mode="published", refine="texture", texture_steps=3)
     result = GTRReconstructor(SMALL).reconstruct(views, options)
     assert result.scores["texture"][0] != result.scores["texture"][1]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from recon3d.evaluate import Setting
-from recon3d.gtr.checkpoint import convert
-from recon3d.gtr.config import PUBLISHED, TINY, GTROptions
+from recon3d.gtr.convert import convert
+from recon3d.gtr.options import PUBLISHED, TINY, GTROptions
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.train import GTRTraining, RenderedObjects, train
 from recon3d.show import gallery_cameras
@@ -90,11 +90,11 @@ def test_published_checkpoint_is_converted(tmp_path):
 
 
 def test_sizes_of_the_published_checkpoint_are_recognised():
-    from recon3d.gtr.checkpoint import read_config
+    from recon3d.gtr.convert import read_config
 
     with torch.device("meta"):
-        from recon3d.gtr.config import new_field
         from recon3d.gtr.network import Generator
+        from recon3d.gtr.options import new_field
 
         config = read_config(new_field(PUBLISHED).state_dict(), Generator(PUBLISHED.generator).state_dict())
     assert config == PUBLISHED

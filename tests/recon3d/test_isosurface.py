@@ -1,5 +1,8 @@
 """Marching cubes: closed surfaces, ambiguous cells, exact zeros, gradients, the separable grid."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from skimage.measure import marching_cubes
@@ -128,3 +131,31 @@ def test_fixed_values_get_no_gradient():
     torch.testing.assert_close(vertices, expected, atol=2e-5, rtol=0)
     vertices.sum().backward()
     assert code.grad.abs().sum() > 0
+
+
+class _PretendDiffMC:
+    """diso's class by its description: nothing without a sign change, else places in [0, 1] of a ringed grid."""
+
+    def __init__(self, dtype):
+        assert dtype in (torch.float32, torch.float64)
+
+    def to(self, device):
+        return self
+
+    def __call__(self, sdf, deform, isovalue):
+        if not float(sdf.min()) < isovalue < float(sdf.max()):
+            return sdf.new_zeros(0, 3), torch.zeros(0, 3, dtype=torch.int32)
+        vertices, faces = extract_surface(-sdf, 0.0, backend="torch")
+        return (vertices + 1) / 2, faces.int()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("fill", ["ball", "full"])
+def test_diso_gives_what_the_torch_code_gives(monkeypatch, dtype, fill):
+    monkeypatch.setitem(sys.modules, "diso", SimpleNamespace(DiffMC=_PretendDiffMC))
+    radius = grid_points((9, 10, 11)).norm(dim=-1).view(9, 10, 11)
+    density = (20 * (1.2 - radius) if fill == "ball" else torch.full_like(radius, 20.0)).to(dtype)
+    mine, other = (extract_surface(density, backend=backend)[0] for backend in ("torch", "diso"))
+    assert mine.dtype == other.dtype and len(other) == len(mine) > 0
+    torch.testing.assert_close(other.amin(0), mine.amin(0), atol=2e-3, rtol=0)
+    torch.testing.assert_close(other.amax(0), mine.amax(0), atol=2e-3, rtol=0)

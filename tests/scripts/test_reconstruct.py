@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from recon3d.cameras import gtr_rig
-from recon3d.gtr.config import GTROptions
+from recon3d.gtr.options import GTROptions
 from recon3d.mesh import Mesh
 from recon3d.render import render
 from recon3d.vase import vase

@@ -47,7 +47,7 @@ class GTRConfig:
 
 
 PUBLISHED = GTRConfig(plane_channels=40, plane_size=256, generator=GeneratorConfig())
-"""The released GTR."""
+"""The published GTR."""
 TINY = GTRConfig(
     plane_channels=8,
     plane_size=32,
@@ -68,7 +68,7 @@ TINY = GTRConfig(
 
 
 def new_field(config: GTRConfig) -> TriplaneField:
-    """A field of the sizes of a configuration, not yet initialised as the release does."""
+    """A field of the sizes of a configuration, not yet initialised as published."""
     return TriplaneField(config.plane_channels, config.width, config.sigma_layers, config.color_layers)
 
 
@@ -100,14 +100,14 @@ class GTROptions:
     """Grid points per side from which the surface is taken."""
     coarse_to_fine: bool = False
     """Refine the geometry on half the grid points first."""
-    texture_mode: Literal["default", "release"] = "default"
-    """"release" does exactly what the published code does."""
+    texture_mode: Literal["default", "published"] = "default"
+    """"published" does exactly what the published code does."""
     keep_topology: bool = False
     """Refining a mesh: move its vertices and repaint it instead of making a new surface."""
     placement: Literal["auto", "unit"] = "auto"
     """Where the object is: "unit" trusts that it lies in [-1, 1]^3, "auto" finds it from cameras and silhouettes."""
     texture: Literal["uv", "vertex"] = "uv"
-    """Colours of the result: a texture atlas, or vertex colours as in the release."""
+    """Colours of the result: a texture atlas, or vertex colours as published."""
     texture_size: int = 1024
     """Side of the atlas in pixels."""
     max_faces: int = 10_000

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon3d.gtr.config import GTRConfig, new_field
 from recon3d.gtr.network import Generator, GeneratorConfig
+from recon3d.gtr.options import GTRConfig, new_field
 from recon3d.gtr.reconstructor import GTRReconstructor
 
 HEADS = {"head_channels": 64}
