@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,10 +23,15 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from scripts.main import start
+
+    start("answer")
 from reward_vlm.scl.corrector import Answer, SCLCorrector, SCLOptions, Talk
 from reward_vlm.vlm import device_of
-from vision.config import cli, fail, to_dict
+from vision.config import cli, to_dict
+from vision.job import Show
 
 
 @dataclass(frozen=True)
@@ -127,15 +133,15 @@ def _load(options: AnswerOptions) -> SCLCorrector:
     return SCLCorrector.from_pretrained(options.source, **place, judge=judge)
 
 
-def run() -> None:
+def parse(arguments: Sequence[str]) -> AnswerOptions:
+    """Options from the command line."""
+    return cli(AnswerOptions, prog="burnish answer", description=__doc__, args=arguments)
+
+
+def call(arguments: Sequence[str], show: Show) -> None:
     """The command line."""
-    options = cli(AnswerOptions, prog="answer.py")
-    try:
-        made = main(options)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("Stopped; the same command goes on where it was.")
+    options = parse(arguments)
+    made = main(options)
     if options.rows is None:
         names = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", options.choices, strict=False))
         for name in ("first", "final"):
@@ -148,7 +154,3 @@ def run() -> None:
     right = [sum(row[name]["choice"] == row["answer"] for row in known) for name in ("first", "final")]
     told = f" {right[0]} first and {right[1]} final answers of {len(known)} are right." if known else ""
     sys.stdout.write(f"{len(made)} questions answered now; all results are in {options.out}.{told}\n")
-
-
-if __name__ == "__main__":
-    run()

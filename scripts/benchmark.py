@@ -1,34 +1,48 @@
 """Time a system's inner loops.
 
-    python scripts/benchmark.py gtr                       (per step of every stage, sparse against dense, memory at
-    256^3)
-    python scripts/benchmark.py pasd --compile            (guided steps at the real size, beside a straightforward port)
-    python scripts/benchmark.py r1 --task stress          (StableReinforce where the plain algorithm fails; --task
-    overhead: beside TRL's GRPO)
+    burnish benchmark gtr                     (per step of every stage, sparse against dense, memory at 256^3)
+    burnish benchmark pasd --compile          (guided steps at the real size, beside a straightforward port)
+    burnish benchmark pie                     (one edit, beside image-to-image of diffusers)
+    burnish benchmark r1 --task stress        (StableReinforce where the plain algorithm fails)
+    burnish benchmark r1 --task overhead      (beside TRL's GRPO)
 
-The first word is the system; the rest are its options (`--help` after it lists them). Times are CPU seconds of all
-threads per step, beside wall-clock seconds; run on a quiet machine, with OMP_NUM_THREADS=1 for comparable numbers.
+The first word is the system; the rest are its options. Times are CPU seconds of all threads per step, beside wall-clock
+seconds; run on a quiet machine, with OMP_NUM_THREADS=1 for comparable numbers.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scripts import dispatch
+if not __package__:  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from scripts.main import start
+
+    start("benchmark")
+from vision.job import Show
+
+from . import dispatch
+from .dispatch import Work
 
 SYSTEMS = {
-    "gtr": ("scripts.benchmark_gtr", "GTRBenchmark"),
-    "pasd": ("scripts.benchmark_pasd", "PASDBenchmark"),
-    "r1": ("scripts.benchmark_r1", "R1Benchmark"),
-    "pie": ("scripts.benchmark_pie", "PIEBenchmark"),
+    "gtr": Work(".benchmark_gtr", "GTRBenchmark", "every stage of reconstruction"),
+    "pasd": Work(".benchmark_pasd", "PASDBenchmark", "denoising steps, tiles, the preset fast"),
+    "r1": Work(".benchmark_r1", "R1Benchmark", "stability and cost of StableReinforce"),
+    "pie": Work(".benchmark_pie", "PIEBenchmark", "one edit, beside image-to-image"),
 }
-"""System -> module with a `main` function, and its options."""
+"""System -> what times it."""
 
-parse: partial[tuple[Any, Any]] = partial(dispatch.parse, "benchmark.py", "to time", SYSTEMS)
 
-if __name__ == "__main__":
-    dispatch.run(*parse(sys.argv[1:]))
+def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
+    """The system's module and its options, from the command line."""
+    return dispatch.parse("benchmark", "to time", __doc__ or "", dispatch.single(SYSTEMS), arguments)
+
+
+def call(arguments: Sequence[str], show: Show) -> int | None:
+    """The command line."""
+    module, options = parse(arguments)
+    code = module.main(options)
+    return code if isinstance(code, int) else None

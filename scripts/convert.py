@@ -1,7 +1,7 @@
 """Turn published checkpoints, which are pickled, into folders that this project loads.
 
-    python scripts/convert.py iter --checkpoint ITER_x4.pth --vqgan ITER_swinvqgan.pth --out weights/iter-x4
-    python scripts/convert.py gtr --checkpoint ckpt.pth --out weights/gtr
+    burnish convert iter --checkpoint ITER_x4.pth --vqgan ITER_swinvqgan.pth --out weights/iter-x4
+    burnish convert gtr --checkpoint ckpt.pth --out weights/gtr
 
 Files are read as weights only: one that holds code is refused, not run.
 """
@@ -16,10 +16,17 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+if not __package__:  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from scripts.main import start
+
+    start("convert")
 import torch
 
-from restoration.iter.checkpoint import convert as convert_iter
-from vision.config import cli, fail
+from vision.job import Event, Show
+
+from . import dispatch
+from .dispatch import Work
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ def main(options: ITERFiles | GTRFiles) -> Path:
     """Convert and return the folder that was written."""
     if isinstance(options, GTRFiles):
         return convert_gtr_files(options)
+    from restoration.iter.checkpoint import convert as convert_iter
+
     if (options.out / "model.safetensors").exists():
         raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")
     checkpoint = read_pickled(options.checkpoint)
@@ -100,21 +109,20 @@ def read_pickled(path: Path) -> Any:
         raise ValueError(f"{path} is damaged or no checkpoint of torch ({type(error).__name__}: {reason}).") from error
 
 
-SYSTEMS = {"iter": ITERFiles, "gtr": GTRFiles}
+SYSTEMS = {
+    "iter": Work(__name__, "ITERFiles", "the authors' ITER_x2.pth or ITER_x4.pth"),
+    "gtr": Work(__name__, "GTRFiles", "the authors' ckpt.pth"),
+}
+"""System -> its files."""
 
 
 def parse(arguments: Sequence[str]) -> ITERFiles | GTRFiles:
     """Options from the command line; the first word is the system."""
-    if not arguments or arguments[0] not in SYSTEMS:
-        if arguments and arguments[0] in ("-h", "--help"):
-            sys.stdout.write(f"{__doc__}\nSystems: {', '.join(SYSTEMS)}; convert.py iter --help lists the options.\n")
-            raise SystemExit(0)
-        fail(f"Name the system whose checkpoint is to be converted: {', '.join(SYSTEMS)}.")
-    return cli(SYSTEMS[arguments[0]], prog=f"convert.py {arguments[0]}", args=arguments[1:])
+    purpose = "whose checkpoint is to be converted"
+    return dispatch.parse("convert", purpose, __doc__ or "", dispatch.single(SYSTEMS), arguments)[1]
 
 
-if __name__ == "__main__":
-    try:
-        sys.stdout.write(f"{main(parse(sys.argv[1:]))}\n")
-    except (ValueError, OSError) as error:
-        fail(str(error))
+def call(arguments: Sequence[str], show: Show) -> None:
+    """The command line."""
+    folder = main(parse(arguments))
+    show(Event("result", f"The weights are in {folder}.", path=folder))

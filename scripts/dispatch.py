@@ -1,37 +1,74 @@
-"""Command lines whose first word names a system: every system has a module with its options and a `main` function."""
+"""Commands whose first word is a system: each has its options, and a function of its package does the work."""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vision.config import cli, fail
 
 
+class Work(NamedTuple):
+    """One thing that a command can do with a system."""
+
+    module: str
+    """Where its options and its function are; with a dot in front, beside this file."""
+    options: str
+    """Name of the class of its options there."""
+    purpose: str
+    """What it does, in a few words."""
+
+
+def single(systems: Mapping[str, Work]) -> dict[str, dict[str, Work]]:
+    """Systems with one recipe each."""
+    return {system: {"": work} for system, work in systems.items()}
+
+
 def parse(
-    script: str, purpose: str, systems: Mapping[str, tuple[str, str]], arguments: Sequence[str]
+    command: str, purpose: str, help: str, systems: Mapping[str, Mapping[str, Work]], arguments: Sequence[str]
 ) -> tuple[Any, Any]:
-    """The module of the system that the first argument names, and its options from the other arguments.
+    """The module and the options that a command line names. Help, and a wrong line's sentence, end the program.
 
     Args:
-        script: file name, for the help.
+        command: its name.
         purpose: what is done with the system, for the sentence about a wrong first word: "to measure".
-        systems: name -> module, class of its options.
-        arguments: of the command line. Unusable ones end the program with one sentence and exit code 2.
+        help: the command's docstring.
+        systems: name -> recipe -> what it does; a system's first recipe is its default, --recipe names another.
+        arguments: the words after the command.
     """
-    system = arguments[0] if arguments else "nothing"
+    system, rest = (arguments[0], list(arguments[1:])) if arguments else ("nothing", [])
+    if system in ("-h", "--help"):
+        sys.stdout.write(f"usage: burnish {command} SYSTEM [options]\n\n{help}\n{_list(systems)}")
+        raise SystemExit(0)
     if system not in systems:
         fail(f"The first word must be the system {purpose} ({', '.join(systems)}), got {system}.")
-    module_name, options_name = systems[system]
-    module = importlib.import_module(module_name)
-    return module, cli(getattr(module, options_name), prog=f"{script} {system}", args=arguments[1:])
+    recipes = systems[system]
+    recipe, prog = next(iter(recipes)), f"burnish {command} {system}"
+    if "--recipe" in rest and len(recipes) > 1:
+        place = rest.index("--recipe")
+        recipe = "".join(rest[place + 1 : place + 2])
+        del rest[place : place + 2]
+        prog += f" --recipe {recipe}"
+    if recipe not in recipes:
+        fail(f"--recipe must be one of {', '.join(recipes)} for {system}, got {recipe or 'nothing'}.")
+    module = importlib.import_module(recipes[recipe].module, __package__)
+    more = "" if len(recipes) == 1 else f"\n\nRecipes of {system}:\n{_recipes(recipes)}"
+    description = f"{(module.__doc__ or '').strip()}{more}"
+    return module, cli(getattr(module, recipes[recipe].options), prog=prog, description=description, args=rest)
 
 
-def run(module: Any, options: Any) -> None:
-    """Call the module's `main` and end the program with the exit code that it returns (None: 0)."""
-    try:
-        code = module.main(options)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    raise SystemExit(code if isinstance(code, int) else 0)
+def _list(systems: Mapping[str, Mapping[str, Work]]) -> str:
+    lines = []
+    for system, recipes in systems.items():
+        if len(recipes) == 1:
+            lines.append(f"  {system:16} {next(iter(recipes.values())).purpose}\n")
+        else:
+            lines.append(f"  {system}\n{_recipes(recipes)}\n")
+    return "".join(["systems:\n", *lines, "\nSYSTEM --help (and SYSTEM --recipe NAME --help) lists the options.\n"])
+
+
+def _recipes(recipes: Mapping[str, Work]) -> str:
+    lines = [f"    --recipe {name:16} {work.purpose}" for name, work in recipes.items()]
+    return "\n".join([lines[0] + " (the default)", *lines[1:]])

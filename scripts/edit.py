@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,8 +28,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from vision.config import cli, fail, to_dict, version
+if not __package__:  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from scripts.main import start
+
+    start("edit")
+from vision.config import cli, to_dict, version
 from vision.edit import PIEEditor, PIEOptions, Progression, evaluate, masks
 from vision.edit.difference import prompt_difference
 from vision.edit.pictures import resize_and_cut
@@ -36,6 +41,7 @@ from vision.edit.progression import Frame
 from vision.files import atomic_path, digest
 from vision.images import load_image, save_image, to_pil
 from vision.inputs import Inputs
+from vision.job import Show
 from vision.metrics import Clip
 from vision.refine import PerItem, Step, checkpoints, load_checkpoint
 from vision.report import save_mp4, write_run
@@ -278,11 +284,12 @@ def _unfinished(work: Path) -> tuple[Step | None, list[Frame]]:
     return step, frames
 
 
-if __name__ == "__main__":
-    try:
-        code = main(cli(EditOptions, prog="edit.py"))
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("Stopped; the same command goes on where it was.")
-    raise SystemExit(code)
+def parse(arguments: Sequence[str]) -> EditOptions:
+    """Options from the command line."""
+    return cli(EditOptions, prog="burnish edit", description=__doc__, args=arguments)
+
+
+def call(arguments: Sequence[str], show: Show) -> int | None:
+    """The command line."""
+    code = main(parse(arguments))
+    return code if isinstance(code, int) else None

@@ -1,40 +1,52 @@
 """Measure a system.
 
-    python scripts/evaluate.py iter --hr photos --degradation bicubic --variant clean --out runs/clean
-    python scripts/evaluate.py iter --hr photos --degradation blind --out runs/blind --pictures
-    python scripts/evaluate.py iter --pairs LQ HR --out runs/pairs
-    python scripts/evaluate.py pasd --hr photos --degradation blind --out runs/pasd
-    python scripts/evaluate.py gtr --meshes MESHES --out runs/meshes
-    python scripts/evaluate.py r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
-    python scripts/evaluate.py r1-restorations --hr photos --out runs/judged
-    python scripts/evaluate.py scl --rows questions.jsonl --sources base=org/name learnt=runs/scl/weights --out runs/scl
+    burnish evaluate iter --hr photos --degradation bicubic --variant clean --out runs/clean
+    burnish evaluate iter --hr photos --degradation blind --out runs/blind --pictures
+    burnish evaluate pasd --hr photos --degradation blind --out runs/pasd
+    burnish evaluate pie --volumes FOLDER --out runs/pie
+    burnish evaluate gtr --meshes MESHES --out runs/meshes
+    burnish evaluate r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
+    burnish evaluate scl --rows questions.jsonl --sources base=org/name learnt=runs/scl/weights --out runs/scl
 
-The first word is the system; the rest are its options (`--help` after it lists them). Each system's module says what it
-measures and writes.
+The first word is the system; the rest are its options.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scripts import dispatch
+if not __package__:  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from scripts.main import start
+
+    start("evaluate")
+from vision.job import Show
+
+from . import dispatch
+from .dispatch import Work
 
 SYSTEMS = {
-    "iter": ("scripts.evaluate_restoration", "ITEREvaluation"),
-    "pasd": ("scripts.evaluate_restoration", "PASDEvaluation"),
-    "gtr": ("scripts.evaluate_gtr", "GTREvaluation"),
-    "pie": ("scripts.evaluate_pie", "PIEEvaluation"),
-    "r1": ("scripts.evaluate_r1", "R1Evaluation"),
-    "r1-restorations": ("scripts.evaluate_pictures", "PictureEvaluation"),
-    "scl": ("scripts.evaluate_scl", "SCLEvaluation"),
+    "iter": Work(".evaluate_restoration", "ITEREvaluation", "restorations, beside Real-ESRGAN"),
+    "pasd": Work(".evaluate_restoration", "PASDEvaluation", "restorations, beside Real-ESRGAN"),
+    "pie": Work(".evaluate_pie", "PIEEvaluation", "progressions of a held-out brain, beside two baselines"),
+    "gtr": Work(".evaluate_gtr", "GTREvaluation", "rebuilt or refined meshes"),
+    "r1": Work(".evaluate_r1", "R1Evaluation", "a judge of answers, on benchmarks or scenes"),
+    "r1-restorations": Work(".evaluate_pictures", "PictureEvaluation", "the judge of restorations"),
+    "scl": Work(".evaluate_scl", "SCLEvaluation", "answers before and after review"),
 }
-"""System -> module with a `main` function, and its options."""
+"""System -> what measures it."""
 
-parse: partial[tuple[Any, Any]] = partial(dispatch.parse, "evaluate.py", "to measure", SYSTEMS)
 
-if __name__ == "__main__":
-    dispatch.run(*parse(sys.argv[1:]))
+def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
+    """The system's module and its options, from the command line."""
+    return dispatch.parse("evaluate", "to measure", __doc__ or "", dispatch.single(SYSTEMS), arguments)
+
+
+def call(arguments: Sequence[str], show: Show) -> int | None:
+    """The command line."""
+    module, options = parse(arguments)
+    code = module.main(options)
+    return code if isinstance(code, int) else None

@@ -14,16 +14,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from scripts.main import start
+
+    start("judge")
 from reward_vlm.r1.judge import Judged, Query, R1Judge, R1Options
-from vision.config import cli, fail, to_dict
+from vision.config import cli, to_dict
+from vision.job import Show
 
 
 @dataclass(frozen=True)
@@ -155,15 +160,15 @@ def _load(options: JudgeOptions, device: str) -> R1Judge:
     )
 
 
-def run() -> None:
+def parse(arguments: Sequence[str]) -> JudgeOptions:
+    """Options from the command line."""
+    return cli(JudgeOptions, prog="burnish judge", description=__doc__, args=arguments)
+
+
+def call(arguments: Sequence[str], show: Show) -> None:
     """The command line."""
-    options = cli(JudgeOptions, prog="judge.py")
-    try:
-        made = main(options)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("Stopped; the same command goes on where it was.")
+    options = parse(arguments)
+    made = main(options)
     if options.rows is None:
         answers = options.answers or tuple(map(str, options.pictures))
         choice = made[0]["choice"]
@@ -172,7 +177,3 @@ def run() -> None:
             sys.stdout.write(f"{'*' if number == choice else ' '} {score:.2f}  {answer}\n")
     else:
         sys.stdout.write(f"{len(made)} rows judged; the results are in {options.out}.\n")
-
-
-if __name__ == "__main__":
-    run()

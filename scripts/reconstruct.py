@@ -17,6 +17,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,7 +28,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from scripts.main import start
+
+    start("reconstruct")
 from recon3d.cameras import Cameras
 from recon3d.evaluate import given_cameras
 from recon3d.gtr.options import GTROptions
@@ -40,8 +45,9 @@ from recon3d.surfaces import simplify
 from recon3d.vase import vase
 from recon3d.view_files import load_views, views_from_grid
 from recon3d.views import Views
-from vision.config import cli, fail, to_dict
+from vision.config import cli, to_dict
 from vision.files import atomic_path
+from vision.job import Show
 from vision.refine import Step
 from vision.report import save_gif, save_mp4, write_run
 
@@ -242,8 +248,12 @@ def _known(path: Path) -> str | None:
         return None
 
 
-if __name__ == "__main__":
-    try:
-        main(cli(ReconstructOptions, prog="reconstruct.py"))
-    except (ValueError, OSError) as error:
-        fail(str(error))
+def parse(arguments: Sequence[str]) -> ReconstructOptions:
+    """Options from the command line."""
+    return cli(ReconstructOptions, prog="burnish reconstruct", description=__doc__, args=arguments)
+
+
+def call(arguments: Sequence[str], show: Show) -> int | None:
+    """The command line."""
+    code = main(parse(arguments))
+    return code if isinstance(code, int) else None

@@ -20,9 +20,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
+import tyro
+
 from vision.files import atomic_path
 
 T = TypeVar("T")
+Positional = tyro.conf.Positional
+"""Marks a field of options that the command line takes without its name: `inputs: Positional[tuple[Path, ...]]`."""
+UNNAMED = tyro.conf.arg(name="")
+"""Marks a field of further options: `options: Annotated[ITEROptions, UNNAMED]` gives --seed, not --options.seed."""
 
 
 def version() -> str:
@@ -93,18 +99,18 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def cli(options: type[T], *, prog: str | None = None, args: Sequence[str] | None = None) -> T:
+def cli(
+    options: type[T], *, prog: str | None = None, description: str | None = None, args: Sequence[str] | None = None
+) -> T:
     """`options`, a dataclass, filled from the command line (`args`: default `sys.argv[1:]`).
 
     A wrong option, and any ValueError or TypeError with which the dataclass refuses its values, ends the
     program with one sentence on stderr and exit code 2; `--help` prints the docstrings under the fields.
     """
-    import tyro
-
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(options, prog=prog, args=args)
+            return tyro.cli(options, prog=prog, description=description, args=args)
     except (ValueError, TypeError) as error:
         fail(str(error))
     except SystemExit as stop:

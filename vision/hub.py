@@ -83,6 +83,20 @@ def find(
     return _fetch(text, revision, components)
 
 
+def on_disk(source: str | Path | None, default: Path | None) -> Path | None:
+    """The folder or file that holds a source's weights; None for `builtin:NAME` and for names on the model hub.
+
+    Raises:
+        FileNotFoundError: something that looks like a path does not exist.
+        ValueError: it is a pickled checkpoint.
+    """
+    text = str(source)
+    is_path = Path(text.removeprefix("folder:")).expanduser().exists() or _looks_like_path(text)
+    if source is None or isinstance(source, Path) or is_path or text.startswith("folder:"):
+        return find(source, default=default).path
+    return None
+
+
 def load_weights(
     module: nn.Module, path: str | Path, *, dtype: torch.dtype | None = None, file: str = "model.safetensors"
 ) -> None:

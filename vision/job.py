@@ -278,8 +278,8 @@ class Item:
         return True
 
     def has(self, name: str) -> bool:
-        """Whether a file, named below the output folder, is one of its results."""
-        return name in self.record.read().files
+        """Whether a file or folder, named below the output folder, is among its results."""
+        return any(file == name or file.startswith(f"{name}/") for file in self.record.read().files)
 
     def tell(self, **facts: Any) -> None:
         """Facts about the results, as JSON values, for run.json and the record; call it while they are made."""
@@ -370,7 +370,7 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise ValueError(f"There is no device {name!r}; use auto, cpu, cuda, cuda:1 or mps.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"There is no CUDA device {name!r} here; use --device cpu.")
+        raise ValueError(f"There is no CUDA device here that is called {name}; use --device cpu.")
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return device

@@ -13,7 +13,9 @@ from reward_vlm.r1.judge import R1Judge
 from reward_vlm.scl.corrector import SCLCorrector, SCLOptions
 from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.vlm import Reply
-from scripts.answer import AnswerOptions, main, run
+from scripts.answer import AnswerOptions, call, main
+from scripts.main import start
+from vision.job import silent
 
 QUICK = SCLOptions(("look again",), max_new_tokens=3, batch_size=2)
 
@@ -70,7 +72,7 @@ def test_a_row_that_turns_bad_keeps_the_finished_ones(rows, tmp_path, monkeypatc
     words = ["--rows", str(rows), "--out", str(tmp_path / "out.jsonl"), "--source", "builtin:tiny"]
     monkeypatch.setattr(sys, "argv", ["answer.py", *words, "--batch-size", "2", "--max-new-tokens", "2"])
     with pytest.raises(SystemExit) as stop:
-        run()
+        start("answer")
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
@@ -101,7 +103,7 @@ def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch
     for words, sentence in bad:
         monkeypatch.setattr(sys, "argv", ["answer.py", *words])
         with pytest.raises(SystemExit) as stop:
-            run()
+            start("answer")
         assert stop.value.code == 2
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
@@ -137,10 +139,10 @@ def test_one_question_shows_first_and_final_answer(tmp_path, monkeypatch, capsys
         str(tmp_path / "red.png"),
     ]
     monkeypatch.setattr(sys, "argv", words)
-    run()
+    call(sys.argv[1:], silent)
     assert capsys.readouterr().out == "first: B. blue\n  I see. ## B ##\nfinal: A. red\n  I see. ## A ##\n"
     monkeypatch.setattr(sys, "argv", [*words, "--accept", "better"])
-    run()
+    call(sys.argv[1:], silent)
     assert "final: B. blue" in capsys.readouterr().out
 
 
@@ -149,7 +151,7 @@ def test_right_answers_are_counted_over_the_whole_file(rows, tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["answer.py", "--rows", str(rows), "--out", str(tmp_path / "out.jsonl")])
     answers = [json.loads(line).get("answer") for line in rows.read_text().splitlines()]
     for made in (5, 0):
-        run()
+        call(sys.argv[1:], silent)
         told = capsys.readouterr().out
         assert told.startswith(f"{made} questions answered now; ")
         assert f"{answers.count('B')} first and {answers.count('A')} final answers of 4 are right." in told

@@ -18,7 +18,9 @@ from reward_vlm.scenes import scene_pairs
 from scripts import evaluate_r1
 from scripts import judge as script
 from scripts.evaluate_r1 import R1Evaluation
-from scripts.judge import JudgeOptions, main, run
+from scripts.judge import JudgeOptions, main
+from scripts.main import start
+from vision.job import silent
 
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 QUICK = R1Options(max_new_tokens=3, batch_size=2)
@@ -97,7 +99,7 @@ def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch
     for words, sentence in bad:
         monkeypatch.setattr(sys, "argv", ["judge.py", *words])
         with pytest.raises(SystemExit) as stop:
-            run()
+            start("judge")
         assert stop.value.code == 2
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
@@ -166,5 +168,5 @@ def test_one_question_prints_reasons_and_scores(monkeypatch, capsys):
 
     monkeypatch.setattr(script, "main", said)
     monkeypatch.setattr(sys, "argv", ["judge.py", "--question", "q", "--answers", "one", "two"])
-    run()
+    script.call(sys.argv[1:], silent)
     assert capsys.readouterr().out == "because\n  0.25  one\n* 0.75  two\n"

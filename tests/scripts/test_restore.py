@@ -24,9 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from restoration.iter.options import ITEROptions
 from restoration.iter.restorer import ITERRestorer
-from scripts import restore
+from scripts.main import start
 from scripts.restore import RestoreOptions, main
-from vision.batches import plan
 
 SOURCE = "builtin:tiny-mini"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -88,23 +87,6 @@ def test_tiled_results_are_streamed_to_the_same_pixels(tmp_path):
     assert np.array_equal(pixels(tmp_path / "out" / "a.png"), expected) and expected.size == (280, 360)
 
 
-def test_lists_folders_and_images_name_each_image_once(folder, tmp_path):
-    (folder / "list.txt").write_text("# a comment\n1.png\n\n2.png\n")
-    jobs, problems = plan([folder / "list.txt", folder / "2.png", folder / ".." / "in"], tmp_path / "out", ".png")
-    assert [job[0].name for job in jobs] == ["0.png", "1.png", "2.png", "3.png"] and not problems
-
-
-def test_equal_stems_get_the_names_of_their_suffixes(folder, tmp_path):
-    picture(9).save(folder / "1.bmp")
-    (tmp_path / "other").mkdir()
-    picture(8).save(tmp_path / "other" / "1.png")
-    jobs, problems = plan([folder, tmp_path / "other"], tmp_path / "out", ".png")
-    assert [job[1].name for job in jobs] == ["0.png", "1_bmp.png", "1_png.png", "2.png", "3.png"]
-    assert len(problems) == 1 and "would both become 1_png.png" in problems[0]
-    jobs, problems = plan([folder / "2.png"], folder, ".png")
-    assert jobs == [] and "2.png would be overwritten by its result" in problems[0]
-
-
 def test_done_images_are_kept_until_input_or_options_change(folder, tmp_path):
     out = tmp_path / "out"
     main(options(out, folder))
@@ -150,7 +132,7 @@ def test_formats_and_colour_profile(folder, tmp_path, suffix):
     profile = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
     picture(0).save(folder / "p.png", icc_profile=profile)
     assert main(options(tmp_path / "out", folder / "p.png", format=suffix)) == 0
-    result = PIL.Image.open(tmp_path / "out" / f"p.{suffix}")
+    result = PIL.Image.open(tmp_path / "out" / ("p.png" if suffix == "png" else f"p_png.{suffix}"))
     assert result.size == (96, 80) and result.info["icc_profile"] == profile
 
 
@@ -268,7 +250,7 @@ def test_devices_that_are_not_there_are_one_sentence(folder, tmp_path):
 def test_wrong_command_lines_are_one_sentence_with_code_2(arguments, sentence, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["restore.py", *arguments])
     with pytest.raises(SystemExit) as stop:
-        restore.run()
+        start("restore")
     assert stop.value.code == 2
     written = capsys.readouterr().err
     assert sentence in written and written.count("\n") == 1
@@ -352,8 +334,8 @@ def test_several_processes_do_each_image_once(folder, tmp_path):
 
 @pytest.mark.slow
 def test_help_loads_no_more_than_it_needs():
-    code = "import sys; sys.argv = ['restore.py', '--help']\nfrom scripts import restore\ntry: restore.run()\nfinally: "
-    code += "sys.stderr.write(' '.join({name.split('.')[0] for name in sys.modules}))"
+    code = "import sys; sys.argv = ['restore.py', '--help']\nfrom scripts.main import start\ntry: start('restore')\n"
+    code += "finally: sys.stderr.write(' '.join({name.split('.')[0] for name in sys.modules}))"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
     assert finished.returncode == 0 and "--fidelity" in finished.stdout
     heavy = {"diffusers", "transformers", "accelerate", "torchvision", "skimage", "matplotlib", "open_clip", "trimesh"}

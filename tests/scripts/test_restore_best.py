@@ -43,7 +43,7 @@ def test_the_result_is_the_seed_that_the_judge_prefers(picture, tmp_path, monkey
         (picture,), tmp_path / "best", ITEROptions(seed=5, fidelity=1.0), source="builtin:tiny-mini", best_of=3
     )
     judge = Prefers(6)
-    monkeypatch.setattr(restore, "_judge", lambda options: judge)
+    monkeypatch.setattr(restore, "_judge", lambda source: judge)
     assert main(options) == 0
     assert judge.asked == [("seed_6.png", "seed_5.png"), ("seed_7.png", "seed_6.png")]
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [".done", "a.png", "run.json"]

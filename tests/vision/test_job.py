@@ -310,7 +310,7 @@ def test_devices():
     assert choose_device("cpu").type == "cpu" and choose_device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(ValueError, match="There is no device 'quantum'"):
         choose_device("quantum")
-    with pytest.raises(ValueError, match="There is no CUDA device"):
+    with pytest.raises(ValueError, match="There is no CUDA device here"):
         choose_device("cuda:99")
 
 

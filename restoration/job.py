@@ -1,0 +1,224 @@
+"""Restore pictures, folders and lists into a folder: what `burnish restore` runs, and any other caller can."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+
+from vision.config import UNNAMED, Positional
+from vision.job import Item, Job, Outcome, Show, choose_device, silent
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+SYSTEMS = {  # name -> module, pipeline, its options
+    "iter": ("restoration.iter", "ITERRestorer", "ITEROptions"),
+    "pasd": ("restoration.pasd", "PASDRestorer", "PASDCommand"),
+}
+NEUTRAL = ("inputs", "device", "compare", "previews", "max_pixels")
+"""Options that leave a result as it is."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RestoreOptions(Generic[T]):
+    """Restore images, folders of images, or lists of paths.
+
+    Finished images are kept: the same command again goes on with the rest. An image that cannot be restored costs one
+    sentence and exit code 2; the others are done.
+    """
+
+    inputs: Positional[tuple[Path, ...]]
+    """Images, folders (with their sub-folders), .txt lists with one path per line, or patterns such as "a/*.jpg"."""
+    out: Path
+    """Folder for the results. They keep the names of their inputs: a.png becomes a.png, a.jpg becomes a_jpg.png."""
+    options: Annotated[T, UNNAMED]
+    """What the system may change."""
+    system: Literal["iter", "pasd"] = "iter"
+    """Which system restores; --help beside it lists that system's options."""
+    source: str | None = None
+    """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, ...; auto takes a GPU when there is one."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Numbers that the network computes with."""
+    format: Literal["png", "jpg", "webp", "tif"] = "png"
+    """Format of the results; png is written while it is computed and needs the least memory."""
+    background: str | None = None
+    """Colour (white, #20a0ff) that transparent images are put on; None keeps their transparency."""
+    compare: bool = False
+    """Also write compare/NAME.png: the input, enlarged bicubically, beside the result."""
+    previews: bool = False
+    """Also write previews/NAME/: the picture after every step, tile by tile."""
+    max_pixels: int = 100_000_000
+    """Refuse inputs with more pixels than this."""
+    best_of: int = 1
+    """Restore so often, with seeds from the given one on, and keep the result that the judge prefers."""
+    judge: str | None = None
+    """Weights of the judge: a folder or org/name on the model hub; None takes those that come with the project."""
+    overwrite: bool = False
+    """Replace files in --out that this job did not make, or made from other inputs."""
+
+    def __post_init__(self) -> None:
+        if self.best_of < 1:
+            raise ValueError(f"best_of must be at least 1, got {self.best_of}.")
+        if self.judge is not None and self.best_of == 1:
+            raise ValueError("A judge picks the best of several results; give --best-of as well.")
+        if self.best_of > 1 and not hasattr(self.options, "seed"):
+            raise ValueError("--best-of needs a system whose results depend on a seed.")
+        if not self.inputs:
+            raise ValueError("Name at least one image, folder or .txt list to restore.")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, got {self.max_pixels}.")
+
+
+class PairJudge(Protocol):
+    """Compares two restorations of one picture."""
+
+    def prefers(self, first: Path, second: Path) -> bool:
+        """Whether the first is the better one."""
+
+
+def restore(
+    options: RestoreOptions[Any], show: Show = silent, load_judge: Callable[[str | None], PairJudge] | None = None
+) -> Outcome:
+    """Restore everything that is not done yet.
+
+    Args:
+        options: what to restore, how, and where the results go.
+        show: gets the events.
+        load_judge: of a source; makes the judge that `best_of` asks.
+
+    Raises:
+        ValueError: nothing can be restored: the weights, the device or the output folder are unusable.
+    """
+    return _Restoring(options, show, load_judge).run()
+
+
+class _Restoring:
+    """One run of `restore`: networks are loaded when the first picture needs them."""
+
+    def __init__(self, options: RestoreOptions[Any], show: Show, load_judge: Callable[..., PairJudge] | None):
+        from vision.hub import on_disk
+
+        if options.best_of > 1 and load_judge is None:
+            raise ValueError("best_of asks a judge; give load_judge.")
+        loading = getattr(options.options, "loading", {})
+        further = [loading[name] for name in ("pasd", "style") if loading.get(name) is not None]
+        weights = on_disk(options.source, PRETRAINED / f"{options.system}-mini")
+        files = [weights, *(on_disk(path, None) for path in further)]
+        self.options, self.load_judge = options, load_judge
+        self.device = choose_device(options.device)
+        self.job = Job(options.out, options, neutral=NEUTRAL, files=files, show=show, overwrite=options.overwrite)
+        self.restorer: Any = None
+        self.judge: PairJudge | None = None
+
+    def run(self) -> Outcome:
+        for item in self.job.items(self.options.inputs, f".{self.options.format}"):
+            with self.job.attempt(item):
+                self._item(item)
+            self.job.progress("restoring", item.number + 1, item.total)
+        seed = getattr(self.options.options, "seed", None)
+        return self.job.finish("images", source=self.options.source, seed=seed, device=str(self.device))
+
+    def _item(self, item: Item) -> None:
+        """Restore one image, or what is missing of its pictures."""
+        from vision.images import load_image
+
+        options = self.options
+        loaded = load_image(item.input, max_pixels=options.max_pixels)
+        loaded = loaded if options.background is None else loaded.on(options.background)
+        if loaded.alpha is not None and options.format == "jpg":
+            raise ValueError(f"JPEG has no transparency; save {item.name} as PNG or choose a --background.")
+        stem = str(PurePosixPath(item.name).with_suffix(""))
+        compared, previews = f"compare/{stem}.png", f"previews/{stem}"
+        done = item.done()
+        redo = not done or (options.previews and not item.has(previews))
+        if not redo and (item.has(compared) or not options.compare):
+            return
+        if redo and self.restorer is None:
+            self.restorer = self.job.needs(self._load)
+        with item.results(*[compared] * options.compare, keep=done) as folder:
+            result = folder / item.name if redo else item.path
+            if redo:
+                self._restore(item, loaded, result, folder / previews if options.previews else None)
+            if options.compare:
+                _compare(loaded, result, folder / compared)
+
+    def _restore(self, item: Item, loaded: Any, result: Path, previews: Path | None) -> None:
+        """Restore a picture into a file: once, or with several seeds of which the judge keeps one."""
+        options, count = self.options.options, self.options.best_of
+        if count == 1:
+            self._write(item, loaded, result, options, previews)
+            return
+        self.judge = self.judge or self.job.needs(self.load_judge, self.options.judge)
+        candidates, best = result.parent / ".candidates", None
+        for number, seed in enumerate(range(options.seed, options.seed + count)):
+            path, chosen = candidates / f"seed_{seed}{result.suffix}", replace(options, seed=seed)
+            shown = None if previews is None else previews / f"seed_{seed}"
+            self._write(item, loaded, path, chosen, shown, number / count, count)
+            best = path if best is None or self.judge.prefers(path, best) else best
+        os.replace(best, result)
+        shutil.rmtree(candidates)
+        item.tell(kept_seed=int(best.stem.removeprefix("seed_")))
+
+    def _write(
+        self, item: Item, loaded: Any, result: Path, options: Any, previews: Path | None, begin: float = 0, of: int = 1
+    ) -> None:
+        """Restore a picture into a file: one of `of` times, when the item's work is done to the share `begin`."""
+        from vision.images import save_bands, to_tensor, to_uint8
+
+        def progress(part: float) -> None:
+            self.job.progress("restoring", item.number + begin + part / of, item.total)
+
+        pixels = to_tensor(loaded)
+        height, width = self.restorer.output_size(*pixels.shape[-2:], options)
+        observers = [] if previews is None else [_previews(self.restorer, previews)]
+        bands = self.restorer.bands(pixels, options, finish=to_uint8, observers=observers, progress=progress)
+        try:
+            save_bands(bands, result, width=width, height=height, icc=loaded.icc, alpha=loaded.alpha)
+        except RuntimeError as error:  # torch has no type of its own for a CPU whose memory is full
+            if "memory" not in str(error):
+                raise
+            raise ValueError("There is not enough memory; choose a smaller --tile.") from error
+
+    def _load(self) -> Any:
+        import torch
+
+        module, name, _ = SYSTEMS[self.options.system]
+        variant = getattr(self.options.options, "variant", None)
+        chosen = getattr(self.options.options, "loading", {}) if variant is None else {"variant": variant}
+        pipeline = getattr(import_module(module), name)
+        dtype = getattr(torch, self.options.dtype)
+        return pipeline.from_pretrained(self.options.source, device=self.device, dtype=dtype, **chosen)
+
+
+def _compare(loaded: Any, result: Path, path: Path) -> None:
+    """The input, enlarged bicubically, beside the result."""
+    from PIL.Image import Resampling
+
+    from vision.images import load_image, save_image
+    from vision.report import side_by_side
+
+    restored = load_image(result, max_pixels=sys.maxsize).rgb
+    enlarged = loaded.rgb.resize(restored.size, Resampling.BICUBIC)
+    save_image(side_by_side([enlarged, restored], ["input, enlarged", "restored"]), path, icc=loaded.icc)
+
+
+def _previews(restorer: Any, folder: Path) -> Callable[[Any], None]:
+    """An observer that writes every step of every tile; a step that is not later than the last begins a new tile."""
+    from vision.images import save_image
+
+    folder.mkdir(parents=True)
+    tile, last = 0, -1
+
+    def observe(step: Any) -> None:
+        nonlocal tile, last
+        tile, last = tile + (step.index <= last), step.index
+        save_image(restorer.decode(step.state), folder / f"tile_{tile:03d}_step_{step.index:02d}.png")
+
+    return observe

@@ -1,0 +1,5 @@
+"""`python -m burnish`."""
+
+from .main import start
+
+start()

@@ -1,0 +1,46 @@
+"""The command `burnish`: one word says what to do, and each has its own help.
+
+burnish restore examples/cat.jpg --out restored
+burnish restore --help
+burnish train iter --recipe mini --help
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from contextlib import closing
+from typing import NoReturn
+
+COMMANDS = {
+    "restore": "restore images, larger and cleaner (ITER, PASD)",
+    "edit": "simulate how a condition progresses in a picture (PIE)",
+    "reconstruct": "rebuild a 3D object from pictures, or improve a mesh (GTR)",
+    "judge": "judge answers to questions about pictures, with reasons (R1-Reward)",
+    "answer": "answer questions about pictures, and review the answers (SCL)",
+    "train": "train a system's weights",
+    "evaluate": "measure a system",
+    "benchmark": "time a system's inner loops",
+    "convert": "turn published checkpoints into folders that this project loads",
+}
+
+
+def overview() -> str:
+    """What `burnish --help` prints."""
+    lines = [f"  {name:12} {purpose}" for name, purpose in COMMANDS.items()]
+    return f"{__doc__}\ncommands:\n" + "\n".join(lines) + "\n\nburnish COMMAND --help tells each command's options.\n"
+
+
+def start(command: str | None = None) -> NoReturn:
+    """The process of a command; the first argument names it unless it is given."""
+    arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
+    name = arguments[0] if arguments else "nothing"
+    if name in ("-h", "--help"):
+        sys.stdout.write(overview())
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        sys.stderr.write(f"The first word must be a command ({', '.join(COMMANDS)}), got {name!r}.\n")
+        raise SystemExit(2)
+    terminal = importlib.import_module(f"{__package__}.terminal")
+    with closing(terminal.Terminal()) as show:
+        terminal.run(lambda: importlib.import_module(f"{__package__}.{name}").call(arguments[1:], show))

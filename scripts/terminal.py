@@ -1,0 +1,97 @@
+"""The face of a job in a terminal or a log file: bars or lines, sentences, and the exit code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from vision.config import fail, one_line, sentence_of
+from vision.job import Event
+from vision.signals import Signals
+
+EXTRAS = {"trl": "train", "peft": "train", "datasets": "train", "rembg": "views", "imageio_ffmpeg": "views"}
+"""Packages that only some commands need -> the extra of this project that installs them."""
+LINE_SECONDS = 10.0
+"""Time between two lines about progress where bars cannot be drawn."""
+
+
+class Terminal:
+    """Shows events: sentences and progress on stderr, what lies where on stdout. Close it at the end.
+
+    Where stderr is no terminal, progress is a line now and then instead of a bar.
+    """
+
+    def __init__(self) -> None:
+        self.bars: Any = None
+        self.tasks: dict[str, Any] = {}
+        self.told = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "progress":
+            (self._bar if sys.stderr.isatty() else self._line)(event)
+        elif event.kind == "result":
+            self.close()
+            sys.stdout.write(event.text + "\n")
+        elif event.kind in ("note", "refused"):
+            self._say(event.text)
+
+    def close(self) -> None:
+        """Take the bars away."""
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+
+    def _say(self, sentence: str) -> None:
+        if self.bars is None:
+            sys.stderr.write(sentence + "\n")
+        else:
+            self.bars.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, event: Event) -> None:
+        finished = event.total is not None and event.done >= event.total and event.total > 1
+        if finished or time.monotonic() - self.told >= LINE_SECONDS:
+            self.told = time.monotonic()
+            of = "" if event.total is None else f" of {event.total:g}"
+            self._say(f"{one_line(event.text)}: {event.done:.4g}{of}")
+
+    def _bar(self, event: Event) -> None:
+        if self.bars is None:
+            from rich import progress as rich
+            from rich.console import Console
+
+            columns = rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), rich.TimeRemainingColumn()
+            text = rich.TextColumn("{task.description}", markup=False)
+            self.bars = rich.Progress(text, *columns, console=Console(stderr=True), transient=True)
+            self.tasks = {}
+            self.bars.start()
+        name = one_line(event.text)
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=event.total)
+        self.bars.update(self.tasks[name], completed=event.done, total=event.total)
+
+
+def run(work: Callable[[], int | None]) -> NoReturn:
+    """Do the work of a command and end the process: with the code that it returns (None: 0), 2 and a sentence for what
+    cannot be done, 130 after Ctrl-C, 143 after SIGTERM."""
+    with Signals() as signals:
+        try:
+            code = work()
+        except KeyboardInterrupt:
+            _stopped(signals)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            extra = f"'burnish[{EXTRAS[package]}]'" if package in EXTRAS else package
+            fail(f"This needs the package {package}, which is not installed: pip install {extra}.")
+        except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, RuntimeError) as error:
+            if signals.received is not None:  # a library made an error of the interrupt
+                _stopped(signals)
+            if isinstance(error, (TypeError, RuntimeError)):
+                raise
+            fail(sentence_of(error))
+    raise SystemExit(code or 0)
+
+
+def _stopped(signals: Signals) -> NoReturn:
+    fail("Stopped; the same command goes on where it was.", signals.code)
