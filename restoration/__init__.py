@@ -1,32 +1,14 @@
 """Image restoration: degradations to train and measure with, and the systems that undo them."""
 
-from typing import Any
+from vision.lazy import attach
 
-from restoration.data import DegradedImages, PairedImages
-from restoration.degrade import Draws, degrade
-from restoration.iter import ITERConfig, ITEROptions, ITERRestorer
-from restoration.recipes import RECIPES, recipe
-
-__all__ = [
-    "RECIPES",
-    "DegradedImages",
-    "Draws",
-    "ITERConfig",
-    "ITEROptions",
-    "ITERRestorer",
-    "PASDConfig",
-    "PASDOptions",
-    "PASDRestorer",
-    "PairedImages",
-    "degrade",
-    "recipe",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """PASD's names are imported when they are asked for: diffusers takes seconds to load."""
-    if name not in ("PASDConfig", "PASDOptions", "PASDRestorer"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from restoration import pasd
-
-    return getattr(pasd, name)
+__all__, __getattr__, __dir__ = attach(
+    __name__,
+    {
+        "restoration.data": "DegradedImages PairedImages",
+        "restoration.degrade": "Draws degrade",
+        "restoration.iter": "ITERConfig ITEROptions ITERRestorer",
+        "restoration.pasd": "PASDConfig PASDOptions PASDRestorer",
+        "restoration.recipes": "RECIPES recipe",
+    },
+)

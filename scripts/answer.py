@@ -1,8 +1,8 @@
 """Answer multiple-choice questions about pictures, and let the model review its answers.
 
-    python scripts/answer.py --image photo.jpg --question "what colour is the car ?" --choices red blue green
-    python scripts/answer.py --image a.png --question "..." --choices yes no --reviews 0 2 --rounds 2 --accept better
-    python scripts/answer.py --rows questions.jsonl --out answers.jsonl --source org/name
+    burnish answer --image photo.jpg --question "what colour is the car ?" --choices red blue green
+    burnish answer --image a.png --question "..." --choices yes no --reviews 0 2 --rounds 2 --accept better
+    burnish answer --rows questions.jsonl --out answers.jsonl --source org/name
 
 Rows are JSON objects {question, options: {"A": text, ...}, image? | images?, answer?, id?, source?}, one per line;
 paths are relative to the file, and where the right answer is given, right ones are counted. Results are appended batch

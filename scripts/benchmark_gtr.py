@@ -1,4 +1,4 @@
-"""Time the stages of GTR: `scripts/benchmark.py gtr`.
+"""Time the stages of GTR: `burnish benchmark gtr`.
 
 Per step of every stage, geometry on sparse against dense grids, and the memory of one large surface.
 """

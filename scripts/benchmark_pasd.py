@@ -1,9 +1,9 @@
 """Time PASD's denoising steps at their real size, with random weights, beside a straightforward port.
 
-    python scripts/benchmark.py pasd                                  (512 x 512: minutes, and 8 GB of memory)
-    python scripts/benchmark.py pasd --compile
-    python scripts/benchmark.py pasd --size 1024 --steps 1 --rounds 1 --no-port --no-fast --decode   (peak memory)
-    python scripts/benchmark.py pasd --tiny                           (seconds: that it runs)
+    burnish benchmark pasd                                  (512 x 512: minutes, and 8 GB of memory)
+    burnish benchmark pasd --compile
+    burnish benchmark pasd --size 1024 --steps 1 --rounds 1 --no-port --no-fast --decode   (peak memory)
+    burnish benchmark pasd --tiny                           (seconds: that it runs)
 
 A few guided steps are one round: the port, ours, and the reuse of the preset `fast` take turns in one process, so that
 a busy machine slows all of them; the best round of each counts. The port embeds the picture and projects the prompts in

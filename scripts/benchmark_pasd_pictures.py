@@ -1,7 +1,7 @@
 """What PASD's approximate preset and its tiles cost in quality; called by `scripts/benchmark.py pasd --task ...`.
 
-    python scripts/benchmark.py pasd --task fast-distance --images photos --out runs/fast
-    python scripts/benchmark.py pasd --task seams --out runs/seams
+    burnish benchmark pasd --task fast-distance --images photos --out runs/fast
+    burnish benchmark pasd --task seams --out runs/seams
 
 fast-distance: degraded crops of good pictures restored exactly and with the reuse of the preset `fast`, with the small
 trained weights: PSNR between the two, their CPU times, and fast.png with both and their difference. seams: one noisy

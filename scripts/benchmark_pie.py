@@ -1,4 +1,4 @@
-"""Time one edit of PIE beside diffusers' image-to-image on the same networks; called by `scripts/benchmark.py pie`.
+"""Time one edit of PIE beside diffusers' image-to-image on the same networks; called by `burnish benchmark pie`.
 
 Same components, steps, strength and guidance; the pipeline returns one picture without anchoring it to the original.
 Also times a batch of four beside four calls. Rounds alternate, and the least CPU time of each is told.

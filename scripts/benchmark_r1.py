@@ -1,7 +1,7 @@
-"""Stability and cost of StableReinforce; called by `scripts/benchmark.py r1`.
+"""Stability and cost of StableReinforce; called by `burnish benchmark r1`.
 
-    python scripts/benchmark.py r1 --task overhead --out runs/r1-overhead
-    python scripts/benchmark.py r1 --task stress --out runs/r1-stress
+    burnish benchmark r1 --task overhead --out runs/r1-overhead
+    burnish benchmark r1 --task stress --out runs/r1-stress
 
 overhead: seconds of an update (rollout included) of StableReinforce and of TRL's GRPO with the same model, prompts,
 batch and length, the two taking turns in one process. stress: judges of rendered scenes that are nine times of ten

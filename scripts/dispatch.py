@@ -46,7 +46,7 @@ def parse(
         fail(f"The first word must be the system {purpose} ({', '.join(systems)}), got {system}.")
     recipes = systems[system]
     recipe, prog = next(iter(recipes)), f"burnish {command} {system}"
-    if "--recipe" in rest and len(recipes) > 1:
+    if "--recipe" in rest and "" not in recipes:
         place = rest.index("--recipe")
         recipe = "".join(rest[place + 1 : place + 2])
         del rest[place : place + 2]

@@ -1,8 +1,8 @@
-"""Simulate how a condition progresses, from one picture: `python scripts/edit.py INPUT... --out FOLDER`.
+"""Simulate how a condition progresses, from one picture: `burnish edit INPUT... --out FOLDER`.
 
-    python scripts/edit.py                                               (a brain, the embedded weights: to try it out)
-    python scripts/edit.py scan.png --mask region.png --prompt "..." --source SD_FOLDER --out runs/scan
-    python scripts/edit.py scan.png --ellipse 0.4 0.5 0.1 0.1 --feather 5 --trajectories 8 --seed 3
+    burnish edit                                               (a brain, the embedded weights: to try it out)
+    burnish edit scan.png --mask region.png --prompt "..." --source SD_FOLDER --out runs/scan
+    burnish edit scan.png --ellipse 0.4 0.5 0.1 0.1 --feather 5 --trajectories 8 --seed 3
 
 PIE simulates severity; it does not predict a patient's future. Writes, for every input, FOLDER/STEM/: the frames 0.png
 (the input), 1.png, ..., mask.png, report.png, frames.json and .csv, a film; and run.json. The same command again after

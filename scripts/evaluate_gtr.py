@@ -1,4 +1,4 @@
-"""Measure GTR over a folder of meshes; called by `scripts/evaluate.py gtr`.
+"""Measure GTR over a folder of meshes; called by `burnish evaluate gtr`.
 
 Every mesh is rebuilt from rendered views (or, with `--spoil`, a spoiled version of it is refined), and compared
 with itself on views that were not given and on its visible surface. `recon3d/evaluate.py` states the protocol.

@@ -1,4 +1,4 @@
-"""Measure whether the judge of restorations agrees with the distance to the truth; called by `scripts/evaluate.py`.
+"""Measure whether the judge of restorations agrees with the distance to the truth; called by `burnish evaluate`.
 
 Good pictures are degraded and restored in several ways: enlarged bicubically, by ITER without sampling, and by ITER
 with several seeds, as `scripts/restore.py --best-of` does. The judge sees two of them at a time, or one and the good

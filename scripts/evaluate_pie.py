@@ -1,7 +1,7 @@
-"""Measure PIE on a held-out brain, beside a latent walk and an extrapolation; called by `scripts/evaluate.py pie`.
+"""Measure PIE on a held-out brain, beside a latent walk and an extrapolation; called by `burnish evaluate pie`.
 
-    python scripts/evaluate.py pie --volumes FOLDER --out runs/pie                       (the embedded weights)
-    python scripts/evaluate.py pie --inputs HEALTHY --masks MASKS --source SD_FOLDER --out runs/mine
+    burnish evaluate pie --volumes FOLDER --out runs/pie                       (the embedded weights)
+    burnish evaluate pie --inputs HEALTHY --masks MASKS --source SD_FOLDER --out runs/mine
 
 Without inputs, healthy slices of Colin27, which was never trained on, get elliptic regions in their white matter;
 FOLDER is filled as `vision/edit/brain.py` says. Every input is edited with several seeds. Writes frames.json and .csv

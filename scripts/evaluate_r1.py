@@ -1,8 +1,8 @@
-"""Measure a judge of answers; called by `scripts/evaluate.py r1`.
+"""Measure a judge of answers; called by `burnish evaluate r1`.
 
-    python scripts/evaluate.py r1 --out runs/judge                                   (rendered scenes, embedded judge)
-    python scripts/evaluate.py r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
-    python scripts/evaluate.py r1 --benchmark vl_rewardbench --predictions predictions.jsonl --out runs/vl
+    burnish evaluate r1 --out runs/judge                                   (rendered scenes, embedded judge)
+    burnish evaluate r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
+    burnish evaluate r1 --benchmark vl_rewardbench --predictions predictions.jsonl --out runs/vl
 
 Every pair is judged in both orders (`reward_vlm/r1/evaluate.py` states the protocol); `--release` judges once, with the
 better answer first and the release's parser, as the published numbers were made. `--predictions` computes the

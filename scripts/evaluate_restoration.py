@@ -1,4 +1,4 @@
-"""Measure a restoration system beside plain resizing and Real-ESRGAN; called by `scripts/evaluate.py`.
+"""Measure a restoration system beside plain resizing and Real-ESRGAN; called by `burnish evaluate`.
 
 Prints the means; writes images.csv and .json (every image and method), means.csv, .json and .png, and run.json. PSNR
 and SSIM are on luma; NIQE, tex (texture distance) and BRISQUE: lower is better; wins: on how many images a method beats

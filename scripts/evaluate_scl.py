@@ -1,8 +1,8 @@
-"""Measure answers before and after review; called by `scripts/evaluate.py scl`.
+"""Measure answers before and after review; called by `burnish evaluate scl`.
 
-    python scripts/evaluate.py scl --out runs/scenes                                (rendered scenes, embedded model)
-    python scripts/evaluate.py scl --rows questions.jsonl --sources base=org/name learnt=runs/scl/weights --out runs/own
-    python scripts/evaluate.py scl --benchmarks MMStar RealWorldQA=data.parquet --sources org/name --out runs/published
+    burnish evaluate scl --out runs/scenes                                (rendered scenes, embedded model)
+    burnish evaluate scl --rows questions.jsonl --sources base=org/name learnt=runs/scl/weights --out runs/own
+    burnish evaluate scl --benchmarks MMStar RealWorldQA=data.parquet --sources org/name --out runs/published
 
 Of every model and benchmark: accuracy of the first and of the refined answers, the shares of the questions that the
 review corrected (wrong_to_right) and spoiled (right_to_wrong), the net gain whatever its sign; of several models, the

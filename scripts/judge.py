@@ -1,8 +1,8 @@
 """Judge answers to questions about pictures, with the reasons.
 
-    python scripts/judge.py --image photo.png --question "what is in the image ?" --answers "a red object" "a cat"
-    python scripts/judge.py --variant restoration --question "which picture is less degraded ?" --pictures a.png b.png
-    python scripts/judge.py --rows questions.jsonl --out judged.jsonl --source org/name --votes 5
+    burnish judge --image photo.png --question "what is in the image ?" --answers "a red object" "a cat"
+    burnish judge --variant restoration --question "which picture is less degraded ?" --pictures a.png b.png
+    burnish judge --rows questions.jsonl --out judged.jsonl --source org/name --votes 5
 
 Rows are JSON objects {question, answers: [texts, or {"image": path}], image? | images? | video?, id?}, one per line;
 paths are relative to the file. Results are appended row by row: the same command goes on after an interruption, unless

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "measure a system",
     "benchmark": "time a system's inner loops",
     "convert": "turn published checkpoints into folders that this project loads",
+    "completion": "print a script that completes these words in your shell (bash, zsh, tcsh)",
 }
 
 

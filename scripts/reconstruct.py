@@ -1,10 +1,10 @@
 """Rebuild a 3D object from posed pictures, or improve a mesh against them.
 
-    python scripts/reconstruct.py --out runs/vase                                  (a vase made by code, to try it out)
-    python scripts/reconstruct.py --views PICTURES --out runs/object               (transforms.json, COLMAP text, ...)
-    python scripts/reconstruct.py --grid SIX_VIEWS.png --out runs/object           (the six-view grid of Zero123++)
-    python scripts/reconstruct.py --mesh OBJECT.glb --views PICTURES --out runs/better
-    python scripts/reconstruct.py --mesh OBJECT.glb --out runs/copy                (renders twelve views of it first)
+    burnish reconstruct --out runs/vase                                  (a vase made by code, to try it out)
+    burnish reconstruct --views PICTURES --out runs/object               (transforms.json, COLMAP text, ...)
+    burnish reconstruct --grid SIX_VIEWS.png --out runs/object           (the six-view grid of Zero123++)
+    burnish reconstruct --mesh OBJECT.glb --views PICTURES --out runs/better
+    burnish reconstruct --mesh OBJECT.glb --out runs/copy                (renders twelve views of it first)
 
 Writes NAME.glb (or .obj), turntable.gif, contact.png (given views, before, after) and run.json. The same command again
 after an interruption goes on where it stopped.

@@ -23,7 +23,7 @@ if not __package__:  # run as a file
     from scripts.main import start
 
     start("restore")
-from restoration.job import SYSTEMS, RestoreOptions, restore
+from restoration.job import PRETRAINED, SYSTEMS, RestoreOptions, restore
 from vision.config import cli
 from vision.job import Show
 
@@ -36,7 +36,8 @@ def parse(arguments: Sequence[str]) -> RestoreOptions[Any]:
     system = words[words.index("--system") + 1] if "--system" in words[:-1] else "iter"
     module, _, name = SYSTEMS.get(system, SYSTEMS["iter"])
     options = RestoreOptions[getattr(import_module(module), name)]
-    return cli(options, prog="burnish restore", description=__doc__, args=arguments)
+    embedded = PRETRAINED / ("iter-mini/photo" if system != "pasd" else "pasd-mini") / "config.json"
+    return cli(options, prog="burnish restore", description=__doc__, args=arguments, embedded=embedded)
 
 
 def main(options: RestoreOptions[Any], show: Show | None = None) -> int:

@@ -11,7 +11,13 @@ from vision.config import fail, one_line, sentence_of
 from vision.job import Event
 from vision.signals import Signals
 
-EXTRAS = {"trl": "train", "peft": "train", "datasets": "train", "rembg": "views", "imageio_ffmpeg": "views"}
+EXTRAS = {
+    **dict.fromkeys(("accelerate", "trl", "peft", "datasets"), "train"),
+    **dict.fromkeys(("trimesh", "xatlas", "fast_simplification"), "reconstruct"),
+    **dict.fromkeys(("rembg", "imageio_ffmpeg"), "views"),
+    **dict.fromkeys(("scipy", "skimage", "matplotlib", "open_clip", "torchvision"), "all"),
+    **{"diffusers": "edit", "transformers": "judge", "lpips": "metrics"},
+}
 """Packages that only some commands need -> the extra of this project that installs them."""
 LINE_SECONDS = 10.0
 """Time between two lines about progress where bars cannot be drawn."""
@@ -53,8 +59,8 @@ class Terminal:
         finished = event.total is not None and event.done >= event.total and event.total > 1
         if finished or time.monotonic() - self.told >= LINE_SECONDS:
             self.told = time.monotonic()
-            of = "" if event.total is None else f" of {event.total:g}"
-            self._say(f"{one_line(event.text)}: {event.done:.4g}{of}")
+            of = "" if event.total is None else f" of {event.total:g} ({event.done / event.total:.0%})"
+            self._say(f"{one_line(event.text)}: {int(event.done)}{of}")
 
     def _bar(self, event: Event) -> None:
         if self.bars is None:

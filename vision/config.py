@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import json
 import re
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
 
 import tyro
 
@@ -100,16 +101,28 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def cli(
-    options: type[T], *, prog: str | None = None, description: str | None = None, args: Sequence[str] | None = None
+    options: type[T],
+    *,
+    prog: str | None = None,
+    description: str | None = None,
+    args: Sequence[str] | None = None,
+    embedded: str | Path | None = None,
 ) -> T:
-    """`options`, a dataclass, filled from the command line (`args`: default `sys.argv[1:]`).
+    """`options`, a dataclass, filled from the command line.
 
     A wrong option, and any ValueError or TypeError with which the dataclass refuses its values, ends the
     program with one sentence on stderr and exit code 2; `--help` prints the docstrings under the fields.
+
+    Args:
+        prog: name of the command, for the help.
+        description: for the help; None takes the dataclass's docstring.
+        args: the words; None takes those of this process.
+        embedded: config.json of the weights that come with the project; the help tells its values where an option that
+            is None takes those of the weights.
     """
     captured = io.StringIO()
     try:
-        with contextlib.redirect_stderr(captured):
+        with contextlib.redirect_stderr(captured), _telling(options, {} if embedded is None else read_json(embedded)):
             return tyro.cli(options, prog=prog, description=description, args=args)
     except (ValueError, TypeError) as error:
         fail(str(error))
@@ -117,6 +130,36 @@ def cli(
         if not stop.code:
             raise
         fail(_one_sentence(captured.getvalue()))
+
+
+@contextlib.contextmanager
+def _telling(options: Any, known: dict[str, Any]) -> Iterator[None]:
+    """Meanwhile the help tells for every field of `options` and the dataclasses inside whose default is None what the
+    weights have, if that is in `known` (or in a dict inside)."""
+    values = {name: value for part in known.values() if isinstance(part, dict) for name, value in part.items()} | known
+    changed = []
+    for cls in _nested(options):
+        hints = typing.get_type_hints(cls, include_extras=True)
+        for field in dataclasses.fields(cls):
+            if field.default is None and values.get(field.name) is not None:
+                owner = next(base for base in cls.__mro__ if field.name in inspect.get_annotations(base))
+                changed.append((owner, field.name, owner.__annotations__[field.name]))
+                told = tyro.conf.arg(help_behavior_hint=f"(default: that of the weights, here {values[field.name]})")
+                owner.__annotations__[field.name] = Annotated[hints[field.name], told]
+    try:
+        yield
+    finally:
+        for owner, name, annotation in reversed(changed):
+            owner.__annotations__[name] = annotation
+
+
+def _nested(options: Any) -> list[type]:
+    """A dataclass (or one with a type argument), and the dataclasses that its fields are."""
+    inside = [part for part in typing.get_args(options) if dataclasses.is_dataclass(part)]
+    cls = typing.get_origin(options) or options
+    hints = typing.get_type_hints(cls)
+    inside += [hint for hint in hints.values() if isinstance(hint, type) and dataclasses.is_dataclass(hint)]
+    return [cls, *inside]
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -1,0 +1,5 @@
+"""Which packages are installed: those of the systems, and `scripts` as `burnish`. All else is pyproject's."""
+
+from setuptools import find_packages, setup
+
+setup(packages=["burnish", *find_packages(include=["vision*", "restoration*", "recon3d*", "reward_vlm*"])])
