@@ -12,10 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vision.config import read_json, version
 from vision.files import atomic_path
@@ -95,6 +96,20 @@ def on_disk(source: str | Path | None, default: Path | None) -> Path | None:
     if source is None or isinstance(source, Path) or is_path or text.startswith("folder:"):
         return find(source, default=default).path
     return None
+
+
+class WithoutNumbers(TorchFunctionMode):
+    """While it is entered, networks are built without drawing first weights: theirs are loaded afterwards.
+
+    Random generators are left alone. (On the meta device some operations of a constructor would import torch's
+    compiler, which takes seconds.)
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Initialisers do nothing, random tensors hold whatever was in memory; all else is as always."""
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if function in (torch.rand, torch.randn) else function)(*args, **(kwargs or {}))
 
 
 def load_weights(

@@ -80,7 +80,7 @@ class ITERRestorer:
             if found.name not in BUILTIN:
                 raise ValueError(f"There is no builtin:{found.name} for ITER; there are {', '.join(BUILTIN)}.")
             config = BUILTIN[found.name]
-            model = _build(config).to_empty(device="cpu")
+            model = _build(config)
             _fill(model, seed=0)
         else:
             folder = found.path if found.path.is_dir() else found.path.parent
@@ -402,8 +402,8 @@ def _join(bands: Iterable[Tensor]) -> Tensor:
 
 
 def _build(config: ITERConfig) -> nn.Module:
-    """The network on the meta device: shapes without numbers."""
-    with torch.device("meta"):
+    """The network without numbers."""
+    with hub.WithoutNumbers():
         return PublishedITER(config.published) if config.architecture == "published" else MiniITER(config.mini)
 
 

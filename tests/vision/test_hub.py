@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,7 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vision.hub import ALIGNMENT, Source, align, find, load_weights, push_to_hub, read_index, save_weights, write_index
+from vision.hub import (
+    ALIGNMENT,
+    Source,
+    WithoutNumbers,
+    align,
+    find,
+    load_weights,
+    push_to_hub,
+    read_index,
+    save_weights,
+    write_index,
+)
 
 
 def network() -> nn.Sequential:
@@ -196,3 +209,19 @@ def test_loaded_tensors_lie_where_new_ones_would():
     align(net)
     assert net.weight is before and net.weight.data_ptr() % ALIGNMENT == 0
     assert torch.equal(net.weight.flatten(), room[1:]) and net.weight.requires_grad
+
+
+def test_building_without_numbers_leaves_random_generators_alone_and_loads_as_ever(tmp_path):
+    code = "import sys\nfrom restoration.iter import ITERRestorer\nITERRestorer.from_pretrained()\n"
+    code += "print(sorted(name for name in sys.modules if name in ('torch._dynamo', 'sympy')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.strip() == "[]", done.stderr
+    state = torch.get_rng_state()
+    with WithoutNumbers():
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LayerNorm(8))
+        scale = torch.nn.Parameter(torch.randn(3, 2) * 0.3)
+    assert torch.equal(torch.get_rng_state(), state) and scale.shape == (3, 2)
+    other = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LayerNorm(8))
+    save_weights(other, tmp_path)
+    load_weights(network, tmp_path)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
