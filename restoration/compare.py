@@ -87,7 +87,9 @@ def _middle(image: Tensor, unit: int, most: int | None) -> Tensor:
     return image[..., top : top + kept[0], left : left + kept[1]]
 
 
-def baselines(scale: int, peers: Sequence[str], device: str = "cpu") -> tuple[dict[str, Method], list[str]]:
+def baselines(
+    scale: int, peers: Sequence[str], device: str | torch.device = "cpu"
+) -> tuple[dict[str, Method], list[str]]:
     """Methods to compare with: bicubic, Lanczos and, at scale 4, the peers of `restoration.esrgan` that are installed.
 
     Returns:

@@ -29,7 +29,7 @@ from .dispatch import Work
 
 SYSTEMS = {
     "gtr": Work(".benchmark_gtr", "GTRBenchmark", "every stage of reconstruction"),
-    "pasd": Work(".benchmark_pasd", "PASDBenchmark", "denoising steps, tiles, the preset fast"),
+    "pasd": Work("restoration.pasd.benchmark", "PASDBenchmark", "denoising steps, tiles, the preset fast"),
     "r1": Work(".benchmark_r1", "R1Benchmark", "stability and cost of StableReinforce"),
     "pie": Work(".benchmark_pie", "PIEBenchmark", "one edit, beside image-to-image"),
 }
@@ -43,6 +43,4 @@ def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
 
 def call(arguments: Sequence[str], show: Show) -> int | None:
     """The command line."""
-    module, options = parse(arguments)
-    code = module.main(options)
-    return code if isinstance(code, int) else None
+    return dispatch.work(*parse(arguments), "benchmark", show)

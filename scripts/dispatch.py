@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vision.config import cli, fail
+from vision.job import Outcome, Show
 
 
 class Work(NamedTuple):
@@ -57,6 +58,12 @@ def parse(
     more = "" if len(recipes) == 1 else f"\n\nRecipes of {system}:\n{_recipes(recipes)}"
     description = f"{(module.__doc__ or '').strip()}{more}"
     return module, cli(getattr(module, recipes[recipe].options), prog=prog, description=description, args=rest)
+
+
+def work(module: Any, options: Any, name: str, show: Show) -> int | None:
+    """Call the module's function of that name; returns the exit code."""
+    outcome = getattr(module, name)(options, show) if hasattr(module, name) else module.main(options)
+    return outcome.code if isinstance(outcome, Outcome) else outcome if isinstance(outcome, int) else None
 
 
 def _list(systems: Mapping[str, Mapping[str, Work]]) -> str:

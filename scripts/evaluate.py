@@ -29,8 +29,8 @@ from . import dispatch
 from .dispatch import Work
 
 SYSTEMS = {
-    "iter": Work(".evaluate_restoration", "ITEREvaluation", "restorations, beside Real-ESRGAN"),
-    "pasd": Work(".evaluate_restoration", "PASDEvaluation", "restorations, beside Real-ESRGAN"),
+    "iter": Work("restoration.iter.evaluate", "ITEREvaluation", "restorations, beside Real-ESRGAN"),
+    "pasd": Work("restoration.pasd.evaluate", "PASDEvaluation", "restorations, beside Real-ESRGAN"),
     "pie": Work(".evaluate_pie", "PIEEvaluation", "progressions of a held-out brain, beside two baselines"),
     "gtr": Work(".evaluate_gtr", "GTREvaluation", "rebuilt or refined meshes"),
     "r1": Work(".evaluate_r1", "R1Evaluation", "a judge of answers, on benchmarks or scenes"),
@@ -47,6 +47,4 @@ def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
 
 def call(arguments: Sequence[str], show: Show) -> int | None:
     """The command line."""
-    module, options = parse(arguments)
-    code = module.main(options)
-    return code if isinstance(code, int) else None
+    return dispatch.work(*parse(arguments), "evaluate", show)

@@ -6,6 +6,7 @@ Pictures are PIL images; plots need matplotlib and MP4 needs imageio-ffmpeg, imp
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import platform
@@ -42,6 +43,15 @@ def table(rows: Sequence[Row], title: str | None = None, digits: int = 4) -> Tab
     for row in rows:
         result.add_row(*(_cell(row.get(name), digits) for name in names))
     return result
+
+
+def text_table(rows: Sequence[Row], title: str | None = None, digits: int = 4, width: int = 140) -> str:
+    """`table` as lines of text, for events and files."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    Console(file=text, width=width).print(table(rows, title, digits))
+    return text.getvalue().rstrip()
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

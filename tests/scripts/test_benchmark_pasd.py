@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 import torch
 
-from scripts.benchmark_pasd import PASDBenchmark
-from scripts.benchmark_pasd_pictures import fast_distance, seam_energy, seams
+from restoration.pasd.benchmark import PASDBenchmark
+from restoration.pasd.benchmark_pictures import fast_distance, seam_energy, seams
 
 
 def test_fast_is_near_the_exact_result(tmp_path):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from restoration.iter.evaluate import ITEREvaluation, evaluate
 from scripts.evaluate import parse
-from scripts.evaluate_restoration import ITEREvaluation, main
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_tables_pictures_and_run_are_written(folder, tmp_path):
     options = ITEREvaluation(
         out=out, hr=folder, source="builtin:tiny-mini", peers=(), pictures=True, degradation="blind"
     )
-    assert main(options) == 0
+    assert evaluate(options).code == 0
     rows = json.loads((out / "images.json").read_text())
     assert {row["method"] for row in rows} == {"good image", "bicubic", "Lanczos", "ITER 0", "ITER 0.5", "ITER 1"}
     assert len(rows) == 12 and all(row["psnr_y"] > 5 for row in rows if row["method"] != "good image")
@@ -40,11 +40,12 @@ def test_tables_pictures_and_run_are_written(folder, tmp_path):
     assert run["options"]["degradation"] == "blind" and run["problems"] == []
 
 
-def test_a_bad_image_costs_one_sentence(folder, tmp_path, capsys):
+def test_a_bad_image_costs_one_sentence(folder, tmp_path):
     (folder / "bad.png").write_bytes(b"not an image")
     options = ITEREvaluation(out=tmp_path / "out", hr=folder, source="builtin:tiny-mini", peers=(), fidelity=(0.0,))
-    assert main(options) == 2
-    assert "bad.png is not an image" in capsys.readouterr().out
+    events = []
+    assert evaluate(options, events.append).code == 2
+    assert ["bad.png is not an image" in event.text for event in events if event.kind == "refused"] == [True]
     assert len(json.loads((tmp_path / "out" / "images.json").read_text())) == 8
 
 

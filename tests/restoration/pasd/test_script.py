@@ -72,7 +72,7 @@ def test_the_command_line_says_what_is_wrong(picture, tmp_path):
 
 def test_the_benchmark_compares_equal_things(tmp_path):
     module, options = benchmark.parse(["pasd", "--tiny", "--size", "64", "--rounds", "1", "--out", str(tmp_path)])
-    rows = {row["what"]: row for row in module.main(options)}
+    rows = {row["what"]: row for row in module.benchmark(options)}
     assert rows["straightforward port"]["of_first"] == 1
     assert rows["ours"]["largest_difference"] < 1e-2
     assert rows["ours, preset fast"]["largest_difference"] > rows["ours"]["largest_difference"]
@@ -87,7 +87,7 @@ def test_the_evaluation_measures_the_base_alone_too(tmp_path):
     words = ["pasd", "--hr", str(tmp_path / "hr"), "--source", "builtin:tiny", "--scale", "2", "--steps", "1"]
     words += ["--presets", "fast", "--peers", "--out", str(tmp_path / "out"), "--pictures"]
     module, options = evaluate.parse(words)
-    assert module.main(options) == 0
+    assert module.evaluate(options).code == 0
     rows = json.loads((tmp_path / "out" / "means.json").read_text())
     assert [row["method"] for row in rows] == ["good image", "bicubic", "Lanczos", "base alone", "PASD", "PASD fast"]
     psnr = {row["method"]: row["psnr_y"] for row in rows}

@@ -9,7 +9,7 @@ A few guided steps are one round: the port, ours, and the reuse of the preset `f
 a busy machine slows all of them; the best round of each counts. The port embeds the picture and projects the prompts in
 every step, as the released code does.
 
-Two other tasks, fast-distance and seams, are described in `benchmark_pasd_pictures.py`.
+Two other tasks, fast-distance and seams, are described in `benchmark_pictures.py`.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, UniPCMultistepScheduler
-from rich.console import Console
 from torch import Tensor, nn
 
 from restoration.pasd import builtin
+from restoration.pasd.benchmark_pictures import fast_distance, seams
 from restoration.pasd.controlnet import PASDControlNet
 from restoration.pasd.memory import free_bytes, largest_vae_tile
 from restoration.pasd.options import PRESETS
 from restoration.pasd.predictor import NoisePredictor
 from restoration.pasd.restorer import VAE_OVERLAP
 from restoration.pasd.unet import PASDUNet, Variant
-from scripts.benchmark_pasd_pictures import fast_distance, seams
 from vision.diffusion.backbone import Text
 from vision.diffusion.build import SCHEDULE, emptied, initialise
 from vision.diffusion.compiling import frozen_forward
 from vision.diffusion.denoise import At, denoise_steps, guide, set_steps
 from vision.diffusion.latents import decode_latents, vae_tiles
-from vision.report import table, write_table
+from vision.job import Event, Show, silent
+from vision.report import text_table, write_table
 
 PORT, OURS = "straightforward port", "ours"
 GUIDANCE = 9.0
@@ -91,23 +91,23 @@ class PASDBenchmark:
             raise ValueError("The task fast-distance needs good pictures; name their folder with --images.")
 
 
-def main(options: PASDBenchmark) -> list[dict[str, Any]]:
-    """Measure and print; returns the rows."""
+def benchmark(options: PASDBenchmark, show: Show = silent) -> list[dict[str, Any]]:
+    """Measure and show; returns the rows."""
     if options.task == "steps":
-        rows = time_steps(options)
+        rows = time_steps(options, show)
     elif options.task == "fast-distance":
         rows = fast_distance(options.images, options.out, steps=20, size=160)
     else:
         rows = seams(2048, 1536, tile=64, steps=2)
-    Console(width=140).print(table(rows, title=options.task, digits=3))
+    show(Event("result", text_table(rows, title=options.task, digits=3)))
     if options.out is not None:
         write_table(rows, options.out / f"{options.task}.json", options.out / f"{options.task}.csv")
     return rows
 
 
 @torch.no_grad()
-def time_steps(options: PASDBenchmark) -> list[dict[str, Any]]:
-    """A row for every way of computing guided steps; prints the peak memory."""
+def time_steps(options: PASDBenchmark, show: Show = silent) -> list[dict[str, Any]]:
+    """A row for every way of computing guided steps; shows the peak memory."""
     unet, controlnet = networks(options)
     image, latents, positive, negative = inputs(options, unet)
 
@@ -155,16 +155,14 @@ def time_steps(options: PASDBenchmark) -> list[dict[str, Any]]:
         }
         for name, (wall, cpu) in best.items()
     ]
-    console = Console()
-    console.print(f"{options.size} x {options.size}, guided, {torch.get_num_threads()} threads.")
-    console.print(f"Peak memory of the process: {_peak():.0f} MB.")
+    show(Event("note", f"{options.size} x {options.size}, guided, {torch.get_num_threads()} threads."))
+    show(Event("note", f"Peak memory of the process: {_peak():.0f} MB."))
     if options.decode:
         started, vae = time.process_time(), real_vae()
         tile = largest_vae_tile(vae, free_bytes(vae.device), *results[first].shape[-2:])
         decode_latents(vae, results[first].cpu(), vae_tiles(tile, VAE_OVERLAP))
-        console.print(
-            f"With the VAE, after decoding: {_peak():.0f} MB, {time.process_time() - started:.0f} CPU seconds."
-        )
+        seconds = time.process_time() - started
+        show(Event("note", f"With the VAE, after decoding: {_peak():.0f} MB, {seconds:.0f} CPU seconds."))
     return rows
 
 

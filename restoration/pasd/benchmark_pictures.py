@@ -1,4 +1,4 @@
-"""What PASD's approximate preset and its tiles cost in quality; called by `scripts/benchmark.py pasd --task ...`.
+"""What PASD's approximate preset and its tiles cost in quality; called by `burnish benchmark pasd --task ...`.
 
     burnish benchmark pasd --task fast-distance --images photos --out runs/fast
     burnish benchmark pasd --task seams --out runs/seams
