@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from recon3d.cameras import Cameras, orbit, turntable
-from recon3d.gtr.direct import MeshFit
-from recon3d.gtr.fit import Fit
+from recon3d.gtr.fit import Fit, MeshFit
 from recon3d.mesh import Mesh
 from recon3d.raster import vertex_normals
 from recon3d.render import render

@@ -18,14 +18,23 @@ from recon3d.raster import visible_faces
 
 def simplify(mesh: Mesh, num_faces: int) -> Mesh:
     """Quadric simplification to about `num_faces` faces; vertices take the colour of the nearest old surface."""
-    vertices, faces = merge_vertices(mesh.vertices.cpu(), mesh.faces.cpu())
-    if len(faces) > num_faces:
+    vertices, merged = merge_vertices(mesh.vertices.cpu(), mesh.faces.cpu())
+    faces = merged
+    if len(merged) > num_faces:
         new_vertices, new_faces = fast_simplification.simplify(
-            vertices.float().numpy(), faces.int().numpy(), target_count=num_faces
+            vertices.float().numpy(), merged.int().numpy(), target_count=num_faces
         )
         vertices, faces = torch.from_numpy(new_vertices), torch.from_numpy(new_faces).long()
     simpler = Mesh(vertices.to(mesh.vertices), faces.to(mesh.faces.device))
+    if not bool(folded(merged).any()):  # two-sided sheets are meant to be so; folds made here are not
+        simpler = simpler.keep_faces(~folded(simpler.faces))
     return replace(simpler, colors=nearest_color(mesh, simpler.vertices))
+
+
+def folded(faces: Tensor) -> Tensor:
+    """(faces,) bool: pairs of faces (faces, 3) on the same three corners, which enclose nothing."""
+    _, group, counts = torch.unique(faces.sort(1).values, dim=0, return_inverse=True, return_counts=True)
+    return counts[group] % 2 == 0
 
 
 def nearest_color(mesh: Mesh, points: Tensor, samples: int = 200_000) -> Tensor:

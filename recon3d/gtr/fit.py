@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from recon3d.gtr.fields import TriplaneField, grid_density
 from recon3d.isosurface import extract_sparse, solid_core
+from recon3d.mesh import Mesh
+from recon3d.projection import Paint, paint_of, painted
 from vision.refine import Step, Verdict, any_of, max_seconds, no_progress
 
 Weights = dict[str, Tensor]
@@ -113,6 +116,46 @@ def new_fit(
     return Fit(nn.Parameter(code.to(field.aabb.device)), field, field.aabb.clone(), generator)
 
 
+@dataclass
+class MeshFit:
+    """A mesh while it is being refined: its vertices and its colours, with the faces left alone; moves write in place.
+
+    Vertices at one place move together, so that the seams of textures stay closed.
+
+    `places`: (places, 3) the distinct positions of the vertices. `place_of`: (vertices,) which one a vertex has.
+    `paint`: vertex colours (vertices, 3) and textures (height, width, 3), as far as they colour it.
+    """
+
+    mesh: Mesh
+    places: nn.Parameter
+    place_of: Tensor
+    paint: Paint
+    generator: torch.Generator
+    optimizer: torch.optim.Optimizer | None = None
+
+    def weights(self) -> Weights:
+        """Copies of all that is refined."""
+        return {name: value.detach().clone() for name, value in {"places": self.places, **self.paint}.items()}
+
+    def load(self, weights: Weights) -> None:
+        """Take over what `weights` gave."""
+        with torch.no_grad():
+            self.places.copy_(weights["places"])
+        self.paint = {name: weights[name].to(self.places.device) for name in self.paint}
+
+    def current(self) -> Mesh:
+        """The mesh as it is now, differentiable."""
+        return painted(replace(self.mesh, vertices=self.places[self.place_of]), self.paint)
+
+
+def new_mesh_fit(mesh: Mesh, generator: torch.Generator) -> MeshFit:
+    """Start from a mesh; one without any colour gets grey vertex colours to refine."""
+    if mesh.colors is None and not mesh.textures:
+        mesh = replace(mesh, colors=torch.full_like(mesh.vertices, 0.6))
+    places, place_of = torch.unique(mesh.vertices, dim=0, return_inverse=True)
+    return MeshFit(mesh, nn.Parameter(places), place_of, paint_of(mesh), generator)
+
+
 class Fitted(Protocol):
     """What can be fitted, checkpointed and put back: a `Fit` or a mesh."""
 
@@ -132,7 +175,8 @@ def pack(state: Fitted | Weights) -> dict:
     """A tree of tensors of a fit, or the weights of one as they are, for `vision.refine.checkpoints`."""
     if isinstance(state, dict):
         return state
-    return {"fit": state.weights(), "optimizer": state.optimizer.state_dict(), "generator": state.generator}
+    optimizer = {} if state.optimizer is None else state.optimizer.state_dict()
+    return {"fit": state.weights(), "optimizer": optimizer, "generator": state.generator}
 
 
 def unpacker(fit: Fitted) -> Callable[[dict], Fitted | Weights]:
@@ -142,7 +186,8 @@ def unpacker(fit: Fitted) -> Callable[[dict], Fitted | Weights]:
         if "fit" not in tree:
             return tree
         fit.load(tree["fit"])
-        fit.optimizer.load_state_dict(tree["optimizer"])
+        if fit.optimizer is not None:
+            fit.optimizer.load_state_dict(tree["optimizer"])
         fit.generator.set_state(tree["generator"].get_state())  # shared with the stages before and after
         return fit
 
@@ -195,3 +240,11 @@ class Stage:
     propose: Callable[[Any, At], Any]
     evaluate: Callable[[Any, At], Verdict]
     stop: Callable[[Step], bool] | None = None
+
+
+def cosine_factor(step: int, steps: int, floor: float, warm_up: int = 0) -> float:
+    """Linear warm-up from 0, then half a cosine from 1 to `floor` at `steps`."""
+    if step < warm_up:
+        return step / warm_up
+    progress = (step - warm_up) / max(1, steps - warm_up)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,8 +1,10 @@
-"""Fit and refine the shape of one object: volume (A) and geometry (B), each a stage for the refinement core.
+"""Fit and refine the shape of one object: volume (A), geometry (B) and vertices, each a stage for the refinement core.
 
 A. Volume: a triplane is fitted to the views by volume rendering.
 B. Geometry: marching cubes surfaces of the density are rendered and compared with the views in colour and silhouette;
    gradients reach the field through the vertices and through the colours on the surface (paper, section 3.2).
+Vertices of the surface, once bumps are taken off it, or of a mesh whose faces must stay (rigged, unwrapped, hand-made),
+   then descend on the same pictures. Their gradients are smoothed, so that the surface stays smooth. Not published.
 
 Every stage starts with a move that changes nothing and only measures, so that the best state is never worse than
 what the stage was given, in PSNR over the views it sees.
@@ -11,16 +13,18 @@ what the stage was given, in PSNR over the views it sees.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from recon3d.gtr.fit import At, Budget, Fit, Stage
+from recon3d.gtr.fit import At, Budget, Fit, MeshFit, Stage, cosine_factor
 from recon3d.gtr.losses import mask_loss, ray_opacity_loss, ray_opacity_points, rgb_loss
 from recon3d.hull import visual_hull
 from recon3d.raster import interpolate, opposite_vertices, rasterize
-from recon3d.render import render_surface
+from recon3d.render import render, render_surface
+from recon3d.smoothing import smoother
 from recon3d.views import Views
 from recon3d.volume import render_rays
 from vision.refine import Verdict
@@ -159,8 +163,7 @@ def geometry_stage(
     fit = fit.with_adam(rates.code, rates.mlp)
     origins, directions = (rays.reshape(-1, 3) for rays in views.cameras.rays(normalise=False))
     background = (views.masks.flatten() == 0).nonzero().squeeze(-1)
-    count = min(rates.judged_views, len(views))
-    judged_views = [round(i * (len(views) - 1) / max(1, count - 1)) for i in range(count)]
+    judged_views = spread_over(len(views), rates.judged_views)
 
     def empty_space(fit: Fit) -> Tensor:
         pick = torch.randint(max(1, len(background)), (rates.empty_rays,), generator=fit.generator)
@@ -216,3 +219,81 @@ def surface_loss(fit: Fit, vertices: Tensor, faces: Tensor, views: Views, chosen
         loss = loss + rgb_loss(picture, views.images[number])
         loss = loss + mask_loss(surface.mask[..., 0], views.masks[number, 0])
     return loss / len(chosen)
+
+
+# Vertices -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VertexRates:
+    """How the vertices of a surface descend."""
+
+    reach: float = 0.02
+    """The farthest that the first step moves a vertex, in units of a box of size 1.6; it falls along a cosine."""
+    momentum: float = 0.9
+    """Of the steps."""
+    stiffness: float = 0.12
+    """Length over which vertices move together, in the same units."""
+    mask: float = 2.0
+    """Weight of the squared error of the antialiased mask."""
+    views: int = 4
+    """Views per step."""
+    judged_views: int = 6
+    """Views that the verdict looks at, spread over all."""
+
+
+def vertex_stage(
+    fit: MeshFit,
+    views: Views,
+    budget: Budget,
+    rates: VertexRates | None = None,
+    *,
+    color: Callable[[Tensor], Tensor] | None = None,
+    name: str = "geometry",
+) -> Stage:
+    """Vertices move smoothly until colours and silhouettes match. The verdict is the PSNR of antialiased pictures.
+
+    Args:
+        color: maps surface points (points, 3) to colours (points, 3); None takes the mesh's own colours.
+        name: of the stage.
+    """
+    rates = rates or VertexRates()
+    optimizer = torch.optim.SGD([fit.places], lr=rates.reach, momentum=rates.momentum, dampening=rates.momentum)
+    fit = replace(fit, optimizer=optimizer)
+    faces = fit.place_of[fit.mesh.faces]
+    opposite = opposite_vertices(faces)
+    together = smoother(fit.places, faces, rates.stiffness)
+    judged = views[spread_over(len(views), rates.judged_views)]
+
+    def propose(fit: MeshFit, at: At) -> MeshFit:
+        if at.number == 0:
+            return fit
+        chosen = torch.randperm(len(views), generator=fit.generator)[: rates.views].tolist()
+        mesh, loss = fit.current(), fit.places.new_zeros(())
+        for number in chosen:
+            surface = render_surface(fit.places, faces, views.cameras[number], opposite=opposite, normals=False)
+            fragments = surface.fragments
+            rgb = mesh.surface_color(fragments.visible, fragments.bary) if color is None else color(surface.position)
+            loss = loss + rgb_loss(fragments.scatter(rgb, 1.0).permute(2, 0, 1), views.images[number])
+            loss = loss + rates.mask * mask_loss(surface.mask[..., 0], views.masks[number, 0])
+        (gradient,) = torch.autograd.grad(loss, fit.places)
+        step = together(together(gradient))
+        fit.places.grad = step / step.norm(dim=-1).amax().clamp(min=1e-20)
+        fit.optimizer.param_groups[0]["lr"] = rates.reach * cosine_factor(at.number - 1, at.total, 0.0)
+        fit.optimizer.step()
+        return fit
+
+    @torch.no_grad()
+    def evaluate(fit: MeshFit, at: At) -> Verdict:
+        if not budget.judged(at):
+            return Verdict()
+        shown = render(fit.current(), judged.cameras, color=color)
+        return Verdict(psnr_of(float(rgb_loss(shown.images, judged.images))))
+
+    return Stage(name, fit, budget.schedule(name), propose, evaluate, budget.stop())
+
+
+def spread_over(count: int, most: int) -> list[int]:
+    """Numbers of at most `most` views, spread over `count`."""
+    most = min(most, count)
+    return [round(number * (count - 1) / max(1, most - 1)) for number in range(most)]

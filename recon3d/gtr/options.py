@@ -81,7 +81,7 @@ class GTROptions:
     volume_steps: int | None = None
     """Steps of the volume fit; None: 250, or 0 when a generator makes the start."""
     geometry_steps: int = 60
-    """Steps of the geometry refinement."""
+    """Steps of the geometry refinement; when the surface is new, its vertices then make twice as many."""
     texture_steps: int = 50
     """Steps of the texture refinement."""
     volume_seconds: float | None = None

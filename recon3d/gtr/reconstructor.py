@@ -12,19 +12,27 @@ import torch
 from torch import Tensor
 
 from recon3d.cameras import surround
-from recon3d.gtr.direct import MeshFit, direct_geometry_stage, direct_texture_stage, new_mesh_fit, picture_of
 from recon3d.gtr.fields import TriplaneField
-from recon3d.gtr.fit import Budget, Fit, Stage, new_fit, pack, unpacker
-from recon3d.gtr.geometry import VolumeRates, geometry_stage, object_box, psnr_of, volume_stage
+from recon3d.gtr.fit import Budget, Fit, MeshFit, Stage, new_fit, new_mesh_fit, pack, unpacker
+from recon3d.gtr.geometry import (
+    VolumeRates,
+    geometry_stage,
+    object_box,
+    psnr_of,
+    vertex_stage,
+    volume_stage,
+)
 from recon3d.gtr.network import Generator as Network
 from recon3d.gtr.network import condition
 from recon3d.gtr.options import TINY, GTRConfig, GTROptions, new_field
 from recon3d.gtr.result import Reconstruction
-from recon3d.gtr.texture import covered_points, surface_points, texture_stage
+from recon3d.gtr.texture import PAINT_MOVES, covered_points, helpful_moves, paint_stage, surface_points, texture_stage
 from recon3d.hull import check_agreement, place, visual_hull
 from recon3d.mesh import Mesh
+from recon3d.projection import Projector
 from recon3d.render import render
-from recon3d.surfaces import simplify
+from recon3d.smoothing import drop_crumbs, smooth
+from recon3d.surfaces import drop_hidden, simplify
 from recon3d.views import Views
 from vision.config import load_config, save_config
 from vision.files import atomic_path
@@ -187,23 +195,37 @@ class GTRReconstructor:
                 notes.append(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
                 mesh = simplify(mesh, MAX_FACES)
         centre, scale = self.placement(views, options, mesh)
-        small = views.resized(*_scaled(views, options.view_size)).moved(centre, scale)
+        full = views.moved(centre, scale)
+        small = full.resized(*_scaled(views, options.view_size))
         check_agreement(small)
         run = _Run(options, small, folder)
+        moved, kept = None if mesh is None else mesh.moved(centre, scale), None
         if mesh is not None and options.keep_topology:
-            surface, fit = (yield from self._keep_topology(run, mesh.moved(centre, scale))), None
+            surface, fit = (yield from self._keep_topology(run, full, moved)), None
+            kept = _same_places(mesh, moved, surface)
         else:
-            moved = None if mesh is None else mesh.moved(centre, scale)
-            surface, fit = yield from self._triplane(run, views.moved(centre, scale), moved)
-            if moved is not None:
+            surface, fit = yield from self._triplane(run, full, moved)
+            if mesh is not None:
                 surface, fit = _better(run, surface, fit, moved, notes)
+                kept = mesh if fit is None else None
         reached = [after for _, after in run.scores.values()][-1:]
         if reached and reached[0] < POOR:
             notes.append(
                 f"The result shows the given views poorly ({reached[0]:.1f} dB); check poses, intrinsics and masks, "
                 "or give it more steps."
             )
-        return Reconstruction(surface, fit, centre.cpu(), scale, run.scores, run.seconds, tuple(notes))
+        paints = fit is not None and options.refines_texture and options.texture_mode == "default"
+        return Reconstruction(
+            surface,
+            fit,
+            centre.cpu(),
+            scale,
+            views=full if paints else None,
+            kept=kept,
+            scores=run.scores,
+            seconds=run.seconds,
+            notes=tuple(notes),
+        )
 
     def placement(self, views: Views, options: GTROptions, mesh: Mesh | None = None) -> tuple[Tensor, float]:
         """Centre (3,) and scale of the box: (x - centre) * scale lies in [-1, 1]^3.
@@ -234,10 +256,12 @@ class GTRReconstructor:
             budget = Budget(options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=10)
             sizes = (options.grid_size // 2, options.grid_size) if options.coarse_to_fine else (options.grid_size,)
             yield from run.stage(geometry_stage(fit, views, budget, level=level, resolutions=sizes))
-        vertices, faces = (part.detach() for part in fit.surface(options.grid_size, level))
-        surface = Mesh(vertices, faces)
+        surface = Mesh(*(part.detach() for part in fit.surface(options.grid_size, level)))
+        published = options.texture_mode == "published"
+        if options.refines_geometry and not published:
+            surface = yield from self._smoothed(run, surface, fit)
+        vertices, faces = surface.vertices, surface.faces
         if options.refines_texture:
-            published = options.texture_mode == "published"
             # The published code renders at 1024 pixels and compares at 512.
             points = (
                 surface_points(vertices, faces, views, supersample=2)
@@ -267,23 +291,51 @@ class GTRReconstructor:
                 fit.code.copy_(self.generator(given[None].to(kind))[0])
         return fit
 
-    def _keep_topology(self, run: _Run, mesh: Mesh) -> Generator[Step, None, Mesh]:
+    def _smoothed(self, run: _Run, surface: Mesh, fit: Fit) -> Generator[Step, None, Mesh]:
+        """The surface of a field without hidden and loose parts, and without bumps where that shows the views better.
+
+        The smooth surface loses detail; its vertices get it back from the views.
+        """
+        options = run.options
+        surface = drop_crumbs(drop_hidden(surface))
+        shape = new_mesh_fit(smooth(surface), torch.Generator().manual_seed(options.seed))
+        budget = Budget(2 * options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=20)
+        stage = vertex_stage(shape, run.views, budget, color=fit.color, name="surface")
+        rough = stage.evaluate(new_mesh_fit(surface, shape.generator), stage.schedule[0]).score
+        yield from run.stage(stage)
+        _, smoothed = run.scores["surface"]
+        run.scores["surface"] = rough, max(rough, smoothed)
+        return surface if rough > smoothed else Mesh(shape.current().vertices.detach(), shape.mesh.faces)
+
+    def _keep_topology(self, run: _Run, full: Views, mesh: Mesh) -> Generator[Step, None, Mesh]:
+        """A mesh with its own faces: painted by the views, shaped in this paint, and painted where that moved it."""
         options = run.options
         fit = new_mesh_fit(mesh, torch.Generator().manual_seed(options.seed))
+        start = fit.weights()
         if options.refines_geometry:
+            if options.refines_texture:
+                yield from self._painted(run, full, fit, "paint")
             budget = Budget(options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=10)
-            yield from run.stage(direct_geometry_stage(fit, run.views, budget))
+            yield from run.stage(vertex_stage(fit, run.views, budget))
         if options.refines_texture:
-            budget = Budget(options.texture_steps, options.texture_seconds, options.patience)
-            yield from run.stage(direct_texture_stage(fit, run.views, budget))
+            yield from self._painted(run, full, fit, "texture")
+        same = {name: torch.equal(value, start[name]) for name, value in fit.weights().items()}
+        if all(same.values()):
+            return mesh
+        done = fit.current()
+        return replace(done, vertices=mesh.vertices if same["places"] else done.vertices.detach())
+
+    def _painted(self, run: _Run, full: Views, fit: MeshFit, name: str) -> Generator[Step, None, None]:
+        """As many moves of the painting as help views that are kept aside."""
+        options = run.options
         with torch.no_grad():
-            done = fit.current()
-        return replace(
-            done,
-            vertices=done.vertices.detach(),
-            colors=None if done.colors is None else done.colors.detach(),
-            textures=tuple(texture.detach() for texture in done.textures),
+            projector = Projector(fit.current(), full)
+        budget = Budget(
+            helpful_moves(fit, projector, min(PAINT_MOVES, options.texture_steps)),
+            options.texture_seconds,
+            options.patience,
         )
+        yield from run.stage(paint_stage(fit, projector, budget, name=name))
 
 
 @dataclass
@@ -296,9 +348,9 @@ class _Run:
     scores: dict[str, tuple[float, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def stage(self, stage: Stage, name: str | None = None, keep_last: bool = False) -> Generator[Step, None, None]:
+    def stage(self, stage: Stage, keep_last: bool = False) -> Generator[Step, None, None]:
         """Run one stage with checkpoints; the fit then holds its best state (or its last)."""
-        name = name or stage.name
+        name = stage.name
         fit: Fit | MeshFit = stage.fit
         trace: list[Callable[[Step], object]] = []
         resume, before = None, None
@@ -353,14 +405,21 @@ def _unseen_sides(mesh: Mesh, views: Views, degrees: float = 30.0) -> Views | No
     return render(mesh, around[unseen]) if len(unseen) else None
 
 
+def _same_places(given: Mesh, moved: Mesh, done: Mesh) -> Mesh | None:
+    """The finished mesh in the world of the given one, bit for bit where nothing changed; None when vertices moved."""
+    if done is moved:
+        return given
+    return replace(done, vertices=given.vertices) if done.vertices is moved.vertices else None
+
+
 def _better(run: _Run, surface: Mesh, fit: Fit, given: Mesh, notes: list[str]) -> tuple[Mesh, Fit | None]:
     """The refined object, or the mesh as it was given when that shows the views better."""
 
     def score(pictures: Tensor) -> float:
         return psnr_of(float((pictures - run.views.images).square().mean()))
 
-    before = score(picture_of(given, run.views))
-    after = score(render(surface, run.views.cameras, supersample=1, color=fit.color).images)
+    before = score(render(given, run.views.cameras).images)
+    after = score(render(surface, run.views.cameras, color=fit.color).images)
     run.scores["mesh given"] = (before, max(before, after))
     if after > before and math.isfinite(after):
         return surface, fit

@@ -11,6 +11,7 @@ from torch import Tensor
 from recon3d.atlas import bake
 from recon3d.cameras import Cameras
 from recon3d.gtr.fit import Fit
+from recon3d.gtr.texture import repainted
 from recon3d.mesh import Mesh
 from recon3d.render import render
 from recon3d.surfaces import drop_hidden
@@ -22,14 +23,18 @@ class Reconstruction:
     """A finished object in the box [-1, 1]^3, and how it came about.
 
     `surface`: the mesh that was refined, without colours unless `fit` is None. `fit`: triplane and field that
-    colour it. `centre`, `scale`: the box holds (x - centre) * scale of the user's world. `scores`: PSNR over the
-    input views, by stage: before and after. `seconds`: by stage. `notes`: sentences for the user.
+    colour it. `centre`, `scale`: the box holds (x - centre) * scale of the user's world. `views`: pictures in the box's
+    world, in their own size, that paint the mesh; None: the field alone does. `kept`: a mesh in the user's world whose
+    vertices stayed where they were. `scores`: PSNR over the input views, by stage: before and after. `seconds`: by
+    stage. `notes`: sentences for the user.
     """
 
     surface: Mesh
     fit: Fit | None
     centre: Tensor
     scale: float
+    views: Views | None = None
+    kept: Mesh | None = None
     scores: dict[str, tuple[float, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -46,12 +51,16 @@ class Reconstruction:
     @torch.no_grad()
     def mesh(self, texture: Literal["uv", "vertex"] = "uv", size: int = 1024, max_faces: int = 10_000) -> Mesh:
         """The textured mesh in the user's world, without hidden inner surfaces."""
+        if self.kept is not None:
+            return self.kept.to("cpu")
         if self.fit is None:
             return self._back(self.surface)
-        outside = drop_hidden(self.surface)
-        if texture == "uv":
-            return self._back(bake(outside, self.color, size, max_faces))
-        return self._back(replace(outside, colors=self.color(outside.vertices)))
+        made = drop_hidden(self.surface)
+        made = bake(made, self.color, size, max_faces) if texture == "uv" else self._vertex_colored(made)
+        return self._back(made if self.views is None else repainted(made, self.views))
+
+    def _vertex_colored(self, mesh: Mesh) -> Mesh:
+        return replace(mesh, colors=self.color(mesh.vertices))
 
     def _back(self, mesh: Mesh) -> Mesh:
         return mesh.to("cpu").moved(-self.centre * self.scale, 1 / self.scale)

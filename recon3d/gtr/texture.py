@@ -15,18 +15,19 @@ absolute error lowers their PSNR.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from recon3d.gtr.fit import At, Budget, Fit, Stage
+from recon3d.gtr.fit import At, Budget, Fit, MeshFit, Stage, cosine_factor, new_mesh_fit
 from recon3d.gtr.geometry import psnr_of
+from recon3d.mesh import Mesh
+from recon3d.projection import Projector, painted
 from recon3d.raster import interpolate, rasterize
 from recon3d.views import Views
-from vision.refine import Verdict
+from vision.refine import Verdict, refine, refine_steps
 
 TextureMode = Literal["default", "published"]
 
@@ -119,14 +120,6 @@ def covered_points(vertices: Tensor, faces: Tensor, views: Views, samples: int =
     return SurfacePoints(torch.cat(points), torch.cat(index), (len(views), height, width), torch.cat(shares))
 
 
-def cosine_factor(step: int, steps: int, floor: float, warm_up: int = 0) -> float:
-    """Linear warm-up from 0, then half a cosine from 1 to `floor` at `steps`."""
-    if step < warm_up:
-        return step / warm_up
-    progress = (step - warm_up) / max(1, steps - warm_up)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def texture_stage(
     fit: Fit,
     surface: SurfacePoints,
@@ -194,3 +187,67 @@ def texture_stage(
         return Verdict(psnr_of(float(mse)), {"loss": float(loss)})
 
     return Stage("texture", fit, budget.schedule("texture"), propose, evaluate, budget.stop())
+
+
+# Painting from the pictures in their own size -------------------------------------------------------------------------
+
+
+PAINT_MOVES = 8
+"""Most moves of the painting; later ones gain next to nothing."""
+WORTH = 0.5
+"""Decibels by which views kept aside must gain, or the paint stays as it is."""
+EXACT = 54.0
+"""Decibels at which paint is as good as pictures of 8 bits can tell: half a step."""
+
+
+def paint_stage(
+    fit: MeshFit, projector: Projector, budget: Budget, aside: list[int] | None = None, name: str = "texture"
+) -> Stage:
+    """What the views show beyond the paint of a mesh is carried onto it, again and again; the surface stays.
+
+    The verdict is the PSNR over whole pictures without their outlines: what is mixed there is no matter of paint.
+
+    Args:
+        aside: views that only judge; None: all views speak and judge.
+        name: of the stage.
+    """
+    everything = range(len(projector.views))
+    speaking = [number for number in everything if aside is None or number not in aside]
+    judged = list(everything) if aside is None else aside
+
+    @torch.no_grad()
+    def propose(fit: MeshFit, at: At) -> MeshFit:
+        if at.number > 0:
+            change = projector.carried(fit.paint, speaking)
+            fit.paint = {name: (value + change[name]).clamp(0, 1) for name, value in fit.paint.items()}
+        return fit
+
+    @torch.no_grad()
+    def evaluate(fit: MeshFit, at: At) -> Verdict:
+        return Verdict(psnr_of(projector.error(fit.paint, judged)))
+
+    return Stage(name, fit, budget.schedule(name), propose, evaluate, budget.stop())
+
+
+def helpful_moves(fit: MeshFit, projector: Projector, most: int = PAINT_MOVES) -> int:
+    """How many moves of the painting show those views best that do not speak: every third one.
+
+    0 when they gain less than `WORTH` dB over the paint as it is, or when that is `EXACT` already. Many moves sharpen
+    where the surface is exact; where it is not, they would paint the errors of its shape.
+    """
+    stage = paint_stage(replace(fit), projector, Budget(most, patience=1), list(range(0, len(projector.views), 3)))
+    steps = refine_steps(stage.fit, stage.propose, stage.schedule, evaluate=stage.evaluate, stop=stage.stop)
+    scores = [step.score for step in steps]
+    best = max(range(len(scores)), key=scores.__getitem__)
+    return best if scores[0] < EXACT and scores[best] > scores[0] + WORTH else 0
+
+
+def repainted(mesh: Mesh, views: Views) -> Mesh:
+    """The mesh painted anew by views in its world, as far as that shows them better; otherwise the very mesh."""
+    fit = new_mesh_fit(mesh, torch.Generator())
+    projector = Projector(fit.mesh, views)
+    moves = helpful_moves(fit, projector)
+    if moves == 0:
+        return mesh
+    stage = paint_stage(fit, projector, Budget(moves))
+    return painted(fit.mesh, refine(stage.fit, stage.propose, stage.schedule[1:]).state.paint)

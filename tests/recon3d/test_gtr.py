@@ -93,7 +93,7 @@ def test_generator_with_odd_sizes_and_checkpointing(gated):
 
 
 def test_refinement_improves_every_stage(done):
-    assert list(done.scores) == ["volume", "geometry", "texture"]
+    assert list(done.scores) == ["volume", "geometry", "surface", "texture"]
     for before, after in done.scores.values():
         assert after >= before
     assert done.scores["texture"][1] > done.scores["volume"][0] + 2
@@ -245,7 +245,7 @@ def test_a_generator_starts_the_fit(views):
     with pytest.raises(ValueError, match="no surface"):
         tiny.reconstruct(views, QUICK if QUICK.volume_steps is None else replace(QUICK, volume_steps=None))
     result = tiny.reconstruct(views, QUICK)
-    assert list(result.scores) == ["volume", "geometry", "texture"]
+    assert list(result.scores) == ["volume", "geometry", "surface", "texture"]
     with pytest.raises(ValueError, match="no builtin"):
         GTRReconstructor.from_pretrained("builtin:huge")
 

@@ -50,7 +50,7 @@ def test_a_newcomer_gets_the_vase(finished):
     assert len(Mesh.load(finished / "vase.glb").faces) > 100
     run = json.loads((finished / "run.json").read_text())
     assert run["options"]["options"]["volume_steps"] == 50
-    assert set(run["psnr_given_views"]) == {"volume", "geometry", "texture"}
+    assert set(run["psnr_given_views"]) == {"volume", "geometry", "surface", "texture"}
     with Image.open(finished / "turntable.gif") as film:
         assert film.n_frames == 3
 

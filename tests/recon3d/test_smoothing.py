@@ -1,0 +1,72 @@
+"""Smooth surfaces: bumps go, shapes stay, simplified surfaces stay closed."""
+
+import torch
+
+from recon3d.isosurface import extract_surface, grid_points
+from recon3d.mesh import Mesh
+from recon3d.smoothing import drop_crumbs, smooth, smoother
+from recon3d.surfaces import simplify
+
+
+def ball(noise=0.0, size=48):
+    points = grid_points((size,) * 3)
+    bumps = noise * torch.randn(len(points), generator=torch.Generator().manual_seed(0))
+    return Mesh(*extract_surface((20 * (0.7 - points.norm(dim=-1)) + 10 + bumps).view((size,) * 3)))
+
+
+def degrees_off(mesh):
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    normals = torch.nn.functional.normalize(torch.cross(b - a, c - a, dim=-1), dim=-1)
+    outward = torch.nn.functional.normalize(a + b + c, dim=-1)
+    return float(torch.rad2deg(torch.acos((normals * outward).sum(-1).clamp(-1, 1))).mean())
+
+
+def test_bumps_go_and_the_shape_stays():
+    rough = ball(noise=0.3)
+    even = smooth(rough)
+    assert degrees_off(even) < 0.35 * degrees_off(rough)
+    assert float((even.vertices.norm(dim=-1) - 0.7).abs().mean()) < 0.01
+    assert torch.equal(even.faces, rough.faces)
+
+
+def test_triangles_become_even():
+    def worst(mesh):
+        edges = (mesh.vertices[mesh.faces] - mesh.vertices[mesh.faces].roll(1, 1)).norm(dim=-1)
+        return float((edges.amax(1) / edges.amin(1).clamp(min=1e-9)).quantile(0.95))
+
+    assert worst(smooth(ball())) < 0.5 * worst(ball())
+
+
+def test_smoothed_values_keep_their_mean_over_a_closed_surface_of_one_value():
+    mesh = ball(size=24)
+    even = smoother(mesh.vertices, mesh.faces, 0.2)
+    torch.testing.assert_close(even(torch.ones(len(mesh.vertices), 2)), torch.ones(len(mesh.vertices), 2))
+    spike = torch.zeros(len(mesh.vertices), 1)
+    spike[0] = 1
+    assert 0 < float(even(spike)[0]) < 0.2
+
+
+def test_loose_parts_go():
+    mesh, crumb = ball(size=24), ball(size=24).moved(torch.tensor([0.0, 0.0, 0.0]), 0.05)
+    both = Mesh(
+        torch.cat([mesh.vertices, crumb.vertices + 0.9]), torch.cat([mesh.faces, crumb.faces + len(mesh.vertices)])
+    )
+    assert len(drop_crumbs(both).faces) == len(mesh.faces)
+
+
+def test_simplified_surfaces_stay_closed():
+    for seed in range(3):
+        mesh = smooth(ball(noise=0.5 + 0.5 * seed, size=32), 0.05)
+        assert mesh.notes() == []
+        assert simplify(mesh, len(mesh.faces) * 3 // 4).notes() == []
+
+
+def test_two_sided_sheets_keep_both_sides_when_simplified():
+    axis = torch.linspace(-1, 1, 12)
+    x, y = torch.meshgrid(axis, axis, indexing="ij")
+    vertices = torch.stack([x, y, 0.2 * (3 * x).sin()], -1).view(-1, 3)
+    index = torch.arange(144).view(12, 12)
+    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
+    faces = torch.cat([torch.stack([a, b, c], -1).view(-1, 3), torch.stack([b, d, c], -1).view(-1, 3)])
+    sheet = Mesh(vertices, torch.cat([faces, faces.flip(1)]))
+    assert len(simplify(sheet, 300).faces) > 150
