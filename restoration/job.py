@@ -127,13 +127,12 @@ class _Restoring:
 
     def _item(self, item: Item) -> None:
         """Restore one image, or what is missing of its pictures."""
-        from vision.images import load_image
+        from vision.images import check_format, load_image
 
         options = self.options
         loaded = load_image(item.input, max_pixels=options.max_pixels)
         loaded = loaded if options.background is None else loaded.on(options.background)
-        if loaded.alpha is not None and options.format == "jpg":
-            raise ValueError(f"JPEG has no transparency; save {item.name} as PNG or choose a --background.")
+        check_format(item.path, 1, 1, transparent=loaded.alpha is not None)
         stem = str(PurePosixPath(item.name).with_suffix(""))
         compared, previews = f"compare/{stem}.png", f"previews/{stem}"
         done = item.done()
@@ -142,6 +141,9 @@ class _Restoring:
             return
         if redo and self.restorer is None:
             self.restorer = self.job.needs(self._load)
+        if redo:
+            height, width = self.restorer.output_size(loaded.rgb.height, loaded.rgb.width, options.options)
+            check_format(item.path, width, height)
         with item.results(*[compared] * options.compare, keep=done) as folder:
             result = folder / item.name if redo else item.path
             if redo:

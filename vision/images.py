@@ -43,6 +43,10 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
     ".bmp": {"format": "BMP"},
 }
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+"""Format -> pixels per side that its encoder takes at most; the others have no limit that pictures reach."""
+OPAQUE = frozenset(("JPEG", "BMP"))
+"""Formats without transparency."""
 # What Pillow's decoders raise on damaged files.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError,
@@ -223,6 +227,31 @@ def to_pil(image: Tensor, *, truncate: bool = False) -> PIL.Image.Image:
     return PIL.Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
 
+def check_format(path: str | Path, width: int, height: int, *, transparent: bool = False) -> None:
+    """Refuse a picture that a file of this name cannot hold; to be asked before the picture is computed.
+
+    Args:
+        path: its suffix chooses the format.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        transparent: whether it has transparency.
+
+    Raises:
+        ValueError: the suffix is unknown, a side is too long for the format, or it has no transparency.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _SAVE_OPTIONS:
+        raise ValueError(f"Cannot save as {path.suffix or 'a name without suffix'!r}; use {', '.join(_SAVE_OPTIONS)}.")
+    kind = _SAVE_OPTIONS[path.suffix.lower()]["format"]
+    if transparent and kind in OPAQUE:
+        raise ValueError(f"{kind} has no transparency; save {path.name} as PNG or choose a background.")
+    if max(width, height) > LONGEST_SIDE.get(kind, max(width, height)):
+        raise ValueError(
+            f"{kind} holds at most {LONGEST_SIDE[kind]:,} pixels per side, {path.name} would have {width} x {height}; "
+            "save it as PNG."
+        )
+
+
 def save_image(
     image: PIL.Image.Image | Tensor,
     path: str | Path,
@@ -244,15 +273,10 @@ def save_image(
         ValueError: the suffix is unknown, the format has no transparency, or the file cannot be written.
     """
     path = Path(path)
-    options = _SAVE_OPTIONS.get(path.suffix.lower())
-    if options is None:
-        raise ValueError(f"Cannot save as {path.suffix or 'a name without suffix'!r}; use {', '.join(_SAVE_OPTIONS)}.")
     picture = to_pil(image) if isinstance(image, Tensor) else image
+    check_format(path, *picture.size, transparent=alpha is not None)
+    options = _SAVE_OPTIONS[path.suffix.lower()]
     if alpha is not None:
-        if options["format"] in ("JPEG", "BMP"):
-            raise ValueError(
-                f"{options['format']} has no transparency; save {path.name} as PNG or choose a background."
-            )
         picture = picture.copy()
         picture.putalpha(alpha.resize(picture.size, PIL.Image.Resampling.BICUBIC))
     if icc is not None and options["format"] != "BMP":

@@ -106,7 +106,7 @@ class Inputs:
             folders[:] = entered
             for name in files:
                 path = folder / name
-                if name.startswith("."):
+                if name.startswith(".") or (name == "run.json" and (root / RECORDS).is_dir()):
                     continue
                 if path.suffix.lower() in SUFFIXES:
                     found.append((path, PurePosixPath(path.relative_to(root).as_posix())))

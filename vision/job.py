@@ -144,7 +144,7 @@ class Job:
         if any(path.is_relative_to(out) for path in inputs):
             made = {out / name for name, content in recorded(out).items() if has_content(out / name, content)}
             if results := made & inputs.keys():
-                found.notes.append(f"{self.out}: {len(results)} results of this job are no inputs.")
+                found.notes.append(f"{self.out}: results of this job are no inputs ({len(results)} left out).")
                 found.pictures = [pair for pair in found.pictures if identity(pair[0]) not in results]
                 inputs = {path: named for path, named in inputs.items() if path not in results}
         pairs = []

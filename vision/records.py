@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vision.config import from_dict, read_json
-from vision.files import RECORDS, atomic_path, digest
+from vision.files import RECORDS, digest
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,9 @@ class Record:
                 if not overwrite and content not in (before.files.get(name), before.earlier.get(name), new.get(name)):
                     del there[name]
                     yield self._move(self.out / name, self.out / RECORDS / "changed" / content[:16] / Path(name).name)
-        with atomic_path(self.path) as part:
-            part.write_text(json.dumps(asdict(Made(origin, files, there, dict(facts))), indent=1), encoding="utf-8")
+        record = folder.with_name("record.json")
+        record.write_text(json.dumps(asdict(Made(origin, files, there, dict(facts))), indent=1), encoding="utf-8")
+        self._move(record, self.path)
         for name in there.keys() - files.keys():
             (self.out / name).unlink(missing_ok=True)
             remove_empty((self.out / name).parent, self.out)

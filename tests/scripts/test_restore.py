@@ -146,6 +146,15 @@ def test_transparency_is_enlarged_or_composited(tmp_path):
     assert main(options(tmp_path / "no", tmp_path / "a.png", background="reddish")) == 2
 
 
+@pytest.mark.parametrize(("suffix", "width"), [("webp", 4200), ("jpg", 16500)])
+def test_what_a_format_cannot_hold_is_refused_before_the_work(tmp_path, monkeypatch, capfd, suffix, width):
+    PIL.Image.new("RGB", (width, 2)).save(tmp_path / "a.png")
+    monkeypatch.setattr(ITERRestorer, "bands", None)
+    assert main(options(tmp_path / "out", tmp_path / "a.png", format=suffix)) == 2
+    err = capfd.readouterr().err
+    assert f"pixels per side, a_png.{suffix} would have {4 * width} x 8; save it as PNG." in err
+
+
 def bomb() -> bytes:
     header = struct.pack(">IIBBBBB", 60_000, 50_000, 8, 2, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n"

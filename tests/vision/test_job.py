@@ -186,6 +186,41 @@ def test_what_fails_leaves_the_earlier_result_and_nothing_else(tmp_path, copies,
     assert copies.made == []
 
 
+def killed_at(operation: int, work) -> bool:
+    """Do the work in a process that dies at its n-th operation on files; whether it came to that."""
+    child = os.fork()
+    if not child:
+        count = 0
+
+        def watch(event, arguments):
+            nonlocal count
+            writes = event == "open" and str(arguments[1])[0] in "wax"
+            if writes or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+                count += 1
+                if count == operation:
+                    os._exit(9)
+
+        sys.addaudithook(watch)
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("suffix", [".png", ""])
+def test_a_kill_at_any_moment_leaves_true_records(tmp_path, copies, suffix):
+    fill(tmp_path / "in", "a.png", "b.png")
+    copies(tmp_path / "in", suffix=suffix, strength=3)
+    names = there(copies.out)
+    before = {name: (copies.out / name).read_bytes() for name in names if name != "run.json"}
+    operation = 1
+    while killed_at(operation, lambda: copies(tmp_path / "in", suffix=suffix, strength=2)):
+        assert copies(tmp_path / "in", suffix=suffix, strength=3).code == 0
+        assert there(copies.out) == names and hidden(copies.out) == [], operation
+        assert all((copies.out / name).read_bytes() == content for name, content in before.items()), operation
+        operation += 1
+    assert operation > 20
+
+
 def test_names_of_results_depend_on_their_own_input_alone(tmp_path, copies):
     fill(tmp_path / "in", "x.jpg")
     copies(tmp_path / "in")
