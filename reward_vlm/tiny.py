@@ -84,6 +84,17 @@ def tiny_chat_model(corpus: Iterable[str] | None = None, size: TinySize = SMALLE
     return ChatModel(model.eval(), build_processor(tokenizer, size))
 
 
+def builtin_chat(name: str) -> ChatModel:
+    """The model behind the source `builtin:NAME`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name != "tiny":
+        raise ValueError(f"There is no builtin:{name}; there is tiny.")
+    return tiny_chat_model()
+
+
 def build_tokenizer(corpus: Iterable[str], vocabulary: int = 600) -> Any:
     """A byte-level BPE tokenizer trained on `corpus`; answer and think tags are single, ordinary tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers

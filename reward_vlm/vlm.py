@@ -19,10 +19,6 @@ from torch import Tensor
 from reward_vlm.dialogue import Dialogue
 from vision import hub
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "r1-mini"
-"""Folder of the embedded judges: one sub-folder per variant."""
-BUILTIN = ("tiny",)
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -67,7 +63,7 @@ class ChatModel:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path | None = None,
+        source: str | Path,
         *,
         revision: str | None = None,
         device: str | torch.device = "cpu",
@@ -77,7 +73,7 @@ class ChatModel:
         """Load a model and its processor.
 
         Args:
-            source: folder, hub name, `builtin:tiny` (random weights), or None for the embedded judge of scenes.
+            source: folder, or name on the model hub.
             revision: of a hub source.
             max_pixels: limit to which the processor shrinks pictures, where it knows one.
 
@@ -85,14 +81,9 @@ class ChatModel:
             FileNotFoundError: the source looks like a path and does not exist.
             ValueError: the source is not understood, or its weights do not fit.
         """
-        found = hub.find(source, default=PRETRAINED / "scenes", revision=revision)
-        if found.kind == "builtin":
-            if found.name not in BUILTIN:
-                raise ValueError(f"There is no builtin:{found.name}; there is {', '.join(BUILTIN)}.")
-            from reward_vlm.tiny import tiny_chat_model
-
-            return tiny_chat_model().to(device, dtype)
-        assert found.path is not None
+        found = hub.find(source, default=None, revision=revision)
+        if found.path is None:
+            raise ValueError(f"A chat model is opened from a folder or the model hub, got {source}.")
         limits = {} if max_pixels is None else {"max_pixels": max_pixels}
         return cls(*load_model(found.path, dtype, limits)).to(device)
 
@@ -106,9 +97,9 @@ class ChatModel:
         self.model.to(own)
         self.processor.save_pretrained(folder)
 
-    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> ChatModel:
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ChatModel:
         """Move the model; returns this object."""
-        self.model.to(device=device, dtype=dtype or self.model.dtype)
+        self.model.to(device=device or self.device, dtype=dtype or self.model.dtype)
         return self
 
     @property

@@ -28,7 +28,8 @@ if not __package__:  # run as a file
     from scripts.main import start
 
     start("answer")
-from reward_vlm.scl.corrector import Answer, SCLCorrector, SCLOptions, Talk
+from reward_vlm.scl.corrector import Answer, SCLCorrector, Talk
+from reward_vlm.scl.options import SCLOptions
 from reward_vlm.vlm import device_of
 from vision.config import cli, to_dict
 from vision.job import Show
@@ -82,7 +83,7 @@ def main(options: AnswerOptions) -> list[dict[str, Any]]:
     """
     if options.rows is None:
         corrector = _load(options)
-        talk = corrector(list(options.image), options.question or "", options.options, choices=options.choices)
+        talk = corrector(list(options.image), options.question or "", options.choices, options.options)
         return [record(talk)]
 
     from reward_vlm.data import open_question, read_rows

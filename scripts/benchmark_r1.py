@@ -24,10 +24,11 @@ import torch
 from rich.console import Console
 
 from reward_vlm.r1.curves import read_log
-from reward_vlm.r1.judge import R1Config, R1Judge
+from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
 from reward_vlm.r1.rewards import JudgementReward
 from reward_vlm.r1.rows import judgement_row, training_set
-from reward_vlm.r1.train import R1Training, StableReinforce, train
+from reward_vlm.r1.train import train
 from reward_vlm.r1.train_mini import MiniR1Training
 from reward_vlm.r1.train_mini import train as train_mini
 from reward_vlm.scenes import scene_pairs

@@ -25,7 +25,8 @@ from rich.console import Console
 from reward_vlm.data import BENCHMARKS, Preference, benchmark_row, mm_rlhf_category, preference, read_rows, vl_category
 from reward_vlm.parse import PUBLISHED_PARSERS
 from reward_vlm.r1 import evaluate
-from reward_vlm.r1.judge import Query, R1Judge, R1Options, Vote
+from reward_vlm.r1.judge import Query, R1Judge, Vote
+from reward_vlm.r1.options import R1Options
 from reward_vlm.results import Results
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.vlm import Reply

@@ -22,8 +22,9 @@ import tyro
 from rich.console import Console
 
 from reward_vlm.data import Question, question, read_rows
-from reward_vlm.scl.corrector import SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.evaluate import by_source, mean_ranks
+from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import answer_all
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_questions
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark

@@ -26,7 +26,8 @@ if not __package__:  # run as a file
     from scripts.main import start
 
     start("judge")
-from reward_vlm.r1.judge import Judged, Query, R1Judge, R1Options
+from reward_vlm.r1.judge import Judged, Query, R1Judge
+from reward_vlm.r1.options import R1Options
 from vision.config import cli, to_dict
 from vision.job import Show
 

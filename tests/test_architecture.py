@@ -53,3 +53,13 @@ def test_libraries_stay_in_their_places(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_no_two_files_of_the_learners_import_each_other():
+    names = {
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
+    }
+    graph = {name: imported(path) & names.keys() - {name} for name, path in names.items() if "reward_vlm" in name}
+    while free := [name for name, needs in graph.items() if not needs & graph.keys()]:
+        graph = {name: needs for name, needs in graph.items() if name not in free}
+    assert graph == {}

@@ -15,7 +15,8 @@ import numpy as np
 
 from reward_vlm.data import Preference, vl_category
 from reward_vlm.parse import majority, well_formed
-from reward_vlm.r1.judge import Query, R1Judge, R1Options, Vote
+from reward_vlm.r1.judge import Query, R1Judge, Vote
+from reward_vlm.r1.options import R1Options
 from vision.report import wilson
 
 

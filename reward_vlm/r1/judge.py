@@ -13,81 +13,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from reward_vlm.chat import Chat, WithChat
 from reward_vlm.dialogue import Dialogue, Part, Video, as_part
 from reward_vlm.parse import choice, majority, reasoning
+from reward_vlm.r1.options import CONFIG, R1Config, R1Options
 from reward_vlm.r1.prompts import TEMPLATES, fill
-from reward_vlm.vlm import PRETRAINED, ChatModel, Reply, Sampling
+from reward_vlm.tiny import builtin_chat
+from reward_vlm.vlm import ChatModel, Reply, Sampling
 from vision import hub
-from vision.config import load_config, save_config
+from vision.config import load_config
 from vision.images import ImageLike
 from vision.refine.items import item_generators
 
-CONFIG = "judge.json"
-
-
-class Chat(Protocol):
-    """What a judge needs of a model: `ChatModel`, or one on another engine."""
-
-    def generate(
-        self,
-        dialogues: Sequence[Dialogue],
-        sampling: Sampling | None = None,
-        *,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[Reply]:
-        """One reply per dialogue."""
-        ...
-
-
-@dataclass(frozen=True)
-class R1Config:
-    """How the weights were taught to be asked; saved beside them. The defaults are the published model's."""
-
-    template: Literal["short", "long", "plain"] = "short"
-    """Prompt, see `reward_vlm.r1.prompts`."""
-    image_first: bool = True
-    """Pictures stand before the text (the published evaluation) or after it (the published training rows)."""
-    max_new_tokens: int = 4096
-    """Longest judgement."""
-    max_pixels: int | None = 501_760
-    """Pictures are shrunk to so many pixels; None: the processor's own limit."""
-    frames: int = 32
-    """Frames of a film."""
-
-
-@dataclass(frozen=True)
-class R1Options:
-    """What a call may choose."""
-
-    votes: int = 1
-    """Samples of each comparison and order."""
-    orders: Literal["both", "given", "random"] = "both"
-    """Show the answers in both orders (twice the work, no position bias), as given, or in a random one."""
-    temperature: float | None = None
-    """None: 0 for one vote, 1 for more."""
-    top_p: float = 1.0
-    """See `Sampling`."""
-    tournament: Literal["round_robin", "knockout"] = "round_robin"
-    """With more than two answers: every pair is compared, or winners meet winners (n - 1 comparisons)."""
-    batch_size: int = 8
-    """Prompts that the model reads at once."""
-    max_new_tokens: int | None = None
-    """Longest judgement; None: the weights' own."""
-    seed: int = 0
-    """Of the samples and of random orders; comparison i of a call draws from seed + i."""
-
-    def __post_init__(self) -> None:
-        if self.votes < 1 or self.batch_size < 1:
-            raise ValueError(f"votes and batch_size must be at least 1, got {self.votes} and {self.batch_size}.")
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}.")
-        if self.votes > 1 and self.temperature == 0:
-            raise ValueError("Several votes at temperature 0 are all the same; leave temperature out or raise it.")
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "r1-mini"
+"""Folder of the embedded judges: one sub-folder per variant."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +73,10 @@ class Judged:
 
 
 @dataclass
-class R1Judge:
+class R1Judge(WithChat):
     """A vision-language model as a judge of answers."""
 
+    config_name: ClassVar[str] = CONFIG
     chat: Chat
     config: R1Config = field(default_factory=R1Config)
 
@@ -163,7 +108,7 @@ class R1Judge:
             raise ValueError(f"variant chooses among the embedded weights; leave it out for the source {source}.")
         found = hub.find(source, default=PRETRAINED / (variant or "scenes"), revision=revision)
         if found.kind == "builtin":
-            return cls(ChatModel.from_pretrained(source, device=device, dtype=dtype), R1Config("plain", True, 64, None))
+            return cls(builtin_chat(found.name).to(device, dtype), R1Config("plain", True, 64, None))
         assert found.path is not None
         path = found.path / CONFIG
         config = load_config(R1Config, path) if path.exists() else R1Config()
@@ -174,13 +119,6 @@ class R1Judge:
         return cls(
             ChatModel.from_pretrained(found.path, device=device, dtype=dtype, max_pixels=config.max_pixels), config
         )
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write model, processor and configuration as `from_pretrained` reads them."""
-        if not isinstance(self.chat, ChatModel):
-            raise ValueError("Only a judge on transformers can be saved.")
-        self.chat.save_pretrained(folder, dtype)
-        save_config(self.config, Path(folder) / CONFIG)
 
     def __call__(
         self,

@@ -18,7 +18,8 @@ from pathlib import Path
 from reward_vlm.data import Preference, preference, preference_json, read_rows
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.parse import choice, reasoning, well_formed
-from reward_vlm.r1.judge import Query, R1Config, prompt
+from reward_vlm.r1.judge import Query, prompt
+from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.rows import balance
 from reward_vlm.results import Results
 from vision.config import to_dict

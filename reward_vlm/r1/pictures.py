@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from reward_vlm.photo_pairs import QUESTION, SIDE
-from reward_vlm.r1.judge import Judged, Query, R1Judge, R1Options, tally
+from reward_vlm.r1.judge import Judged, Query, R1Judge, tally
+from reward_vlm.r1.options import R1Options
 from vision.images import ImageLike, to_pil, to_tensor
 
 

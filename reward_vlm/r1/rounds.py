@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from reward_vlm.data import JudgementRow, Preference
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.options import R1Training
 from reward_vlm.r1.rewards import JudgementReward, endpoint_judge, result_reward, rule_consistency
 from reward_vlm.r1.rows import training_set
 from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
@@ -29,12 +30,9 @@ from reward_vlm.training import (
     log_row,
     quiet,
 )
-from reward_vlm.vlm import ChatModel, Sampling
+from reward_vlm.vlm import Sampling
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
 from vision.refine.items import clone_items, item_generators
-
-if TYPE_CHECKING:
-    from reward_vlm.r1.train import R1Training
 
 Log = Callable[[str], object]
 
@@ -96,8 +94,7 @@ class Rounds:
     ):
         self.start, self.rows, self.held_out, self.options, self.say = start, list(rows), held_out, options, say
         self.judge = R1Judge.from_pretrained(start, dtype=getattr(torch, options.dtype))
-        assert isinstance(self.judge.chat, ChatModel)
-        self.chat = self.judge.chat
+        self.chat = self.judge.model
         self.trainer: Any = None
         self.optimizer = self._optimizer() if options.rounds > 1 else None
         if not rows or not held_out:

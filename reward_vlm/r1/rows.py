@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from reward_vlm.data import JudgementRow, Preference, check_fields, judgement, preference
-from reward_vlm.r1.judge import R1Config, show
+from reward_vlm.r1.judge import show
+from reward_vlm.r1.options import R1Config
 from reward_vlm.training import message_set
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reward_vlm.r1.judge import CONFIG, R1Judge
+from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.options import CONFIG, R1Training
 from reward_vlm.training import common_arguments, finish
 from vision.config import read_json, save_config
-
-if TYPE_CHECKING:
-    from reward_vlm.r1.train import R1Training
 
 
 def trl_arguments(options: R1Training, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -47,4 +45,4 @@ def lora_config(options: R1Training) -> Any:
 
 def write_judge(trainer: Any, judge: R1Judge, weights: Path) -> Path:
     """Write the trained judge, see `finish`."""
-    return finish(trainer, judge.chat.processor, weights, lambda part: save_config(judge.config, part / CONFIG))
+    return finish(trainer, judge.model.processor, weights, lambda part: save_config(judge.config, part / CONFIG))

@@ -1,6 +1,7 @@
 """SCL: a model answers, reviews its answer, and learns from its own successes and failures of correction."""
 
-from reward_vlm.scl.corrector import Answer, SCLConfig, SCLCorrector, SCLOptions, Talk
+from reward_vlm.scl.corrector import Answer, SCLCorrector, Talk
+from reward_vlm.scl.options import SCLConfig, SCLOptions
 from reward_vlm.scl.pairs import (
     Counts,
     Pair,

@@ -20,7 +20,8 @@ from typing import Literal
 import torch
 
 from reward_vlm.data import Question, question, read_rows
-from reward_vlm.scl.corrector import PRETRAINED, SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import PRETRAINED, SCLCorrector
+from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.scl.published import released, write_preferences
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark

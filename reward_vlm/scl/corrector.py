@@ -14,79 +14,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from reward_vlm.chat import Chat, WithChat
 from reward_vlm.data import Question
 from reward_vlm.dialogue import Dialogue
-from reward_vlm.r1.judge import Chat, Query, R1Judge
-from reward_vlm.scl.extract import Variant, extract
-from reward_vlm.scl.prompts import Style, ask, review, review_text
+from reward_vlm.r1.judge import Query, R1Judge
+from reward_vlm.scl.extract import extract
+from reward_vlm.scl.options import CONFIG, SCLConfig, SCLOptions
+from reward_vlm.scl.prompts import ask, review
+from reward_vlm.tiny import builtin_chat
 from reward_vlm.vlm import ChatModel, Reply, Sampling
 from vision import hub
-from vision.config import load_config, save_config
+from vision.config import load_config
 from vision.images import ImageLike
 from vision.refine.items import PerItem, item_generators
 from vision.refine.loop import Step, refine_steps
 
-CONFIG = "corrector.json"
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "scl-mini"
 Judge = R1Judge | Callable[[Query], Sequence[float] | Tensor]
 """Says how good two answers to a question are: one score each, higher is better."""
-
-
-@dataclass(frozen=True)
-class SCLConfig:
-    """How the weights were taught to be asked and to answer; saved beside them. The defaults suit any chat model."""
-
-    style: Style = "full"
-    """Prompts, see `reward_vlm.scl.prompts`."""
-    extract: Variant = "strict"
-    """How the chosen option is read out of a reply, see `reward_vlm.scl.extract`."""
-    reviews: tuple[int | str, ...] = (2,)
-    """Requests to look again when a call names none, see `SCLOptions`; 2 is the release's default."""
-    image_each_turn: bool = False
-    """Show the pictures with every request (as the release does for LLaVA), or with the question alone."""
-    max_new_tokens: int = 1024
-    """Longest reply."""
-    max_pixels: int | None = None
-    """Pictures are shrunk to so many pixels; None: the processor's own limit."""
-
-
-@dataclass(frozen=True)
-class SCLOptions:
-    """What a call may choose."""
-
-    reviews: tuple[int | str, ...] | None = None
-    """Requests to look again: numbers from 0 to 3 (critical, details, context, scene) or texts of one's own; with an
-    empty list the first answer stands. None: the weights' own."""
-    rounds: int = 1
-    """How often the reviews are gone through."""
-    accept: Literal["last", "better"] = "last"
-    """Take every new answer, or only one that the judge finds better; else the dialogue goes on from the old one."""
-    stop_when_unchanged: bool = False
-    """End when a review leaves the chosen option as it is."""
-    temperature: float = 0.0
-    """0 takes the most probable reply; the release samples at 0.7."""
-    top_p: float = 1.0
-    """See `Sampling`."""
-    batch_size: int = 8
-    """Questions that the model reads at once."""
-    max_new_tokens: int | None = None
-    """Longest reply; None: the weights' own."""
-    seed: int = 0
-    """Of the samples; question i of a call draws from seed + i."""
-
-    def __post_init__(self) -> None:
-        for prompt in self.reviews or ():
-            review_text(prompt)
-        if self.rounds < 1 or self.batch_size < 1:
-            raise ValueError(f"rounds and batch_size must be at least 1, got {self.rounds} and {self.batch_size}.")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
-        Sampling(1, self.temperature, self.top_p)  # its own checks
 
 
 @dataclass(frozen=True)
@@ -135,9 +85,10 @@ class Talks:
 
 
 @dataclass
-class SCLCorrector:
+class SCLCorrector(WithChat):
     """A vision-language model that answers and reviews its answers."""
 
+    config_name: ClassVar[str] = CONFIG
     chat: Chat
     config: SCLConfig = field(default_factory=SCLConfig)
     judge: Judge | None = None
@@ -167,37 +118,28 @@ class SCLCorrector:
         """
         found = hub.find(source, default=PRETRAINED, revision=revision)
         if found.kind == "builtin":
-            chat = ChatModel.from_pretrained(source, device=device, dtype=dtype)
-            return cls(chat, SCLConfig("plain", max_new_tokens=32), judge)
+            return cls(builtin_chat(found.name).to(device, dtype), SCLConfig("plain", max_new_tokens=32), judge)
         assert found.path is not None
         path = found.path / CONFIG
         config = load_config(SCLConfig, path) if path.exists() else SCLConfig()
         chat = ChatModel.from_pretrained(found.path, device=device, dtype=dtype, max_pixels=config.max_pixels)
         return cls(chat, config, judge)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write model, processor and configuration as `from_pretrained` reads them."""
-        if not isinstance(self.chat, ChatModel):
-            raise ValueError("Only a corrector on transformers can be saved.")
-        self.chat.save_pretrained(folder, dtype)
-        save_config(self.config, Path(folder) / CONFIG)
-
     def __call__(
         self,
         image: ImageLike | Sequence[ImageLike] | None,
         question: str | Question,
-        options: SCLOptions | None = None,
-        *,
         choices: Sequence[str] | Mapping[str, str] = (),
+        options: SCLOptions | None = None,
     ) -> Talk:
         """Answer one question and review the answer.
 
         Args:
             image: a picture (path, PIL, array, tensor), several of them, or None. A string is a path.
             question: what is asked; a `Question` holds its own pictures and choices.
-            options: see `SCLOptions`.
             choices: the answers to choose from: texts (lettered A, B, ...) or {letter: text}. Leave them out when the
                 question's text holds them.
+            options: see `SCLOptions`.
 
         Returns:
             `first` and `final` answers with their chosen options, every answer that was `tried`, and the `dialogue`.
@@ -208,9 +150,8 @@ class SCLCorrector:
         self,
         image: ImageLike | Sequence[ImageLike] | None,
         question: str | Question,
-        options: SCLOptions | None = None,
-        *,
         choices: Sequence[str] | Mapping[str, str] = (),
+        options: SCLOptions | None = None,
     ) -> Iterator[Step[Talks, int | str | None]]:
         """Every step for one question; `step.state.talks[0]` is the dialogue so far, `step.at` the review
         (None: the question). See

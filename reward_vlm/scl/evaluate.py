@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reward_vlm.data import Question
-from reward_vlm.scl.corrector import SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import SCLCorrector
+from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import Record, count, record_of
 from vision.report import wilson
 

@@ -30,7 +30,8 @@ from reward_vlm.data import (
     write_rows,
 )
 from reward_vlm.results import Results
-from reward_vlm.scl.corrector import SCLCorrector, SCLOptions, Talk
+from reward_vlm.scl.corrector import SCLCorrector, Talk
+from reward_vlm.scl.options import SCLOptions
 from vision.config import to_dict
 from vision.files import atomic_path
 

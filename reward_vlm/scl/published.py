@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from reward_vlm.scl.corrector import SCLConfig, SCLOptions
+from reward_vlm.scl.options import SCLConfig, SCLOptions
 from reward_vlm.scl.pairs import Pair, Record
 from vision.files import atomic_path
 

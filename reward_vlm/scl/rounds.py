@@ -27,8 +27,9 @@ import torch
 
 from reward_vlm.data import Question, question, read_rows
 from reward_vlm.scl import train as training
-from reward_vlm.scl.corrector import SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.evaluate import measure, summary
+from reward_vlm.scl.options import DPO, SCLOptions, SCLTraining
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.training import forget_after, log_row
 from reward_vlm.vlm import device_of
@@ -57,7 +58,7 @@ class SCLRounds:
     """A round may lose so much held-out accuracy against the best before it is undone."""
     asking: SCLOptions = field(default_factory=lambda: SCLOptions(temperature=0.7))
     """How the model is asked when pairs are made; the seed of a round takes the place of its seed."""
-    dpo: training.DPO = field(default_factory=training.DPO)
+    dpo: DPO = field(default_factory=DPO)
     """The recipe of the training."""
     save_every: int = 25
     """Updates between TRL's checkpoints."""
@@ -145,7 +146,7 @@ class Rounds:
             self.say(f"round {number}: no answer changed between right and wrong; there is nothing to learn from")
             return name
         weights = training.train(
-            training.SCLTraining(
+            SCLTraining(
                 folder / "pairs" / "pairs.jsonl", folder / "training", str(options.folder / name), options.dpo,
                 options.save_every, options.seed + number, options.dtype, trl=options.trl,
             ),

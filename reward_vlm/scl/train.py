@@ -23,14 +23,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from reward_vlm.data import read_rows
-from reward_vlm.scl.corrector import CONFIG, SCLCorrector
+from reward_vlm.scl.corrector import SCLCorrector
+from reward_vlm.scl.options import CONFIG, LoRA, SCLTraining
 from reward_vlm.scl.pairs import Pair, pair_row
 from reward_vlm.training import (
     common_arguments,
@@ -49,100 +50,6 @@ Log = Callable[[str], object]
 
 LANGUAGE = ("language_model", "lm_head")
 """Modules of the language part have one of these in their names, in every architecture of transformers."""
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """Low-rank adapters; they are merged at the end."""
-
-    rank: int = 8
-    """0: no adapters, the weights themselves are trained."""
-    alpha: float = 32
-    """The adapters' output is scaled by alpha / rank."""
-    dropout: float = 0.05
-    """Of the adapters' input."""
-    modules: str = r".*language_model.*\.(q|k|v)_proj"
-    """Regular expression for the full names of the modules that get adapters. Bare names such as q_proj would also
-    match the image encoder."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise ValueError(f"rank must be at least 0, got {self.rank}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
-
-
-@dataclass(frozen=True)
-class DPO:
-    """How a model learns from pairs; the defaults are the reference's recipe."""
-
-    loss_type: tuple[str, ...] = ("sigmoid", "sft")
-    """TRL's names of the losses that are summed."""
-    loss_weights: tuple[float, ...] = (0.9, 0.1)
-    """Of the losses."""
-    beta: float = 0.1
-    """How strongly the policy is held to the start."""
-    epochs: float = 3
-    """Passes over the pairs."""
-    batch_size: int = 1
-    """Pairs per process and micro-batch."""
-    accumulate: int = 16
-    """Micro-batches per update."""
-    learning_rate: float = 5e-5
-    """Peak learning rate; it rises, then falls to 0 along a cosine."""
-    warmup: float = 0.03
-    """Share of the updates over which the rate rises."""
-    weight_decay: float = 0.1
-    """Of AdamW."""
-    max_grad_norm: float = 0.5
-    """Gradients are scaled down to this norm."""
-    lora: LoRA = field(default_factory=LoRA)
-    """Adapters."""
-    parts: Literal["language", "all"] = "language"
-    """What may be trained: all of the model, or nothing outside the language part (image encoder, projector)."""
-    swap: bool = False
-    """Exchange chosen and rejected: a control, which must make the model worse."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("beta", "epochs", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
-        if len(self.loss_type) != len(self.loss_weights):
-            raise ValueError(
-                f"Each of the losses needs one weight, got {len(self.loss_type)} losses and "
-                f"{len(self.loss_weights)} weights."
-            )
-
-
-@dataclass(frozen=True)
-class SCLTraining:
-    """Train on preference pairs."""
-
-    pairs: Path
-    """JSON lines of preference pairs, see `reward_vlm.scl.pairs`."""
-    folder: Path = Path("runs/scl")
-    """Checkpoints, log.jsonl and the finished `weights`; a run that finds its own state goes on from it."""
-    start: str | None = None
-    """Source of the weights to start from; None: the embedded model."""
-    dpo: DPO = field(default_factory=DPO)
-    """The recipe."""
-    save_every: int = 25
-    """Updates between TRL's checkpoints."""
-    seed: int = 42
-    """Of the order of the pairs, the first adapters and dropout."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights while they are trained."""
-    skip_bad: bool = False
-    """Leave out pairs that cannot be used; they are reported by number either way."""
-    trl: Path | None = None
-    """JSON file with further arguments of TRL's DPOConfig."""
-
-    def __post_init__(self) -> None:
-        if self.save_every < 1:
-            raise ValueError(f"save_every must be at least 1, got {self.save_every}.")
 
 
 def train(options: SCLTraining, *, log: Log | None = None) -> Path:
@@ -165,15 +72,16 @@ def train(options: SCLTraining, *, log: Log | None = None) -> Path:
     with config.main_process_first(local=False):
         start = kept_corrector(options.start, options.folder, options.dtype)
     corrector = SCLCorrector.from_pretrained(start, dtype=getattr(torch, options.dtype))
-    assert isinstance(corrector.chat, ChatModel)
     checkpoint = last_checkpoint(options.folder)
-    load_checkpoint_weights(corrector.chat.model, checkpoint)
+    load_checkpoint_weights(corrector.model.model, checkpoint)
     with torch.random.fork_rng(devices=[]):
-        trainer = make_trainer(corrector.chat, start, pairs, options, say)
+        trainer = make_trainer(corrector.model, start, pairs, options, say)
         if checkpoint is None and trainer.is_world_process_zero():
             say(length_report(trainer, pairs))
         trainer.train(resume_from_checkpoint=checkpoint)
-    return finish(trainer, corrector.chat.processor, weights, lambda part: save_config(corrector.config, part / CONFIG))
+    return finish(
+        trainer, corrector.model.processor, weights, lambda part: save_config(corrector.config, part / CONFIG)
+    )
 
 
 def arguments(options: SCLTraining) -> dict[str, Any]:

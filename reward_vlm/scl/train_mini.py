@@ -28,8 +28,9 @@ from reward_vlm.data import Question, question_json, write_rows
 from reward_vlm.scenes import Scene
 from reward_vlm.scl import rounds
 from reward_vlm.scl import train as training
-from reward_vlm.scl.corrector import CONFIG, SCLConfig, SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.evaluate import measure, summary
+from reward_vlm.scl.options import CONFIG, DPO, LoRA, SCLConfig, SCLOptions, SCLTraining
 from reward_vlm.scl.prompts import REVIEWS, ask, review
 from reward_vlm.scl.scene_questions import (
     TEST_SEED,
@@ -97,9 +98,9 @@ class MiniSCLTraining:
         default_factory=lambda: SCLOptions(reviews=(0,), temperature=1.0, batch_size=64),
     )
     """How pairs are made."""
-    dpo: training.DPO = field(
-        default_factory=lambda: training.DPO(
-            batch_size=32, accumulate=1, learning_rate=1e-4, max_grad_norm=1.0, lora=training.LoRA(rank=0), parts="all"
+    dpo: DPO = field(
+        default_factory=lambda: DPO(
+            batch_size=32, accumulate=1, learning_rate=1e-4, max_grad_norm=1.0, lora=LoRA(rank=0), parts="all"
         )
     )
     """The reference's losses; all weights are trained."""
@@ -150,7 +151,7 @@ def run(options: MiniSCLTraining, seed: int, say: Log) -> dict[str, Any]:
         pairs = learnt.parent / "round-1" / "pairs" / "pairs.jsonl"
         swapped = replace(options.dpo, swap=True)
         measured["control"] = training.train(
-            training.SCLTraining(pairs, folder / "control", str(start), swapped, seed=seed + 1), log=say
+            SCLTraining(pairs, folder / "control", str(start), swapped, seed=seed + 1), log=say
         )
     return report(options, measured, folder, say)
 

@@ -26,10 +26,11 @@ from reward_vlm.dialogue import Dialogue
 from reward_vlm.scl import published
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.extract import construction, evaluation, recorded
+from reward_vlm.scl.options import DPO, LoRA, SCLTraining
 from reward_vlm.scl.pairs import Pair, count, record_of, to_pair
 from reward_vlm.scl.prompts import REVIEWS, answer_format, published_options, review
 from reward_vlm.scl.sources import benchmark_question
-from reward_vlm.scl.train import DPO, LoRA, SCLTraining, make_trainer
+from reward_vlm.scl.train import make_trainer
 from reward_vlm.tiny import tiny_chat_model
 from reward_vlm.vlm import ChatModel, Reply, Sampling
 from tests.parity.conftest import golden_root

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reward_vlm.dialogue import Dialogue, Video
+from reward_vlm.r1.judge import PRETRAINED
 from reward_vlm.scenes import QUESTION, scene_pairs
 from reward_vlm.tiny import SMALLEST, TinySize, tiny_chat_model
 from reward_vlm.vlm import ChatModel, Sampling
@@ -87,7 +88,7 @@ def test_saved_and_loaded_models_say_the_same(chat, dialogues, tmp_path):
 
 
 def test_the_embedded_model_loads_without_a_word(dialogues, capfd):
-    said = ChatModel.from_pretrained().generate(dialogues[3:], Sampling(48))[0]
+    said = ChatModel.from_pretrained(PRETRAINED / "scenes").generate(dialogues[3:], Sampling(48))[0]
     assert "<think>" in said.text and said.finished
     assert capfd.readouterr() == ("", "")
 
@@ -114,8 +115,8 @@ def test_wrong_requests_are_sentences(chat, dialogues):
         chat.generate(dialogues, Sampling(temperature=1.0))
     with pytest.raises(ValueError, match="one reply, got 4 and 1"):
         chat.log_probs(dialogues, ["a"])
-    with pytest.raises(ValueError, match="There is no builtin:large"):
-        ChatModel.from_pretrained("builtin:large")
+    with pytest.raises(ValueError, match="opened from a folder or the model hub, got builtin:tiny"):
+        ChatModel.from_pretrained("builtin:tiny")
     with pytest.raises(ValueError, match=r"top_p must lie in \(0, 1\], got 0"):
         Sampling(top_p=0)
     with pytest.raises(ValueError, match="multiple of 32"):

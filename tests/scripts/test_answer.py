@@ -10,7 +10,8 @@ from PIL import Image
 
 from reward_vlm.data import question_json, write_rows
 from reward_vlm.r1.judge import R1Judge
-from reward_vlm.scl.corrector import SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import SCLCorrector
+from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.vlm import Reply
 from scripts.answer import AnswerOptions, call, main

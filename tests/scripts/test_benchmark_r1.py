@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from reward_vlm.data import preference_json, write_rows
-from reward_vlm.r1.judge import R1Config, R1Judge
+from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.options import R1Config
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import tiny_chat_model
 from scripts import benchmark_r1

@@ -13,7 +13,8 @@ from PIL import Image
 
 from reward_vlm.data import preference_json, write_rows
 from reward_vlm.photo_pairs import QUESTION, spoil
-from reward_vlm.r1.judge import R1Judge, R1Options
+from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.options import R1Options
 from reward_vlm.scenes import scene_pairs
 from scripts import evaluate_r1
 from scripts import judge as script

@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from reward_vlm.data import Preference
-from reward_vlm.r1.judge import R1Config
+from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.rewards import JudgementReward
 from reward_vlm.r1.rows import judgement_row, training_set
 from reward_vlm.r1.trainer import StableReinforceConfig, StableReinforceTrainer

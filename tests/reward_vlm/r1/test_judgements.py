@@ -10,8 +10,8 @@ import pytest
 from reward_vlm.data import preference, preference_json, read_rows, write_rows
 from reward_vlm.endpoint import Endpoint, EndpointError
 from reward_vlm.r1 import judgements
-from reward_vlm.r1.judge import R1Config
 from reward_vlm.r1.judgements import JudgementWriting, train
+from reward_vlm.r1.options import R1Config
 from reward_vlm.scenes import scene_pairs
 
 

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from reward_vlm.data import Preference, preference_json, write_rows
 from reward_vlm.r1.curves import read_log
-from reward_vlm.r1.judge import R1Config, R1Judge
+from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
 from reward_vlm.r1.rounds import Rounds
 from reward_vlm.r1.rows import balance, hard_rows, judgement_row, row_reader, swap, training_set
-from reward_vlm.r1.train import R1Training, StableReinforce, train
+from reward_vlm.r1.train import train
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import tiny_chat_model
 from vision.refine import Step, Verdict, roll_back_if_worse

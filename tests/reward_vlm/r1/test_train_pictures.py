@@ -9,7 +9,8 @@ import numpy as np
 
 from reward_vlm.data import preference, read_rows
 from reward_vlm.r1 import train_pictures
-from reward_vlm.r1.judge import R1Config, R1Judge
+from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.pictures import PictureJudge
 from reward_vlm.r1.train_pictures import VALIDATION_PHOTOS, PictureJudgeTraining, train
 from reward_vlm.tiny import TinySize

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reward_vlm.r1.judge import R1Config
 from reward_vlm.r1.objective import stable_reinforce_loss
+from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.rewards import JudgementReward
 from reward_vlm.r1.rows import judgement_row, training_set
 from reward_vlm.scenes import scene_pairs

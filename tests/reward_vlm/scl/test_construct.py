@@ -8,7 +8,8 @@ import pytest
 
 from reward_vlm.data import question_json, write_rows
 from reward_vlm.scl.construct import PairConstruction, train
-from reward_vlm.scl.corrector import SCLConfig, SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import SCLCorrector
+from reward_vlm.scl.options import SCLConfig, SCLOptions
 from reward_vlm.scl.scene_questions import scene_questions
 from tests.reward_vlm.scl.test_pairs import Fickle
 from tests.reward_vlm.scl.test_sources import ROWS, saved

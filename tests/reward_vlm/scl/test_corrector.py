@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reward_vlm.data import Question
-from reward_vlm.r1.judge import R1Config, R1Judge
-from reward_vlm.scl.corrector import SCLConfig, SCLCorrector, SCLOptions, multiple_choice
+from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.options import R1Config
+from reward_vlm.scl.corrector import SCLCorrector, multiple_choice
+from reward_vlm.scl.options import SCLConfig, SCLOptions
 from reward_vlm.scl.prompts import REVIEWS, ask
 from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.vlm import Reply
@@ -42,7 +44,7 @@ def question(text="q", answer="A"):
 
 def test_the_question_then_the_reviews_in_one_dialogue():
     subject = SCLCorrector(says("B", "A", "C"), PLAIN)
-    found = subject(RED, "what ?", SCLOptions((0, "Sure ?")), choices=["a", "b", "c"])
+    found = subject(RED, "what ?", ["a", "b", "c"], SCLOptions((0, "Sure ?")))
     assert (found.first.choice, found.final.choice) == ("B", "C")
     assert [answer.choice for answer in found.tried] == ["B", "A", "C"]
     assert [turn["content"] for turn in found.dialogue.texts()] == [
@@ -63,13 +65,13 @@ def test_rounds_go_through_the_reviews_again():
     subject = SCLCorrector(says(*"ABABC"), PLAIN)
     assert subject.schedule(options) == (None, "x", "y", "x", "y")
     assert subject.schedule(SCLOptions()) == (None, *PLAIN.reviews)
-    found = subject(None, question(), options)
+    found = subject(None, question(), options=options)
     assert [answer.choice for answer in found.tried] == list("ABABC")
-    assert SCLCorrector(says("B"), PLAIN)(None, question(), SCLOptions(())).final.choice == "B"
+    assert SCLCorrector(says("B"), PLAIN)(None, question(), options=SCLOptions(())).final.choice == "B"
 
 
 def test_steps_show_every_answer():
-    steps = list(SCLCorrector(says("B", "A"), PLAIN).steps(None, question(), SCLOptions((3,))))
+    steps = list(SCLCorrector(says("B", "A"), PLAIN).steps(None, question(), options=SCLOptions((3,))))
     assert [(step.at, step.state.talks[0].final.choice) for step in steps] == [(None, "B"), (3, "A")]
 
 
@@ -82,13 +84,13 @@ def test_a_judge_keeps_the_better_answer_and_a_tie_keeps_the_old_one():
 
     letters = iter("BCAA")
     subject = SCLCorrector(Scripted(lambda *_: f"## {next(letters)} ##"), PLAIN, judge)
-    found = subject(None, question(), SCLOptions(("x",), rounds=3, accept="better"))
+    found = subject(None, question(), options=SCLOptions(("x",), rounds=3, accept="better"))
     assert [answer.choice for answer in found.tried] == ["B", "C", "A", "A"]
     assert found.final is found.tried[2]
     assert [turn.text for turn in found.dialogue.turns if turn.role == "assistant"] == ["## B ##", "## A ##"]
     assert [len(asked.turns) for (asked,) in subject.chat.asked] == [1, 3, 3, 5]
     with pytest.raises(ValueError, match='accept="better" needs a judge'):
-        SCLCorrector(says("B", "C"), PLAIN)(None, question(), SCLOptions(accept="better"))
+        SCLCorrector(says("B", "C"), PLAIN)(None, question(), options=SCLOptions(accept="better"))
 
 
 def test_a_judge_may_be_an_r1_judge():
@@ -98,7 +100,9 @@ def test_a_judge_may_be_an_r1_judge():
             return [Reply(f"<answer>{choice}</answer>", -1.0, 3, True) for choice in choices]
 
     judge = R1Judge(Second(), R1Config("plain", True, 16, None))  # prefers whatever is not "## B ##"
-    found = SCLCorrector(says("B", "A", "B"), PLAIN, judge)(None, question(), SCLOptions(("x", "y"), accept="better"))
+    found = SCLCorrector(says("B", "A", "B"), PLAIN, judge)(
+        None, question(), options=SCLOptions(("x", "y"), accept="better")
+    )
     assert found.final.choice == "A" and len(found.tried) == 3
 
 
@@ -114,7 +118,7 @@ def test_answers_that_are_confirmed_are_asked_no_more():
 def test_unreadable_answers_are_confirmed_by_the_same_words_alone():
     words = ["hm", "well", "well", "no"]
     subject = SCLCorrector(Scripted(lambda _, turn: words[turn]), PLAIN)
-    found = subject(None, question(), SCLOptions(("x",), rounds=3, stop_when_unchanged=True))
+    found = subject(None, question(), options=SCLOptions(("x",), rounds=3, stop_when_unchanged=True))
     assert [answer.text for answer in found.tried] == ["hm", "well", "well"] and found.final.choice is None
 
 
@@ -162,7 +166,7 @@ def test_wrong_calls_are_sentences(tmp_path):
         multiple_choice(RED, "q", ["a"])
     with pytest.raises(ValueError, match="A Question holds its own pictures"):
         SCLCorrector(says("A"))(RED, question())
-    with pytest.raises(ValueError, match="Only a corrector on transformers"):
+    with pytest.raises(ValueError, match="SCLCorrector runs on another engine"):
         SCLCorrector(says("A")).save_pretrained(tmp_path)
     named = multiple_choice(torch.zeros(3, 8, 8), "q", {"x": "a", "y": "b"})
     assert named.options == (("x", "a"), ("y", "b")) and named.answer is None and named.images[0].size == (8, 8)

@@ -9,8 +9,9 @@ import random
 import pytest
 
 from reward_vlm.data import question_json, write_rows
-from reward_vlm.scl.corrector import SCLConfig, SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.evaluate import by_source, mean_ranks, measure, summary
+from reward_vlm.scl.options import SCLConfig, SCLOptions
 from reward_vlm.scl.pairs import Record
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_item, scene_questions
 from reward_vlm.vlm import Reply

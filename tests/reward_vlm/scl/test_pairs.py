@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reward_vlm.data import Question, open_question, question, question_json, read_rows, write_rows
-from reward_vlm.scl.corrector import SCLConfig, SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.extract import extract
+from reward_vlm.scl.options import SCLConfig, SCLOptions
 from reward_vlm.scl.pairs import (
     answer_all,
     build_pairs,

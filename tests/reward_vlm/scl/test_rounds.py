@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from reward_vlm.data import question_json, write_rows
 from reward_vlm.scl import rounds as module
 from reward_vlm.scl import train_mini
-from reward_vlm.scl.corrector import SCLConfig, SCLCorrector, SCLOptions
+from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.extract import extract
+from reward_vlm.scl.options import DPO, LoRA, SCLConfig, SCLOptions
 from reward_vlm.scl.rounds import SCLRounds, train
 from reward_vlm.scl.scene_questions import scene_questions
-from reward_vlm.scl.train import DPO, LoRA
 from reward_vlm.scl.train_mini import ColdStart, MiniSCLTraining
 from reward_vlm.tiny import SMALLEST, tiny_chat_model
 from reward_vlm.vlm import ChatModel

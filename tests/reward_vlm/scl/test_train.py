@@ -13,22 +13,12 @@ from safetensors.torch import load_file
 from reward_vlm import training
 from reward_vlm.data import write_rows
 from reward_vlm.dialogue import Dialogue
-from reward_vlm.scl.corrector import SCLConfig, SCLCorrector
+from reward_vlm.scl.corrector import SCLCorrector
+from reward_vlm.scl.options import DPO, LoRA, SCLConfig, SCLTraining
 from reward_vlm.scl.pairs import Pair, pair_json
 from reward_vlm.scl.prompts import ask
 from reward_vlm.scl.scene_questions import scene_item, scene_reply
-from reward_vlm.scl.train import (
-    DPO,
-    LoRA,
-    SCLTraining,
-    WithAnswers,
-    arguments,
-    check_trained,
-    first_gradient,
-    freeze,
-    pair_set,
-    train,
-)
+from reward_vlm.scl.train import WithAnswers, arguments, check_trained, first_gradient, freeze, pair_set, train
 from reward_vlm.tiny import tiny_chat_model
 from scripts import train as script
 

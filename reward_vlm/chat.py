@@ -1,0 +1,68 @@
+"""What judge and corrector share: a chat model with its configuration, kept together in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+
+from reward_vlm.dialogue import Dialogue
+from reward_vlm.vlm import ChatModel, Reply, Sampling
+from vision import hub
+from vision.config import save_config
+
+
+class Chat(Protocol):
+    """What a judge or a corrector needs of a model: `ChatModel`, or one on another engine."""
+
+    def generate(
+        self,
+        dialogues: Sequence[Dialogue],
+        sampling: Sampling | None = None,
+        *,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> list[Reply]:
+        """One reply per dialogue."""
+        ...
+
+
+class WithChat:
+    """A chat model and how it was taught to be asked: saving, publishing and moving them."""
+
+    chat: Chat
+    config: Any
+    config_name: ClassVar[str]
+    """File of the configuration, beside the weights."""
+
+    @property
+    def model(self) -> ChatModel:
+        """The chat model.
+
+        Raises:
+            ValueError: it runs on another engine, which keeps its weights to itself.
+        """
+        if not isinstance(self.chat, ChatModel):
+            raise ValueError(f"{type(self).__name__} runs on another engine; load it with transformers for this.")
+        return self.chat
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write model, processor and configuration as `from_pretrained` reads them."""
+        self.model.save_pretrained(folder, dtype)
+        save_config(self.config, Path(folder) / self.config_name)
+
+    def push_to_hub(self, name: str, folder: str | Path, **arguments: Any) -> str:
+        """Save to `folder` and upload it to the model hub as `org/name`; returns its address."""
+        self.save_pretrained(folder)
+        return hub.push_to_hub(folder, name, **arguments)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the model; returns this object."""
+        self.model.to(device, dtype)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device

@@ -1,0 +1,157 @@
+"""What a judge's weights, a call and a training may choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+CONFIG = "judge.json"
+
+
+@dataclass(frozen=True)
+class R1Config:
+    """How the weights were taught to be asked; saved beside them. The defaults are the published model's."""
+
+    template: Literal["short", "long", "plain"] = "short"
+    """Prompt, see `reward_vlm.r1.prompts`."""
+    image_first: bool = True
+    """Pictures stand before the text (the published evaluation) or after it (the published training rows)."""
+    max_new_tokens: int = 4096
+    """Longest judgement."""
+    max_pixels: int | None = 501_760
+    """Pictures are shrunk to so many pixels; None: the processor's own limit."""
+    frames: int = 32
+    """Frames of a film."""
+
+
+@dataclass(frozen=True)
+class R1Options:
+    """What a call may choose."""
+
+    votes: int = 1
+    """Samples of each comparison and order."""
+    orders: Literal["both", "given", "random"] = "both"
+    """Show the answers in both orders (twice the work, no position bias), as given, or in a random one."""
+    temperature: float | None = None
+    """None: 0 for one vote, 1 for more."""
+    top_p: float = 1.0
+    """See `Sampling`."""
+    tournament: Literal["round_robin", "knockout"] = "round_robin"
+    """With more than two answers: every pair is compared, or winners meet winners (n - 1 comparisons)."""
+    batch_size: int = 8
+    """Prompts that the model reads at once."""
+    max_new_tokens: int | None = None
+    """Longest judgement; None: the weights' own."""
+    seed: int = 0
+    """Of the samples and of random orders; comparison i of a call draws from seed + i."""
+
+    def __post_init__(self) -> None:
+        if self.votes < 1 or self.batch_size < 1:
+            raise ValueError(f"votes and batch_size must be at least 1, got {self.votes} and {self.batch_size}.")
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}.")
+        if self.votes > 1 and self.temperature == 0:
+            raise ValueError("Several votes at temperature 0 are all the same; leave temperature out or raise it.")
+
+
+@dataclass(frozen=True)
+class StableReinforce:
+    """The objective of reinforcement, see `reward_vlm.r1.objective`."""
+
+    samples: int = 1
+    """Judgements per prompt."""
+    estimator: Literal["reinforce", "rloo", "group_mean"] = "reinforce"
+    """Baseline from the samples of a prompt."""
+    filter: Literal["sigma", "release", "none"] = "sigma"
+    """Which advantages are dropped."""
+    filter_width: float = 3.0
+    """Of the filter, in standard deviations."""
+    preclip: float | None = 1000.0
+    """Bound of the ratio before the exponential; None: no bound."""
+    beta: float = 1e-3
+    """Weight of the divergence from the start."""
+    epsilon: float = 0.2
+    """Ratios outside 1 -/+ epsilon gain nothing."""
+    rollout_updates: int = 2
+    """Updates that one set of judgements is used for."""
+    temperature: float = 1.0
+    """Of the judgements."""
+
+
+@dataclass(frozen=True)
+class R1Training:
+    """Train a judge on your own rows."""
+
+    rows: Path
+    """JSON lines of preferences (with rationales for sft) or of prompts."""
+    folder: Path = Path("runs/r1")
+    """Checkpoints, log.jsonl and the finished `weights`; a run that finds its own state goes on from it."""
+    stage: Literal["sft", "rl"] = "sft"
+    """Cold start, or reinforcement."""
+    start: str | None = None
+    """Source of the weights to start from; None: the embedded judge."""
+    held_out: Path | None = None
+    """JSON lines of preferences that judge the rounds; reinforcement needs it."""
+    judge: R1Config | None = None
+    """How the judge is asked; None: as the start's `judge.json` says."""
+    steps: int = 100
+    """Updates (of one round, for reinforcement)."""
+    rounds: int = 1
+    """Rounds of reinforcement."""
+    batch_size: int = 2
+    """Judgements per process and micro-batch."""
+    accumulate: int = 8
+    """Micro-batches per update."""
+    learning_rate: float = 1e-6
+    """Peak learning rate."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Falls to a tenth, or stays."""
+    warmup: float = 0.03
+    """Share of the updates over which the rate rises (of the first round's)."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, whose steps have the size of the rate, or plain gradient descent, whose steps have the gradient's."""
+    max_new_tokens: int | None = None
+    """Longest judgement in training; None: the judge's own limit."""
+    objective: StableReinforce = field(default_factory=StableReinforce)
+    """Of reinforcement."""
+    consistency: str = "rule"
+    """Who judges consistency: "rule" ("response k is better" names the answer), or the url of an OpenAI-compatible
+    server, whose key is read from OPENAI_API_KEY."""
+    select: Literal["all", "hard"] = "all"
+    """Prompts of a round: any, or first those that two samples of the current judge do not both get right."""
+    until: float | None = None
+    """The cold start ends early when this share of the held-out pairs is right in both orders, looked at with every
+    checkpoint; None: it takes all steps."""
+    tolerance: float = 0.02
+    """A round may lose so much held-out accuracy against the best before it is undone."""
+    lora_rank: int = 0
+    """Train low-rank adapters of the language part and merge them at the end; 0 trains everything."""
+    save_every: int = 25
+    """Updates between TRL's checkpoints."""
+    seed: int = 0
+    """Of the order of the rows and of the judgements."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights while they are trained."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be used; they are reported by number either way."""
+    trl: Path | None = None
+    """JSON file with further arguments of TRL's SFTConfig or GRPOConfig."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rounds", "batch_size", "accumulate", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.stage == "rl" and self.held_out is None:
+            raise ValueError("Reinforcement needs held-out pairs (--held-out) to judge its rounds.")
+        if self.until is not None and self.held_out is None:
+            raise ValueError("until is about held-out pairs; give them (--held-out).")
+        if self.stage == "sft" and self.rounds > 1:
+            raise ValueError("Rounds belong to reinforcement (--stage rl).")
+        if self.stage == "rl" and self.steps < self.objective.rollout_updates:
+            raise ValueError(
+                f"A round needs at least as many steps as updates share a rollout ({self.objective.rollout_updates}), "
+                f"got {self.steps}; it would make no update."
+            )
+        if self.lora_rank and self.rounds > 1:
+            raise ValueError("LoRA trains in one round; leave --rounds out.")

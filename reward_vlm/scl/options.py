@@ -1,0 +1,159 @@
+"""What a corrector's weights, a call and a training may choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from reward_vlm.scl.extract import Variant
+from reward_vlm.scl.prompts import Style, review_text
+from reward_vlm.vlm import Sampling
+
+CONFIG = "corrector.json"
+
+
+@dataclass(frozen=True)
+class SCLConfig:
+    """How the weights were taught to be asked and to answer; saved beside them. The defaults suit any chat model."""
+
+    style: Style = "full"
+    """Prompts, see `reward_vlm.scl.prompts`."""
+    extract: Variant = "strict"
+    """How the chosen option is read out of a reply, see `reward_vlm.scl.extract`."""
+    reviews: tuple[int | str, ...] = (2,)
+    """Requests to look again when a call names none, see `SCLOptions`; 2 is the release's default."""
+    image_each_turn: bool = False
+    """Show the pictures with every request (as the release does for LLaVA), or with the question alone."""
+    max_new_tokens: int = 1024
+    """Longest reply."""
+    max_pixels: int | None = None
+    """Pictures are shrunk to so many pixels; None: the processor's own limit."""
+
+
+@dataclass(frozen=True)
+class SCLOptions:
+    """What a call may choose."""
+
+    reviews: tuple[int | str, ...] | None = None
+    """Requests to look again: numbers from 0 to 3 (critical, details, context, scene) or texts of one's own; with an
+    empty list the first answer stands. None: the weights' own."""
+    rounds: int = 1
+    """How often the reviews are gone through."""
+    accept: Literal["last", "better"] = "last"
+    """Take every new answer, or only one that the judge finds better; else the dialogue goes on from the old one."""
+    stop_when_unchanged: bool = False
+    """End when a review leaves the chosen option as it is."""
+    temperature: float = 0.0
+    """0 takes the most probable reply; the release samples at 0.7."""
+    top_p: float = 1.0
+    """See `Sampling`."""
+    batch_size: int = 8
+    """Questions that the model reads at once."""
+    max_new_tokens: int | None = None
+    """Longest reply; None: the weights' own."""
+    seed: int = 0
+    """Of the samples; question i of a call draws from seed + i."""
+
+    def __post_init__(self) -> None:
+        for prompt in self.reviews or ():
+            review_text(prompt)
+        if self.rounds < 1 or self.batch_size < 1:
+            raise ValueError(f"rounds and batch_size must be at least 1, got {self.rounds} and {self.batch_size}.")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        Sampling(1, self.temperature, self.top_p)  # its own checks
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters; they are merged at the end."""
+
+    rank: int = 8
+    """0: no adapters, the weights themselves are trained."""
+    alpha: float = 32
+    """The adapters' output is scaled by alpha / rank."""
+    dropout: float = 0.05
+    """Of the adapters' input."""
+    modules: str = r".*language_model.*\.(q|k|v)_proj"
+    """Regular expression for the full names of the modules that get adapters. Bare names such as q_proj would also
+    match the image encoder."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError(f"rank must be at least 0, got {self.rank}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+
+
+@dataclass(frozen=True)
+class DPO:
+    """How a model learns from pairs; the defaults are the reference's recipe."""
+
+    loss_type: tuple[str, ...] = ("sigmoid", "sft")
+    """TRL's names of the losses that are summed."""
+    loss_weights: tuple[float, ...] = (0.9, 0.1)
+    """Of the losses."""
+    beta: float = 0.1
+    """How strongly the policy is held to the start."""
+    epochs: float = 3
+    """Passes over the pairs."""
+    batch_size: int = 1
+    """Pairs per process and micro-batch."""
+    accumulate: int = 16
+    """Micro-batches per update."""
+    learning_rate: float = 5e-5
+    """Peak learning rate; it rises, then falls to 0 along a cosine."""
+    warmup: float = 0.03
+    """Share of the updates over which the rate rises."""
+    weight_decay: float = 0.1
+    """Of AdamW."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this norm."""
+    lora: LoRA = field(default_factory=LoRA)
+    """Adapters."""
+    parts: Literal["language", "all"] = "language"
+    """What may be trained: all of the model, or nothing outside the language part (image encoder, projector)."""
+    swap: bool = False
+    """Exchange chosen and rejected: a control, which must make the model worse."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("beta", "epochs", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if len(self.loss_type) != len(self.loss_weights):
+            raise ValueError(
+                f"Each of the losses needs one weight, got {len(self.loss_type)} losses and "
+                f"{len(self.loss_weights)} weights."
+            )
+
+
+@dataclass(frozen=True)
+class SCLTraining:
+    """Train on preference pairs."""
+
+    pairs: Path
+    """JSON lines of preference pairs, see `reward_vlm.scl.pairs`."""
+    folder: Path = Path("runs/scl")
+    """Checkpoints, log.jsonl and the finished `weights`; a run that finds its own state goes on from it."""
+    start: str | None = None
+    """Source of the weights to start from; None: the embedded model."""
+    dpo: DPO = field(default_factory=DPO)
+    """The recipe."""
+    save_every: int = 25
+    """Updates between TRL's checkpoints."""
+    seed: int = 42
+    """Of the order of the pairs, the first adapters and dropout."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights while they are trained."""
+    skip_bad: bool = False
+    """Leave out pairs that cannot be used; they are reported by number either way."""
+    trl: Path | None = None
+    """JSON file with further arguments of TRL's DPOConfig."""
+
+    def __post_init__(self) -> None:
+        if self.save_every < 1:
+            raise ValueError(f"save_every must be at least 1, got {self.save_every}.")
