@@ -109,8 +109,9 @@ class _Restoring:
             raise ValueError("best_of asks a judge; give load_judge.")
         loading = getattr(options.options, "loading", {})
         further = [loading[name] for name in ("pasd", "style") if loading.get(name) is not None]
-        weights = on_disk(options.source, PRETRAINED / f"{options.system}-mini")
-        files = [weights, *(on_disk(path, None) for path in further)]
+        embedded = PRETRAINED / f"{options.system}-mini"
+        weights = [embedded] * embedded.exists() if options.source is None else [on_disk(options.source, None)]
+        files = [*weights, *(on_disk(path, None) for path in further)]
         self.options, self.load_judge = options, load_judge
         self.device = choose_device(options.device)
         self.job = Job(options.out, options, neutral=NEUTRAL, files=files, show=show, overwrite=options.overwrite)
