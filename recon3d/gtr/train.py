@@ -1,7 +1,7 @@
 """Train the GTR generator: the volume stage, then the mesh stage.
 
-    python scripts/train.py gtr --stage volume --meshes MESHES --folder runs/gtr-volume
-    python scripts/train.py gtr --stage mesh --start runs/gtr-volume/weights --meshes MESHES --folder runs/gtr-mesh
+    burnish train gtr --stage volume --meshes MESHES --folder runs/gtr-volume
+    burnish train gtr --stage mesh --start runs/gtr-volume/weights --meshes MESHES --folder runs/gtr-mesh
 
 Data are textured meshes, rendered on the fly: some views are given to the generator, others are compared. The
 volume stage renders rays (squared error, mask, and LPIPS on square patches); the mesh stage renders marching cubes

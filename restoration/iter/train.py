@@ -1,8 +1,8 @@
 """Training of the published ITER network in its three stages.
 
-    python scripts/train.py iter --stage vqgan --images HQ --folder runs/iter
-    python scripts/train.py iter --stage distortion --images HQ --folder runs/iter --start runs/iter/vqgan
-    python scripts/train.py iter --stage refine --images HQ --folder runs/iter --start runs/iter/distortion
+    burnish train iter --stage vqgan --images HQ --folder runs/iter
+    burnish train iter --stage distortion --images HQ --folder runs/iter --start runs/iter/vqgan
+    burnish train iter --stage refine --images HQ --folder runs/iter --start runs/iter/distortion
 
 Every stage goes on from its own checkpoint and ends with the folder `<folder>/<stage>`; that of the last two is what
 `ITERRestorer.from_pretrained` loads. The defaults are the authors': Adam 1e-4 (betas 0.9, 0.99) without decay, 400 000

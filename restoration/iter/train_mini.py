@@ -1,7 +1,7 @@
 """Training of the small default network (see `mini.py`) in three stages.
 
-    python scripts/train.py iter --recipe mini --photos photos --variant clean
-    python scripts/train.py iter --recipe mini --photos photos --variant photo --fidelity 0.3 \\
+    burnish train iter --recipe mini --photos photos --variant clean
+    burnish train iter --recipe mini --photos photos --variant photo --fidelity 0.3 \\
         --start runs/iter-mini/clean --steps 3000 600 1800 --rates 5e-4 1e-3 1e-3
 
 `photos` is the folder that `vision/photos.py` tells how to fill. Each command writes checkpoints, goes on from

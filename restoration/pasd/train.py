@@ -1,6 +1,6 @@
 """Training of PASD's pixel attention and ControlNet on a frozen Stable Diffusion base.
 
-    python scripts/train.py pasd --base stable-diffusion-v1-5 --images HQ --folder runs/pasd
+    burnish train pasd --base stable-diffusion-v1-5 --images HQ --folder runs/pasd
     accelerate launch --num_processes 8 scripts/train.py pasd --base stable-diffusion-v1-5 --images HQ
 
 The run goes on from its own checkpoint and ends with the folder `<folder>/weights`, which holds everything that

@@ -1,6 +1,6 @@
 """Training of a small latent diffusion base from nothing, and of PASD on it.
 
-    python scripts/train.py pasd --recipe mini --photos photos
+    burnish train pasd --recipe mini --photos photos
 
 `photos` is the folder that `vision/photos.py` tells how to fill. The command writes checkpoints, goes on from them
 when it is started again, and ends with the folder `<folder>/weights`, which `PASDRestorer.from_pretrained` loads.

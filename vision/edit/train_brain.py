@@ -1,6 +1,6 @@
 """Training of the embedded demonstration `pie-brain-mini`, from nothing.
 
-    python scripts/train.py pie --recipe brain-mini --volumes FOLDER
+    burnish train pie --recipe brain-mini --volumes FOLDER
 
 `FOLDER` is filled as `vision/edit/brain.py` says. The command writes checkpoints, goes on from them when it is started
 again, and ends with the folder `<folder>/weights`, which `PIEEditor.from_pretrained` loads. Only MNI152 is trained on;

@@ -1,6 +1,6 @@
 """Training of a confidence classifier: binary cross entropy, then the area under the ROC curve.
 
-    python scripts/train.py pie --recipe confidence --positive DISEASED --negative HEALTHY --folder runs/confidence
+    burnish train pie --recipe confidence --positive DISEASED --negative HEALTHY --folder runs/confidence
 
 Two stages, as the released code trains its DenseNets: cross entropy with Adam's rate 1e-4; then a fresh head, the
 AUC-margin loss and PESG, whose rate is halved and whose reference is moved at the start of every epoch but the first.
