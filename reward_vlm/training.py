@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from reward_vlm.vlm import ChatModel, silent
+from reward_vlm.vlm import ChatModel
 from vision.files import atomic_path
+from vision.hub import silent
 
 Log = Callable[[str], object]
 

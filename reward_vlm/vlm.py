@@ -6,8 +6,7 @@ seed, not on the batch (up to the rounding of padded sums).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ class ChatModel:
         own = self.model.dtype
         if dtype is not None:
             self.model.to(dtype)
-        with silent():
+        with hub.silent():
             self.model.save_pretrained(folder)
         self.model.to(own)
         self.processor.save_pretrained(folder)
@@ -248,22 +247,6 @@ def device_of(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-@contextmanager
-def silent() -> Iterator[None]:
-    """Without the messages and progress bars of transformers."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def load_model(folder: Path, dtype: torch.dtype, limits: dict[str, int] | None = None) -> tuple[Any, Any]:
     """Model and processor of a folder that transformers wrote; strict, from safetensors alone, without foreign code.
 
@@ -272,21 +255,8 @@ def load_model(folder: Path, dtype: torch.dtype, limits: dict[str, int] | None =
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    try:
-        with silent():
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, **(limits or {}))
-            model, report = AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{folder} holds no vision-language model: {str(error).strip().splitlines()[0]}") from error
-    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
-    if wrong:
-        kind, names = next(iter(wrong.items()))
-        raise ValueError(
-            f"{folder}: the weights do not fit, {kind.replace('_', ' ')}: {names[0]} and {len(names) - 1} more."
-        )
-    return hub.align(model.eval()), processor
+    processor = hub.load_tokenizer(AutoProcessor, folder, **(limits or {}))
+    return hub.load_pretrained(AutoModelForImageTextToText, folder, dtype=dtype), processor
 
 
 def _placed(value: Any, model: Any) -> Any:

@@ -16,7 +16,7 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from restoration.pasd.folders import fill, read_config, read_tensors
+from restoration.pasd.folders import build, fill_from, folder_tensors
 from restoration.pasd.halves import down_path
 from vision.diffusion.attention import use_text_keys
 from vision.diffusion.build import initialise
@@ -152,14 +152,11 @@ class PASDControlNet(ControlNetModel):
             ValueError: the weights do not fit their config.
         """
         folder = Path(folder) / (subfolder or "")
-        config, tensors = read_config(folder, ControlNetModel.__init__), read_tensors(folder)
+        tensors = folder_tensors(folder)
         encoder = "controlnet_cond_embedding."
         heads = any(name.startswith(f"{encoder}to_rgbs.") for name in tensors)
         dense = any(name.startswith(f"{encoder}preprocesser.") for name in tensors)
-        with torch.device("meta"):
-            net = cls(heads, dense, **config)
-        fill(net, tensors, folder, dtype)
-        return net.eval()
+        return fill_from(build(cls, ControlNetModel, folder, heads, dense), tensors, folder, dtype)
 
     @classmethod
     def from_unet(

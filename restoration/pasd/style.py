@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from restoration.pasd.folders import read_tensors
+from restoration.pasd.folders import folder_tensors
 from vision.diffusion.backbone import TextEncoders, load_text, load_vae
-from vision.hub import first_names
+from vision.hub import first_names, read_tensors
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -48,7 +48,7 @@ def apply_style(restorer: Any, source: str | Path, *, weight: float = 1.0) -> No
         if not path.exists():
             raise FileNotFoundError(f"There is no folder or file {path}.")
         raise ValueError(f"{path} must be a folder or a .safetensors file; pickled checkpoints may run code.")
-    tensors = _file(path)
+    tensors = read_tensors(path)
     if tensors and all("lora" in name or name.endswith(".alpha") for name in tensors):
         merge_lora({"unet": restorer.unet, "te": restorer.text.encoders}, tensors, weight)
         return
@@ -90,6 +90,8 @@ def merge_lora(
         place = places.get(_flat(layer))
         if place is None:
             raise ValueError(f"The LoRA changes {layer}, which this model does not have; is it of another family?")
+        if up not in tensors:
+            raise ValueError(f"The LoRA's {layer} lacks its second factor {up}.")
         name, module = place
         product, rank = _product(tensors[down], tensors[up]), tensors[down].shape[0]
         alpha = tensors.get(f"{layer}.alpha")
@@ -116,7 +118,7 @@ def _share(weight: float) -> float:
 
 def _from_folder(restorer: Any, folder: Path, weight: float) -> None:
     whole = (folder / "unet").is_dir()
-    restorer.unet.take_base(read_tensors(folder / "unet" if whole else folder), str(folder), weight)
+    restorer.unet.take_base(folder_tensors(folder / "unet" if whole else folder), str(folder), weight)
     if whole and (folder / "vae").is_dir():
         restorer.vae = load_vae(folder, dtype=restorer.dtype).to(restorer.device)
     if whole and (folder / "text_encoder").is_dir():
@@ -186,15 +188,3 @@ def _product(down: Tensor, up: Tensor) -> Tensor:
     if math.prod(up.shape[2:]) != 1:
         raise ValueError(f"The second factor of a LoRA must be a 1 x 1 convolution, got {tuple(up.shape)}.")
     return up.flatten(1) @ down.flatten(1)
-
-
-def _file(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {path}.") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({' '.join(str(error).split())}).") from error

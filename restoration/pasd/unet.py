@@ -18,7 +18,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2
 from torch import Tensor, nn
 
 from restoration.pasd.attention import LightTransformer, as_tokens, pixel_transformer
-from restoration.pasd.folders import fill, read_config, read_tensors
+from restoration.pasd.folders import build, fill_from, folder_tensors
 from restoration.pasd.halves import down_path
 from vision.diffusion.attention import use_text_keys
 from vision.diffusion.build import initialise
@@ -148,17 +148,14 @@ class PASDUNet(UNet2DConditionModel):
             ValueError: the weights have no pixel attention, or do not fit their config.
         """
         folder = Path(folder) / (subfolder or "")
-        config, tensors = read_config(folder, UNet2DConditionModel.__init__), read_tensors(folder)
+        tensors = folder_tensors(folder)
         variant = variant_of(tensors)
         if variant is None:
             raise ValueError(
                 f"{folder} holds a plain UNet without pixel attention; name the folder of PASD's own UNet, "
                 "or start one from it with PASDUNet.from_base."
             )
-        with torch.device("meta"):
-            unet = cls(variant, **config)
-        fill(unet, tensors, folder, dtype)
-        return unet.eval()
+        return fill_from(build(cls, UNet2DConditionModel, folder, variant), tensors, folder, dtype)
 
     @classmethod
     def from_base(cls, base: UNet2DConditionModel | str | Path, variant: Variant = "full", seed: int = 0) -> PASDUNet:
@@ -284,10 +281,8 @@ def is_trained(name: str) -> bool:
 
 
 def _stock(folder: Path) -> UNet2DConditionModel:
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**read_config(folder, UNet2DConditionModel.__init__))
-    fill(unet, read_tensors(folder), folder, torch.float32)
-    return unet
+    unet = build(UNet2DConditionModel, UNet2DConditionModel, folder)
+    return fill_from(unet, folder_tensors(folder), folder, torch.float32)
 
 
 def _stock_entries(config: dict[str, Any]) -> dict[str, Any]:

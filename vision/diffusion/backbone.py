@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vision.hub import align
+from vision.config import read_json
+from vision.hub import library_errors, load_pretrained, load_tokenizer, read_tensors
 
 PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -102,12 +102,10 @@ def add_concept(text: TextEncoders, path: str | Path, token: str | None = None) 
     Raises:
         ValueError: the file holds no such tensor, or the word is known already.
     """
-    from safetensors.torch import load_file
-
-    tensors = load_file(path)
-    if len(tensors) != 1:
-        raise ValueError(f"{path} must hold one embedding, but holds {len(tensors)} tensors.")
-    name, vectors = next(iter(tensors.items()))
+    tensors = read_tensors(path)
+    name, vectors = next(iter(tensors.items()), ("", torch.empty(())))
+    if len(tensors) != 1 or vectors.ndim not in (1, 2):
+        raise ValueError(f"{path} must hold one embedding, (vectors, width), but holds {len(tensors)} tensors.")
     vectors = vectors[None] if vectors.ndim == 1 else vectors
     token = token or (Path(path).stem if name == "emb_params" else name)
     tokenizer, encoder = text.tokenizers[0], text.encoders[0]
@@ -156,40 +154,52 @@ def load_backbone(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> 
 
 
 def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The autoencoder of a Stable Diffusion folder."""
+    """The autoencoder of a Stable Diffusion folder; every tensor must match."""
     from diffusers import AutoencoderKL
 
-    with told(folder / "vae"):
-        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, local_files_only=True)
-    return align(vae.eval())
+    return load_pretrained(AutoencoderKL, folder / "vae", dtype=dtype)
 
 
 def load_text(folder: Path, *, dtype: torch.dtype = torch.float32) -> TextEncoders:
-    """Tokenizers and text encoders of a Stable Diffusion folder; a second pair is loaded where there is one."""
+    """Tokenizers and text encoders of a Stable Diffusion folder; a second pair is loaded where there is one.
+
+    Raises:
+        FileNotFoundError: a part is missing.
+        ValueError: a part does not load, is not CLIP's, or the two of a pair do not fit each other.
+    """
     import transformers
 
-    tokenizers, encoders = [], []
+    pairs = []
     for suffix in ("", "_2"):
-        if not (folder / f"text_encoder{suffix}").is_dir():
+        own = folder / f"text_encoder{suffix}"
+        if not own.is_dir():
             continue
-        config = _json(folder / f"text_encoder{suffix}" / "config.json")
-        name = (config.get("architectures") or ["CLIPTextModel"])[0]
-        if name not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
-            raise ValueError(f"{folder} has a text encoder of class {name}; only CLIP's are supported.")
-        with told(folder / f"text_encoder{suffix}"):
-            encoder = getattr(transformers, name).from_pretrained(
-                folder / f"text_encoder{suffix}", dtype=dtype, local_files_only=True
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder / f"tokenizer{suffix}", local_files_only=True)
-        encoders.append(align(encoder.eval()))
-        tokenizers.append(tokenizer)
-    return TextEncoders(tuple(tokenizers), tuple(encoders))
+        names = read_json(own / "config.json").get("architectures") or ["CLIPTextModel"]
+        if names not in (["CLIPTextModel"], ["CLIPTextModelWithProjection"]):
+            raise ValueError(f"{own} holds the architectures {names}; only CLIP's text encoders are supported.")
+        encoder = load_pretrained(getattr(transformers, names[0]), own, dtype=dtype)
+        tokenizer = load_tokenizer(transformers.AutoTokenizer, folder / f"tokenizer{suffix}")
+        _check_pair(tokenizer, encoder, folder)
+        pairs.append((tokenizer, encoder))
+    if not pairs:
+        raise FileNotFoundError(f"There is no text encoder in {folder}.")
+    return TextEncoders(*zip(*pairs, strict=True))
+
+
+def _check_pair(tokenizer: Any, encoder: nn.Module, folder: Path) -> None:
+    limit, words = encoder.config.max_position_embeddings, encoder.get_input_embeddings().num_embeddings
+    if not 2 <= tokenizer.model_max_length <= limit or len(tokenizer) > words:
+        raise ValueError(
+            f"The tokenizer in {folder} gives up to {tokenizer.model_max_length} tokens of {len(tokenizer)} words, but "
+            f"the text encoder reads {limit} tokens of {words} words; take both from one model."
+        )
 
 
 def load_scheduler(folder: Path, default: str | None = None) -> Any:
     """The scheduler of a folder; `default` names another class of diffusers that takes over its noise schedule."""
-    config = _json(folder / "scheduler_config.json")
-    return make_scheduler(default or config.get("_class_name", ""), config)
+    config = read_json(folder / "scheduler_config.json")
+    with library_errors(f"{folder} does not load"):
+        return make_scheduler(default or config.get("_class_name", ""), config)
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
@@ -200,31 +210,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """
     import diffusers
 
-    cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    cls = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
     if cls is None:
         raise ValueError(f"diffusers has no scheduler {name!r}; names end in Scheduler, such as LCMScheduler.")
     return cls.from_config(config)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"There is no {path}.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
-
-
-class told:
-    """Errors of the libraries as one sentence that names the folder."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (OSError, ValueError, RuntimeError, KeyError)):
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"{self.folder} does not load: {reason}") from error

@@ -16,7 +16,7 @@ from torch import nn
 from vision import hub
 from vision.config import load_config, save_config
 from vision.diffusion.attention import use_text_keys
-from vision.diffusion.backbone import TextEncoders, load_backbone, told
+from vision.diffusion.backbone import TextEncoders, load_backbone
 from vision.diffusion.build import SCHEDULE, emptied, initialise, text_encoder, word_tokenizer
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
 from vision.edit.options import PIEConfig
@@ -70,15 +70,9 @@ def load_unet(folder: Path, dtype: torch.dtype) -> nn.Module:
     """
     from diffusers import UNet2DConditionModel
 
-    with told(folder):
-        network, report = UNet2DConditionModel.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    wrong = [name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[key]]
-    if wrong:
-        raise ValueError(f"{folder} does not fit its config: {', '.join(map(str, wrong[:5]))} are missing or too many.")
+    network = hub.load_pretrained(UNet2DConditionModel, folder, dtype=dtype)
     use_text_keys(network)
-    return hub.align(network.eval())
+    return network
 
 
 def save(

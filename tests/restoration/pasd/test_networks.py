@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -88,18 +87,24 @@ def test_published_configs_name_stock_classes_and_hold_unknown_entries(tmp_path)
     assert PASDUNet.from_pretrained(tmp_path).variant == "full"
 
 
-def test_pickled_weights_are_read_without_running_code(tmp_path):
+@pytest.mark.parametrize("names", [["../secret.safetensors"], [], [3]])
+def test_an_index_names_files_of_its_own_folder(tmp_path, names):
     unet, _ = trained()
     unet.save_pretrained(tmp_path)
-    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
-    torch.save(
-        {name: value.half() for name, value in unet.state_dict().items()}, tmp_path / "diffusion_pytorch_model.bin"
-    )
-    again = PASDUNet.from_pretrained(tmp_path)
-    assert all(torch.equal(a, b.half().float()) for a, b in zip(again.parameters(), unet.parameters(), strict=True))
-    torch.save({"code": Path}, tmp_path / "diffusion_pytorch_model.bin")
-    with pytest.raises(ValueError, match="cannot be read as weights"):
+    index = {"weight_map": {f"tensor {i}": name for i, name in enumerate(names)}}
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises((ValueError, FileNotFoundError), match=r"must name files beside it|no file .*3"):
         PASDUNet.from_pretrained(tmp_path)
+
+
+def test_a_config_of_nonsense_is_one_sentence(tmp_path):
+    unet, _ = trained()
+    unet.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for entry, value in (("block_out_channels", "wide"), ("layers_per_block", None), ("cross_attention_dim", -1)):
+        (tmp_path / "config.json").write_text(json.dumps(config | {entry: value}))
+        with pytest.raises(ValueError, match=r"describes no network|does not fit its config"):
+            PASDUNet.from_pretrained(tmp_path)
 
 
 def test_folders_that_do_not_fit_say_why(tmp_path):
