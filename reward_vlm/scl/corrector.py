@@ -31,8 +31,8 @@ from reward_vlm.vlm import ChatModel, Reply, Sampling
 from vision import hub
 from vision.config import load_config
 from vision.images import ImageLike
+from vision.refine import Step, refine_steps
 from vision.refine.items import PerItem, item_generators
-from vision.refine.loop import Step, refine_steps
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "scl-mini"
 Judge = R1Judge | Callable[[Query], Sequence[float] | Tensor]

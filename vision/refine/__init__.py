@@ -1,8 +1,8 @@
 """Iterative refinement: a move folded over a schedule, with rules to judge, accept and stop."""
 
 from vision.refine.items import PerItem, clone_items, item_generators, put_items, take_items, where_items
-from vision.refine.loop import Refined, Step, Verdict, refine, refine_steps
-from vision.refine.observe import Trace, checkpoints, load_checkpoint, previews
+from vision.refine.loop import drain, refine, refine_steps
+from vision.refine.observe import ProgressBar, Trace, checkpoints, load_checkpoint, previews
 from vision.refine.rules import (
     any_of,
     composite_outside,
@@ -12,9 +12,12 @@ from vision.refine.rules import (
     reaches,
     roll_back_if_worse,
 )
+from vision.refine.step import Observer, Refined, Step, Verdict
 
 __all__ = [
+    "Observer",
     "PerItem",
+    "ProgressBar",
     "Refined",
     "Step",
     "Trace",
@@ -23,6 +26,7 @@ __all__ = [
     "checkpoints",
     "clone_items",
     "composite_outside",
+    "drain",
     "go_on_from_best",
     "item_generators",
     "load_checkpoint",

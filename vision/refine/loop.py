@@ -3,89 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vision.refine.items import put_items, take_items, where_items
-
-State = TypeVar("State")
-At = TypeVar("At")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an evaluator says of a candidate."""
-
-    score: Tensor | float | None = None
-    """Higher is better; (batch,) or one number."""
-    detail: Any = None
-    """Evidence for the accept rule: token confidence, a parsed answer, feedback."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step(Generic[State, At]):
-    """One step of a run, and the loop's whole memory: rules are functions of it and a run can go on from it."""
-
-    index: int
-    """Position in the schedule, from 0; a resumed run continues the count."""
-    at: At
-    """The schedule's element."""
-    state: State
-    """In an accept rule the state before this step; afterwards what the run goes on with."""
-    candidate: State
-    """What was proposed; only the `items` when finished ones are dropped."""
-    verdict: Verdict | None = None
-    """Of the candidate; only the `items` when finished ones are dropped."""
-    items: Tensor | None = None
-    """Indices of the items that were proposed for; None means all."""
-    score: Tensor | float | None = None
-    """Latest score of every item; finished items keep theirs."""
-    best: Any = None
-    """`keep_best` of the best-scored candidate so far, per item when scores are."""
-    best_score: Tensor | float | None = None
-    """The score that `best` got."""
-    steps_since_best: Tensor | int = 0
-    """Steps since the best score rose, per item when scores are."""
-    active: Tensor | None = None
-    """(batch,) bool: items that are not finished; None while all are active."""
-    seconds: float = 0.0
-    """Run time so far, earlier sessions included."""
-
-
-@dataclass(frozen=True)
-class Refined(Generic[State]):
-    """The outcome of a run."""
-
-    state: State
-    score: Tensor | float | None
-    steps: int
-    seconds: float
-    last: Step[State, Any] | None
-    """None when the schedule was empty."""
-
-
-Propose = Callable[[State, At], State]
-Evaluate = Callable[[State, At], Verdict]
-Accept = Callable[[Step[State, At]], State]
-Stop = Callable[[Step[State, At]], "bool | Tensor"]
+from vision.refine.step import Accept, At, Evaluate, Observer, Propose, Refined, State, Step, Stop
 
 
 def refine_steps(
     state: State,
     propose: Propose[State, At],
-    schedule: Iterable[At],
+    schedule: Sequence[At],
     *,
     evaluate: Evaluate[State, At] | None = None,
     accept: Accept[State, At] | None = None,
     stop: Stop[State, At] | None = None,
     keep_best: Callable[[State], Any] | None = None,
     resume: Step[State, At] | None = None,
+    begins: Tensor | None = None,
     drop_finished: bool = False,
+    evaluate_start: bool = False,
 ) -> Iterator[Step[State, At]]:
     """Fold a move over a schedule and yield every step; nothing runs until it is iterated.
 
@@ -99,89 +40,119 @@ def refine_steps(
             as it is.
         keep_best: a function that copies a state; with it `Step.best` is the best-scored candidate. Moves that write
             in place need a real copy.
-        resume: continue after this step of an earlier run.
+        resume: continue after this step of an earlier run, with the same schedule.
+        begins: (batch,) int64 place in the schedule from which each item takes part; until then, and once it has
+            finished, an item is not given to `propose`, as with `drop_finished`. None: all begin at once.
         drop_finished: give only unfinished items to `propose`, `evaluate` and `accept`; everything that belongs to an
             item must then be in the state.
+        evaluate_start: judge the start before the first move, as a step with index -1 and without an `at`.
+
+    Raises:
+        ValueError: the step to resume lies behind the end of the schedule.
     """
-    memory = resume
-    start = 0
+    memory, start = resume, 0
+    waits = None if begins is None else begins.cpu()
+    began = time.perf_counter() - (resume.seconds if resume else 0.0)
     if resume is not None:
         state, start = resume.state, resume.index + 1
-        if stop is not None and _ends(stop(resume), resume.active)[0]:
+        if start > len(schedule):
+            raise ValueError(f"The run to resume made {start} steps, but the schedule has only {len(schedule)}.")
+        at = schedule[resume.index] if resume.index >= 0 else None
+        if stop is not None and _ends(stop(replace(resume, at=at)), resume.active)[0]:
             return
-    began = time.perf_counter() - (resume.seconds if resume else 0.0)
-    for index, at in enumerate(islice(schedule, start, None), start):
+    elif evaluate_start:
+        if evaluate is None:
+            raise ValueError("evaluate_start needs evaluate.")
+        verdict = evaluate(state, None)
+        memory = Step(-1, None, state, state, verdict)
+        if verdict.score is not None:
+            memory = _judged(memory, None, state, 0, verdict.score, keep_best)
+        memory = replace(memory, seconds=time.perf_counter() - began)
+        memory, ended = _stopped(memory, stop)
+        yield memory
+        if ended:
+            return
+    for index in range(start, len(schedule)):
+        at = schedule[index]
         active = memory.active if memory else None
-        items = active.nonzero()[:, 0] if drop_finished and active is not None else None
-        before = state if items is None else take_items(state, items)
-        candidate = propose(before, at)
-        verdict = evaluate(candidate, at) if evaluate else None
-        step = Step(index, at, before, candidate, verdict, items, active=active)
-        if verdict is not None and verdict.score is not None:
-            step = _judge(step, memory, verdict.score, keep_best)
-        elif memory is not None:
-            step = replace(
-                step,
-                score=memory.score,
-                best=memory.best,
-                best_score=memory.best_score,
-                steps_since_best=memory.steps_since_best,
-            )
-        after = accept(step if items is None else _only(step, items)) if accept else candidate
-        if items is not None:
-            state = put_items(state, items, after)
-        elif active is not None:
-            state = where_items(active, after, state)
+        items = _taking_part(active if drop_finished or waits is not None else None, waits, index)
+        if items is not None and len(items) == 0:
+            before = candidate = after = state
+            step = _carried(Step(index, at, state, state, None, items, active=active), memory)
         else:
-            state = after
+            before = state if items is None else take_items(state, items)
+            candidate = propose(before, at)
+            verdict = evaluate(candidate, at) if evaluate else None
+            step = Step(index, at, before, candidate, verdict, items, active=active)
+            if verdict is not None and verdict.score is not None:
+                batch = len(active) if active is not None else 0 if waits is None else len(waits)
+                step = _judged(step, memory, state, batch, verdict.score, keep_best)
+            else:
+                step = _carried(step, memory)
+            after = accept(step if items is None else _only(step, items)) if accept else candidate
+            if items is not None:
+                state = put_items(state, items, after)
+            elif active is not None:
+                state = where_items(active, after, state)
+            else:
+                state = after
         memory = replace(step, state=state, seconds=time.perf_counter() - began)
-        ended = False
-        if stop is not None:
-            ended, active = _ends(stop(memory), active)
-            if active is not memory.active:
-                memory = replace(memory, active=active)
+        memory, ended = _stopped(memory, stop)
         yield memory
         if ended:
             return
 
 
+def drain(steps: Iterable[Step[State, At]], observers: Iterable[Observer[State, At]] = ()) -> Step[State, At] | None:
+    """Run to the end and show every step to the observers; the last step, or None when there was none."""
+    observers, last = list(observers), None
+    for last in steps:
+        for observe in observers:
+            observe(last)
+    return last
+
+
 def refine(
     state: State,
     propose: Propose[State, At],
-    schedule: Iterable[At],
+    schedule: Sequence[At],
     *,
-    observers: Iterable[Callable[[Step[State, At]], object]] = (),
+    observers: Iterable[Observer[State, At]] = (),
     result: Literal["last", "best"] = "last",
-    progress: str | None = None,
-    **rules: Any,
+    evaluate: Evaluate[State, At] | None = None,
+    accept: Accept[State, At] | None = None,
+    stop: Stop[State, At] | None = None,
+    keep_best: Callable[[State], Any] | None = None,
+    resume: Step[State, At] | None = None,
+    begins: Tensor | None = None,
+    drop_finished: bool = False,
+    evaluate_start: bool = False,
 ) -> Refined[State]:
     """Run `refine_steps` to its end, show every step to the observers and return the outcome.
 
     Args:
-        observers: called with every step; they see and change nothing. One that has a `close` method is closed at the
-            end, also after an error.
+        observers: called with every step; they see and change nothing.
         result: "best" returns the best-scored state (needs `evaluate` and `keep_best`), "last" the final one.
-        progress: label of a progress bar; None shows none.
-        rules: the keyword arguments of `refine_steps`.
+        state, propose, schedule: as in `refine_steps`, and so are the rules.
     """
     if result not in ("last", "best"):
         raise ValueError(f'result must be "last" or "best", got {result!r}.')
-    if result == "best" and (rules.get("evaluate") is None or rules.get("keep_best") is None):
+    if result == "best" and (evaluate is None or keep_best is None):
         raise ValueError('result="best" needs evaluate (to score) and keep_best (to copy the state that scored best).')
-    observers = list(observers)
-    if progress is not None:
-        from vision.refine.observe import ProgressBar
-
-        observers.append(ProgressBar(progress, len(schedule) if hasattr(schedule, "__len__") else None))
-    last = rules.get("resume")
-    try:
-        for last in refine_steps(state, propose, schedule, **rules):
-            for observe in observers:
-                observe(last)
-    finally:
-        for observe in observers:
-            if hasattr(observe, "close"):
-                observe.close()
+    steps = refine_steps(
+        state,
+        propose,
+        schedule,
+        evaluate=evaluate,
+        accept=accept,
+        stop=stop,
+        keep_best=keep_best,
+        resume=resume,
+        begins=begins,
+        drop_finished=drop_finished,
+        evaluate_start=evaluate_start,
+    )
+    last = drain(steps, observers) or resume
     if last is None:
         return Refined(state, None, 0, 0.0, None)
     if result == "best":
@@ -189,28 +160,62 @@ def refine(
     return Refined(last.state, last.score, last.index + 1, last.seconds, last)
 
 
-def _judge(step: Step, memory: Step | None, score: Tensor | float, keep_best: Callable[[Any], Any] | None) -> Step:
-    """Add score, best, best score and its age to a step, per item when the score is (batch,)."""
+def _taking_part(active: Tensor | None, waits: Tensor | None, index: int) -> Tensor | None:
+    """Indices of the items that are active and have begun; None when these are all."""
+    if waits is not None and bool((waits > index).any()):
+        begun = waits <= index
+        active = begun if active is None else active & begun.to(active.device)
+    return None if active is None else active.nonzero()[:, 0]
+
+
+def _carried(step: Step, memory: Step | None) -> Step:
+    """A step without a score of its own keeps what the run knows."""
+    if memory is None:
+        return step
+    return replace(
+        step,
+        score=memory.score,
+        best=memory.best,
+        best_score=memory.best_score,
+        steps_since_best=memory.steps_since_best,
+    )
+
+
+def _judged(
+    step: Step,
+    memory: Step | None,
+    state: Any,
+    batch: int,
+    score: Tensor | float,
+    keep_best: Callable[[Any], Any] | None,
+) -> Step:
+    """Add score, best, best score and its age to a step, per item when the score is (batch,).
+
+    `state` is the whole one before the step: what an item that was never judged has as its best.
+    """
     old_best = memory.best_score if memory else None
-    per_item = isinstance(score, Tensor) and score.dim() > 0
-    if not per_item:
+    if not isinstance(score, Tensor) or score.dim() == 0:
         # NaN never wins and is never kept as the best when a number comes.
         better = old_best is None or bool(score > old_best) or bool(old_best != old_best)
         if not better:
-            return replace(
-                step, score=score, best=memory.best, best_score=old_best, steps_since_best=memory.steps_since_best + 1
-            )
+            since = memory.steps_since_best + 1
+            return replace(step, score=score, best=memory.best, best_score=old_best, steps_since_best=since)
         best = keep_best(step.candidate) if keep_best else None
         return replace(step, score=score, best=best, best_score=score, steps_since_best=0)
 
+    score = score if score.is_floating_point() else score.float()
     best = keep_best(step.candidate) if keep_best else None
+    items, live = step.items, step.active if step.items is None else None
     if old_best is None:
-        return replace(step, score=score, best=best, best_score=score, steps_since_best=torch.zeros_like(score).long())
-    old_since, items = memory.steps_since_best, step.items
+        since = torch.zeros_like(score, dtype=torch.long)
+        if items is None and live is None:
+            return replace(step, score=score, best=best, best_score=score, steps_since_best=since)
+        memory = _never_judged(step, state, batch, score, keep_best)
+        old_best = memory.best_score
+    old_since = memory.steps_since_best
     if items is not None:
         old_best, old_since = old_best[items], old_since[items]
     better = (score > old_best) | old_best.isnan()
-    live = step.active if items is None else None
     if live is not None:
         better = better & live
     since = torch.where(better, 0, old_since + (1 if live is None else live.long()))
@@ -231,6 +236,14 @@ def _judge(step: Step, memory: Step | None, score: Tensor | float, keep_best: Ca
     )
 
 
+def _never_judged(step: Step, state: Any, batch: int, score: Tensor, keep_best: Callable[[Any], Any] | None) -> Step:
+    """The memory of a batch of which no item was judged before, when now only some are."""
+    nothing = torch.full((batch,), torch.nan, dtype=score.dtype, device=score.device)
+    since = torch.zeros(batch, dtype=torch.long, device=score.device)
+    best = keep_best(state) if keep_best else None
+    return replace(step, score=nothing, best=best, best_score=nothing, steps_since_best=since)
+
+
 def _only(step: Step, items: Tensor) -> Step:
     """The step restricted to the items that were proposed for, as an accept rule sees it."""
     full = {"score": step.score, "best": step.best, "best_score": step.best_score, "since": step.steps_since_best}
@@ -248,3 +261,11 @@ def _ends(stop: bool | Tensor, active: Tensor | None) -> tuple[bool, Tensor | No
         return bool(stop), active
     active = ~stop if active is None else active & ~stop.to(active.device)
     return not bool(active.any()), active
+
+
+def _stopped(step: Step, stop: Stop | None) -> tuple[Step, bool]:
+    """The step with the items that go on, and whether the run is over."""
+    if stop is None:
+        return step, False
+    ended, active = _ends(stop(step), step.active)
+    return (step if active is step.active else replace(step, active=active)), ended

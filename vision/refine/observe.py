@@ -14,24 +14,35 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vision.refine.items import PerItem
-from vision.refine.loop import Step
+from vision.refine.step import Step
+
+VERSION = 2
+"""Of saved steps; in the first one, some runs counted the judged start as a step."""
 
 
 class ProgressBar:
-    """A progress bar with the time left."""
+    """A progress bar with the time left, for as long as its context lasts: `with ProgressBar("restore", 20) as bar:`.
 
-    def __init__(self, label: str, total: int | None):
+    Args:
+        label: what is going on.
+        total: steps; None when they are unknown.
+    """
+
+    def __init__(self, label: str, total: int | None = None):
+        self.label, self.total = label, total
+
+    def __enter__(self) -> ProgressBar:
         from rich.progress import Progress, SpinnerColumn, TimeRemainingColumn
 
         self.bar = Progress(SpinnerColumn(), *Progress.get_default_columns()[:-1], TimeRemainingColumn())
-        self.task = self.bar.add_task(label, total=total)
+        self.task = self.bar.add_task(self.label, total=self.total)
         self.bar.start()
+        return self
 
     def __call__(self, step: Step) -> None:
         self.bar.update(self.task, completed=step.index + 1)
 
-    def close(self) -> None:
-        """Leave the bar as it stands."""
+    def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
 
@@ -80,6 +91,7 @@ def checkpoints(folder: Path | str, every: int = 1, pack: Callable[[Any], Any] |
         tensors: dict[str, Tensor] = {}
         convert = pack or (lambda tree: tree)
         record = {
+            "version": VERSION,
             "index": step.index,
             "seconds": step.seconds,
             "state": _flatten(convert(step.state), "state", tensors),
@@ -108,11 +120,16 @@ def load_checkpoint(
     Args:
         like: a state of the same kind: its dataclasses (and `types`) may occur in the file, no others.
         unpack: the inverse of `pack`.
+
+    Raises:
+        ValueError: another version saved the step, or it holds a dataclass that was not named.
     """
     folder = Path(folder)
     if not (folder / "step.json").exists():
         return None
     record = json.loads((folder / "step.json").read_text())
+    if record.get("version") != VERSION:
+        raise ValueError(f"{folder} holds a run that another version saved, which counted steps otherwise; begin anew.")
     tensors = load_file(folder / record["file"])
     known = {kind.__qualname__: kind for kind in (*_dataclasses(like), *types)}
     convert = unpack or (lambda tree: tree)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vision.refine.items import clone_items, where_items
-from vision.refine.loop import Step, Stop
+from vision.refine.step import Step, Stop
 
 
 def go_on_from_best(step: Step) -> Any:

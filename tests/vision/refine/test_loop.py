@@ -15,12 +15,14 @@ from torch import Tensor
 
 from vision.refine import (
     PerItem,
+    ProgressBar,
     Refined,
     Trace,
     Verdict,
     any_of,
     clone_items,
     composite_outside,
+    drain,
     go_on_from_best,
     item_generators,
     max_seconds,
@@ -166,20 +168,85 @@ def test_nothing_runs_until_iterated():
     assert called == [0]
 
 
-def test_observers_are_closed_after_an_error():
-    class Closing:
-        closed = False
+def test_the_start_is_judged_before_the_first_move():
+    rules = {"evaluate": lambda s, at: Verdict(-abs(s - 2.0), at), "keep_best": lambda s: s, "evaluate_start": True}
+    first, *rest = refine_steps(2.0, lambda s, at: s + at, [1.0, -3.0], **rules)
+    assert (first.index, first.at, first.state, first.score, first.verdict.detail) == (-1, None, 2.0, 0.0, None)
+    assert [step.index for step in rest] == [0, 1] and rest[-1].best == 2.0
+    result = refine(2.0, lambda s, at: s + at, [1.0, -3.0], result="best", **rules)
+    assert (result.state, result.score, result.steps) == (2.0, 0.0, 2)
+    good_enough = refine(2.0, lambda s, at: s + at, [1.0], stop=reaches(0.0), **rules)
+    assert good_enough.steps == 0 and good_enough.last.index == -1
+    with pytest.raises(ValueError, match="needs evaluate"):
+        refine(2.0, lambda s, at: s, [1.0], evaluate_start=True)
 
-        def __call__(self, step):
-            raise RuntimeError("observer")
 
-        def close(self):
-            self.closed = True
+def test_items_whose_start_is_good_enough_are_not_moved():
+    start = walks(0, 3)
+    done = torch.tensor([True, False, False])
+    stop = lambda step: done if step.index < 0 else torch.zeros(3, dtype=torch.bool)  # noqa: E731
+    for drop in (False, True):
+        rules = {"evaluate": closeness_or_start, "keep_best": clone_items, "evaluate_start": True, "stop": stop}
+        result = refine(walks(0, 3), move, [0.3] * 4, drop_finished=drop, **rules)
+        assert torch.equal(result.state.place[0], start.place[0])
+        assert not torch.equal(result.state.place[1], start.place[1])
 
-    observer = Closing()
-    with pytest.raises(RuntimeError, match="observer"):
-        refine(0, lambda s, at: s, range(3), observers=[observer])
-    assert observer.closed
+
+def closeness_or_start(walk: Walk, rate: float | None) -> Verdict:
+    return closeness(walk, 0.0)
+
+
+@accepts
+@given(begins=st.lists(st.integers(0, 6), min_size=4, max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_items_that_begin_late_end_as_those_that_run_the_rest_alone(accept, begins):
+    schedule = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    rules = {"evaluate": closeness, "keep_best": clone_items, "stop": reaches(-0.5), "accept": accept}
+    together = refine(walks(0, 4), move, schedule, begins=torch.tensor(begins), **rules)
+    for item, begin in enumerate(begins):
+        alone = refine(walks(0, 1, first=item), move, schedule[begin:], **rules)
+        assert torch.equal(together.state.place[item : item + 1], alone.state.place)
+        if begin == 6 and together.score is not None:
+            assert together.score[item].isnan()
+        if begin < 6:
+            assert together.score[item] == alone.score[0]
+            assert together.last.best_score[item] == alone.last.best_score[0]
+            assert torch.equal(together.last.best.place[item : item + 1], alone.last.best.place)
+
+
+def test_items_that_finish_before_the_first_verdict_have_no_score():
+    finished = torch.tensor([True, False, False])
+    for drop in (False, True):
+        result = refine(
+            walks(0, 3),
+            move,
+            range(3),
+            evaluate=lambda walk, at: closeness(walk, 0.0) if at else Verdict(),
+            keep_best=clone_items,
+            stop=lambda step: finished,
+            drop_finished=drop,
+        )
+        assert result.score.isnan().tolist() == [True, False, False]
+
+
+def test_right_or_wrong_is_a_score():
+    right = lambda walk, at: Verdict((walk.goal[:, 0] < 1.1) & (at > 0))  # noqa: E731
+    result = refine(walks(0, 2), lambda walk, at: walk, range(3), evaluate=right, stop=reaches(1.0), drop_finished=True)
+    assert result.score.tolist() == [1.0, 0.0]
+
+
+def test_drain_shows_every_step_and_gives_the_last():
+    seen = []
+    last = drain(refine_steps(0, lambda s, at: s + at, [1, 2, 3]), [lambda step: seen.append(step.state)])
+    assert seen == [1, 3, 6] and last.state == 6
+    assert drain(refine_steps(0, lambda s, at: s, [])) is None
+
+
+def test_a_bar_is_an_observer_with_a_context(capsys):
+    with ProgressBar("walking", 3) as bar:
+        refine(0, lambda s, at: s, range(3), observers=[bar])
+        assert bar.bar.tasks[0].completed == 3
+    assert bar.bar.finished and not bar.bar.live.is_started
 
 
 def test_best_without_scores_is_refused():

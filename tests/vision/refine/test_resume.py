@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -95,6 +96,36 @@ def test_killed_between_two_steps_equals_straight(tmp_path):
     assert 0 <= step.index < STEPS - 1
     resumed = refine(start(), move, range(STEPS), resume=step, **{**RULES, "stop": None}).last
     assert equal(straight, resumed)
+
+
+def test_a_run_goes_on_from_its_judged_start(tmp_path):
+    rules = {**RULES, "stop": None, "evaluate_start": True}
+    straight = refine(start(), move, range(4), **rules).last
+    next(steps := refine_steps(start(), move, range(4), **rules))
+    checkpoints(tmp_path)(refine(start(), move, range(0), **rules).last)
+    steps.close()
+    step = load_checkpoint(tmp_path, like=start())
+    assert step.index == -1 and step.best_score is not None
+    assert equal(straight, refine(start(), move, range(4), resume=step, **rules).last)
+
+
+def test_a_rule_that_reads_the_schedule_ends_a_resumed_run_too(tmp_path):
+    rules = {"stop": lambda step: step.at == 2}
+    refine(start(), move, range(STEPS), observers=[checkpoints(tmp_path)], **rules)
+    again = refine(start(), move, range(STEPS), resume=load_checkpoint(tmp_path, like=start()), **rules)
+    assert again.steps == 3
+
+
+def test_what_does_not_fit_the_run_is_refused(tmp_path):
+    refine(start(), move, range(5), observers=[checkpoints(tmp_path)])
+    step = load_checkpoint(tmp_path, like=start())
+    with pytest.raises(ValueError, match="made 5 steps, but the schedule has only 4"):
+        refine(start(), move, range(4), resume=step)
+    record = json.loads((tmp_path / "step.json").read_text())
+    del record["version"]
+    (tmp_path / "step.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="another version"):
+        load_checkpoint(tmp_path, like=start())
 
 
 def test_only_the_newest_checkpoint_is_kept_and_every_counts(tmp_path):
