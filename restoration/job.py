@@ -16,7 +16,7 @@ from vision.job import Item, Job, Outcome, Show, choose_device, silent
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 SYSTEMS = {  # name -> module, pipeline, its options
-    "iter": ("restoration.iter", "ITERRestorer", "ITEROptions"),
+    "iter": ("restoration.iter", "ITERRestorer", "ITERCommand"),
     "pasd": ("restoration.pasd", "PASDRestorer", "PASDCommand"),
 }
 NEUTRAL = ("inputs", "device", "compare", "previews", "max_pixels")
@@ -193,8 +193,7 @@ class _Restoring:
         import torch
 
         module, name, _ = SYSTEMS[self.options.system]
-        variant = getattr(self.options.options, "variant", None)
-        chosen = getattr(self.options.options, "loading", {}) if variant is None else {"variant": variant}
+        chosen = getattr(self.options.options, "loading", {})
         pipeline = getattr(import_module(module), name)
         dtype = getattr(torch, self.options.dtype)
         return pipeline.from_pretrained(self.options.source, device=self.device, dtype=dtype, **chosen)

@@ -174,6 +174,7 @@ RECIPES: dict[str, Recipe] = {
         noise_levels=(2, 8),
         qualities=(80, 95),
     ),
+    "bsrgan_strong": BSRGANRecipe(noise_levels=(10, 50), qualities=(15, 80)),
     "realesrgan": RealESRGANRecipe(),
     "blind": BlindRecipe(),
 }

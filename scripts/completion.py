@@ -31,9 +31,9 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 def tree() -> Any:
     """All commands as one type: a union of their options, with the systems of a command as a union inside."""
-    from restoration.iter import ITEROptions
+    from restoration.iter import ITERCommand
 
-    found: dict[str, Any] = {"restore": RestoreOptions[ITEROptions]}
+    found: dict[str, Any] = {"restore": RestoreOptions[ITERCommand]}
     for name in ("edit", "reconstruct", "judge", "answer"):
         module = importlib.import_module(f".{name}", __package__)
         found[name] = typing.get_type_hints(module.parse)["return"]

@@ -114,9 +114,9 @@ def main(options: PictureEvaluation) -> int:
 
 def candidates(restorer: ITERRestorer, low: Tensor, options: PictureEvaluation) -> dict[str, Tensor]:
     """Restorations (1, 3, height, width) of `low` by name."""
-    found = {"bicubic": imresize(low, restorer.scale), "ITER 0": restorer(low, ITEROptions(fidelity=0.0))}
+    found = {"bicubic": imresize(low, restorer.scale), "ITER 1": restorer(low, ITEROptions(fidelity=1.0))}
     for seed in range(options.seed, options.seed + options.seeds):
-        found[f"{SEED} {seed}"] = restorer(low, ITEROptions(fidelity=1.0, seed=seed))
+        found[f"{SEED} {seed}"] = restorer(low, ITEROptions(fidelity=0.0, seed=seed))
     return {name: picture.clamp(0, 1) for name, picture in found.items()}
 
 

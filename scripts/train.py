@@ -31,6 +31,7 @@ RECIPES = {
     "iter": {
         "published": Work("restoration.iter.train", "ITERTraining", "the published network, stage by stage"),
         "mini": Work("restoration.iter.train_mini", "MiniTraining", "the small weights that ship, on a CPU"),
+        "tune": Work("restoration.iter.train_mini", "TuneTraining", "the small weights tuned on your own photographs"),
     },
     "pasd": {
         "published": Work("restoration.pasd.train", "PASDTraining", "PASD on a Stable Diffusion base"),

@@ -204,6 +204,16 @@ def _one_sentence(report: str) -> str:
     return f"{message} (--help lists the options)."
 
 
+def added(default: Any) -> Any:
+    """A field that older files lack; there it has this value, which must mean what these files meant."""
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
+def renamed(old: str, default: Any) -> Any:
+    """A field that older files call `old`, with the same meaning."""
+    return dataclasses.field(default=default, metadata={"old": old})
+
+
 def _fields(cls: type) -> tuple[dataclasses.Field, ...]:
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__} is not a dataclass.")
@@ -227,15 +237,18 @@ def _to_json(value: Any, where: str) -> Any:
 def _from_dict(cls: type[T], data: Any, where: str) -> T:
     if not isinstance(data, dict):
         raise ValueError(f"{where} must be a JSON object, got {data!r}.")
-    names = [field.name for field in _fields(cls)]
+    fields = {field.name: field for field in _fields(cls)}
+    names = list(fields)
+    new = {field.metadata.get("old", name): name for name, field in fields.items() if name not in data}
+    data = {new.get(name, name): value for name, value in data.items()}
     unknown = [name for name in data if name not in names]
-    missing = [name for name in names if name not in data]
+    missing = [name for name in names if name not in data and not fields[name].metadata.get("added")]
     if unknown:
         raise ValueError(f"{where} has no field {', '.join(map(repr, unknown))}; known fields: {', '.join(names)}.")
     if missing:
         raise ValueError(f"{where} lacks the field {', '.join(map(repr, missing))}.")
     hints = typing.get_type_hints(cls)
-    return cls(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in names})
+    return cls(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in names if name in data})
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -377,6 +377,24 @@ def to_y(rgb: Tensor) -> Tensor:
     return ((rgb * weights).sum(dim=-3, keepdim=True) + 16) / 255
 
 
+def keep_grey(image: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> Callable[[Tensor], Tensor]:
+    """What finishes the results of a picture (b, 3, h, w): the items that are grey get back to grey, then `finish`.
+
+    A network answers grey with a little colour. An item is grey when its three channels are equal; its result's are the
+    weighted mean that its luma is made of.
+    """
+    grey = (image[:, :1] == image[:, 1:]).flatten(1).all(1)
+    weights = image.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 219
+
+    def finished(piece: Tensor) -> Tensor:
+        if grey.any():
+            mean = (piece.float() * weights.to(piece.device)).sum(1, keepdim=True).to(piece.dtype)
+            piece = torch.where(grey.to(piece.device).view(-1, 1, 1, 1), mean, piece)
+        return piece if finish is None else finish(piece)
+
+    return finished
+
+
 def match_color(image: Tensor, reference: Tensor, method: Literal["wavelet", "adain"] = "wavelet") -> Tensor:
     """Give `image` the colours of `reference` and keep its details.
 

@@ -6,6 +6,7 @@ Pictures are (b, c, h, w) in [0, 1]; all losses are scalars unless said otherwis
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -101,6 +102,26 @@ def feature_difference(network: torch.nn.Module, a: Tensor, b: Tensor) -> Tensor
         wanted = feature_maps(network, b)
     pairs = zip(feature_maps(network, a), wanted, strict=True)
     return torch.stack([F.l1_loss(found, other) / other.abs().mean() for found, other in pairs]).mean()
+
+
+def statistics_difference(maps: Sequence[Tensor], wanted: Sequence[Tensor], floor: float = 1e-6) -> Tensor:
+    """How far means and variances of feature maps are from those of others, position left out, in [0, 2].
+
+    1 - (l + t) / 2 with the terms of DISTS (Ding et al. 2020, equations 5 and 6), variances without covariance, over
+    channels, then maps.
+
+    Args:
+        maps: feature maps (b, c, h, w) of one picture each, of `vision.efficientnet.feature_maps`.
+        wanted: as many of the other picture.
+        floor: keeps channels without an answer from deciding.
+    """
+    terms = []
+    for x, y in zip(maps, wanted, strict=True):
+        (variance_x, mean_x), (variance_y, mean_y) = (torch.var_mean(z.float(), (2, 3), correction=0) for z in (x, y))
+        luminance = (2 * mean_x * mean_y + floor) / (mean_x**2 + mean_y**2 + floor)
+        contrast = (2 * (variance_x * variance_y + floor**2).sqrt() + floor) / (variance_x + variance_y + floor)
+        terms.append((1 - (luminance + contrast) / 2).mean())
+    return torch.stack(terms).mean()
 
 
 def ssim_loss(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:

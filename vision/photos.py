@@ -1,4 +1,4 @@
-"""The freely licensed photographs that the small default weights are trained on.
+"""Photographs to train on: the freely licensed ones of the small default weights, or a folder of one's own.
 
 Debian packages two of the best free sources of sharp photographs: `enlightenment-data` (BSD-2-Clause) and
 `lomiri-wallpapers-16.04` (CC-BY-4.0 and one CC0 file). Unpack them anywhere outside the project; nothing has to be
@@ -18,6 +18,8 @@ import re
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
+
+from vision.images import SUFFIXES, load_image
 
 TRAINING_PHOTOS = (
     "Bamboo.edj", "Foggy-Trees.edj", "God-Rays.edj", "Green-Maple.edj", "Lichen-Branches.edj", "Mountain.edj",
@@ -53,15 +55,20 @@ def open_photo(path: Path) -> Image.Image:
 def collect_photos(
     source: Path, out: Path, *, names: tuple[str, ...] = TRAINING_PHOTOS, halvings: tuple[int, ...] = (1, 2)
 ) -> list[Path]:
-    """Write the named photographs found anywhere below `source` as PNG files into `out` and return their paths.
+    """Write the photographs found anywhere below `source` as PNG files into `out` and return their paths.
 
-    Each is shrunk by 2 ** n for every n in `halvings` (Lanczos), which removes what JPEG and demosaicking left behind.
-    Files that exist already are kept.
+    Each of the named ones is shrunk by 2 ** n for every n in `halvings` (Lanczos), which removes what JPEG and
+    demosaicking left behind. A folder that holds none of them is one's own: all its pictures are taken, halved where
+    both sides have at least 1000 pixels. Files that exist already are kept.
 
     Raises:
-        FileNotFoundError: a photograph is missing below `source`.
+        FileNotFoundError: a named photograph is missing below `source`, or there is no picture at all.
+        ValueError: a picture of one's own cannot be read.
     """
     files = {path.name: path for path in sorted(source.rglob("*")) if path.name in names}
+    own = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if own and not files:
+        return _own_photos(own, source, out)
     missing = sorted(set(names) - set(files))
     if missing:
         raise FileNotFoundError(
@@ -78,4 +85,18 @@ def collect_photos(
                 size = (photo.width // 2**n, photo.height // 2**n)
                 photo.resize(size, Image.Resampling.LANCZOS).save(target, compress_level=1)
         paths.extend(targets.values())
+    return paths
+
+
+def _own_photos(files: list[Path], source: Path, out: Path) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for file in files:
+        target = out / ("_".join(file.relative_to(source).parts) + ".png")
+        if not target.exists():
+            photo = load_image(file).rgb
+            if min(photo.size) >= 1000:
+                photo = photo.resize((photo.width // 2, photo.height // 2), Image.Resampling.LANCZOS)
+            photo.save(target, compress_level=1)
+        paths.append(target)
     return paths

@@ -29,7 +29,7 @@ class ITEREvaluation(RestorationEvaluation):
     variant: Literal["photo", "clean"] | None = None
     """Which embedded weights."""
     fidelity: tuple[float, ...] = (0.0, 0.5, 1.0)
-    """Settings between the deterministic result (0) and sampled texture (1), each a row of the table."""
+    """Settings between the deterministic result (1) and all sampled texture (0), each a row of the table."""
 
     def methods(self) -> tuple[int, dict[str, Method]]:
         """The scale, and a row of the table per fidelity."""

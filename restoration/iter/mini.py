@@ -8,7 +8,9 @@ bicubic interpolation after hours of training on a CPU:
 - One token stands for one low-resolution pixel (4 x 4 output pixels), not for 8 x 8 output pixels.
 - The token nets are small convolutional nets that see the base's features beside the tokens; nothing is global, so
   tiles that overlap by the receptive field equal the whole.
-- `strength` blends the tokens' embedding into the decoder: 0 is the deterministic picture, 1 the fully sampled one.
+- Sampled texture is added where there is texture: a small learned map (`Activity`) says how far the truth may lie from
+  the deterministic picture at each place, and the tokens' residual is scaled down to that. `strength` multiplies it: 0
+  is the deterministic picture.
 
 The roles are the paper's: `first_tokens` is the distortion-removal encoder E_l (a classifier of codes), `critic` the
 evaluation net phi_e, `refiner` the refinement net phi_r; the sampling loop in `sampling.py` is the same for both
@@ -27,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restoration.iter.model import Observed
+from vision.config import added
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,22 @@ class MiniConfig:
     """Blocks of the refiner."""
     critic_blocks: int = 4
     """Blocks of the critic."""
+    step_channels: int = added(0)
+    """Channels after the first of the x2 steps that enlarge, halved by each; 0: one pixel shuffle by the scale."""
+    activity_channels: int = added(0)
+    """Width of the map that limits sampled texture to places that have some; 0: no map, texture everywhere."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+            least = 0 if name in ("step_channels", "activity_channels") else 1
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        steps = (self.scale - 1).bit_length()
+        if self.step_channels and (self.scale != 2**steps or self.step_channels % 2 ** max(steps - 1, 0)):
+            raise ValueError(
+                f"step_channels needs a scale that is a power of two and must be divisible by half of it, got "
+                f"{self.step_channels} for scale {self.scale}."
+            )
 
 
 class ResidualBlock(nn.Module):
@@ -89,8 +103,44 @@ class TokenBlock(nn.Module):
         return x + self.project(F.silu(self.expand(self.mix(x))))
 
 
+class Enlarge(nn.Sequential):
+    """Features (b, c, h, w) -> RGB (b, 3, scale h, scale w) in x2 steps with a convolution after each.
+
+    One shuffle by 4 lets each of its 16 output phases go its own way, which shows as a grid of dots.
+    """
+
+    def __init__(self, config: MiniConfig):
+        steps, inputs, channels = (config.scale - 1).bit_length(), config.channels, config.step_channels
+        layers: list[nn.Module] = []
+        for _ in range(steps):
+            layers += [nn.Conv2d(inputs, 4 * channels, 3, padding=1), nn.PixelShuffle(2), nn.SiLU()]
+            inputs, channels = channels, channels // 2
+        super().__init__(*layers, nn.Conv2d(inputs, 3, 3, padding=1))
+
+
+class Shuffle(nn.Conv2d):
+    """Features (b, c, h, w) -> RGB (b, 3, scale h, scale w) in one pixel shuffle."""
+
+    def __init__(self, config: MiniConfig):
+        super().__init__(config.channels, 3 * config.scale**2, 3, padding=1)
+        self.scale = config.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(super().forward(x), self.scale)
+
+
+def _tail(config: MiniConfig, factor: float) -> nn.Module:
+    """From features to RGB of the large size; the last layer starts at `factor` times its usual weights."""
+    tail = Enlarge(config) if config.step_channels else Shuffle(config)
+    last = tail[-1] if isinstance(tail, Enlarge) else tail
+    with torch.no_grad():
+        last.weight.mul_(factor)
+        last.bias.mul_(factor)
+    return tail
+
+
 class Base(nn.Module):
-    """Deterministic super-resolution: residual blocks at the input's size, then one pixel shuffle onto bicubic."""
+    """Deterministic super-resolution: residual blocks at the input's size, then the enlargement onto bicubic."""
 
     def __init__(self, config: MiniConfig):
         super().__init__()
@@ -99,16 +149,14 @@ class Base(nn.Module):
         self.head = nn.Conv2d(3, c, 3, padding=1)
         self.blocks = nn.Sequential(*[ResidualBlock(c) for _ in range(config.base_blocks)])
         self.fuse = nn.Conv2d(c, c, 3, padding=1)
-        self.tail = nn.Conv2d(c, 3 * config.scale**2, 3, padding=1)
-        with torch.no_grad():
-            self.tail.weight.mul_(0.1)
+        self.tail = _tail(config, 0.1)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(b, 3, h, w) -> features (b, c, h, w) and picture (b, 3, scale h, scale w), not clamped."""
         first = self.head(image - 0.5)
         features = first + self.fuse(self.blocks(first))
         large = F.interpolate(image, scale_factor=self.scale, mode="bicubic", align_corners=False)
-        return features, large + F.pixel_shuffle(self.tail(features), self.scale)
+        return features, large + self.tail(features)
 
 
 class Decoder(nn.Module):
@@ -121,14 +169,27 @@ class Decoder(nn.Module):
         self.codes = nn.Conv2d(config.code_dim, c, 3, padding=1)
         self.features = nn.Conv2d(c, c, 3, padding=1)
         self.blocks = nn.Sequential(*[ResidualBlock(c) for _ in range(config.decoder_blocks)])
-        self.tail = nn.Conv2d(c, 3 * config.scale**2, 3, padding=1)
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)
+        self.tail = _tail(config, 0.0)
 
     def forward(self, embedding: Tensor, features: Tensor) -> Tensor:
         """(b, d, h, w) and (b, c, h, w) -> (b, 3, scale h, scale w)."""
         x = self.codes(embedding) + self.features(features)
-        return F.pixel_shuffle(self.tail(self.blocks(x)), self.scale)
+        return self.tail(self.blocks(x))
+
+
+class Activity(nn.Module):
+    """How far the truth lies from the deterministic picture at each place, from the base's features."""
+
+    def __init__(self, config: MiniConfig):
+        super().__init__()
+        c = config.activity_channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(config.channels, c, 3, padding=1), nn.SiLU(), nn.Conv2d(c, 1, 3, padding=1)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, c, h, w) -> expected mean absolute difference (b, 1, h, w) of each low-resolution pixel, above 0."""
+        return 0.1 * F.softplus(self.layers(features))
 
 
 class TokenNet(nn.Module):
@@ -162,11 +223,12 @@ class MiniITER(nn.Module):
         self.first_tokens = TokenNet(config, 0, 0, config.encoder_blocks, config.num_codes)
         self.critic = TokenNet(config, 2, 0, config.critic_blocks, 2)
         self.refiner = TokenNet(config, 2, 2, config.refiner_blocks, config.num_codes)
+        self.activity = Activity(config) if config.activity_channels else None
 
     @property
     def receptive_field(self) -> int:
         """Input pixels on each side of a pixel that its deterministic picture depends on."""
-        return 2 * self.config.base_blocks + 3
+        return 2 * self.config.base_blocks + (4 if self.config.step_channels else 3)
 
     def observe(self, image: Tensor) -> Observed:
         """(b, 3, h, w) -> first tokens (b, 1, h, w) and the context: features and the deterministic picture."""
@@ -187,7 +249,21 @@ class MiniITER(nn.Module):
         """Picture (b, 3, scale h, scale w) in [0, 1] plus `strength` times the residual that the tokens describe."""
         embedding = F.embedding(tokens[:, 0], self.codebook).permute(0, 3, 1, 2)
         residual = self.decoder(embedding, observed.context["features"])
+        if self.activity is not None:
+            residual = residual * self.texture_share(residual, observed.context["features"])
         return (observed.context["picture"] + strength * residual).clamp(0, 1)
+
+    def texture_share(self, residual: Tensor, features: Tensor) -> Tensor:
+        """What may stay of a residual (b, 3, H, W) at each place: (b, 1, H, W) in [0, 1].
+
+        Where the truth is expected within e of the deterministic picture, a residual whose mean magnitude r around
+        there is larger is scaled by e / r: smooth places stay smooth.
+        """
+        expected = self.activity(features)
+        found = F.avg_pool2d(residual.abs().mean(1, keepdim=True), self.scale)
+        found = F.avg_pool2d(F.pad(found, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        share = (expected / found.clamp(min=1e-4)).clamp(max=1)
+        return F.interpolate(share, scale_factor=self.scale, mode="bilinear", align_corners=False)
 
     def restore_base(self, image: Tensor) -> Tensor:
         """(b, 3, h, w) -> the deterministic picture (b, 3, scale h, scale w) in [0, 1]."""

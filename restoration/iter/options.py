@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -13,6 +13,7 @@ from restoration.iter.published import PublishedConfig
 from restoration.iter.sampling import mask_schedule
 from restoration.iter.tokens import LQEncoderConfig, TokenNetConfig
 from restoration.iter.vqgan import VQGANConfig
+from vision.config import renamed
 
 Variant = Literal["photo", "clean"]
 """Which embedded weights."""
@@ -36,8 +37,8 @@ class ITERConfig:
     """Probability from which first tokens are trusted."""
     padding: Literal["official", "minimal"] = "official"
     """official mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
-    fidelity: float = 1.0
-    """Share of the sampled texture that a call takes when it names none."""
+    texture: float = renamed("fidelity", 1.0)
+    """Share of the sampled texture, in [0, 1], that a call takes when it names no fidelity."""
     tile: int = 128
     """Side of the tiles that large pictures are cut into, in input pixels."""
     tile_overlap: int = 16
@@ -58,9 +59,8 @@ class ITEROptions:
     scale: float | None = None
     """Output pixels per input pixel; other values than the model's resize its result."""
     fidelity: float | None = None
-    """0: deterministic picture without sampling; 1: fully sampled texture; between: blended (small network only)."""
-    variant: Variant | None = None
-    """Which embedded weights: photo for photographs with real faults, clean for sharp pictures that are only small."""
+    """How much to keep to what the input determines. 1: the deterministic picture, without sampling; 0: all sampled
+    texture, where there is texture; between: a share of it (small network only)."""
     steps: int | None = None
     """Steps of the sampling schedule; more are slower and finer."""
     schedule: str | None = None
@@ -91,8 +91,6 @@ class ITEROptions:
             raise ValueError(f"scale must lie in (0, 32], got {self.scale}.")
         if self.fidelity is not None and not 0 <= self.fidelity <= 1:
             raise ValueError(f"fidelity must lie in [0, 1], got {self.fidelity}.")
-        if self.variant not in (None, "photo", "clean"):
-            raise ValueError(f"variant must be photo or clean, got {self.variant}.")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}.")
         if self.schedule is not None:
@@ -110,6 +108,20 @@ class ITEROptions:
             raise ValueError(f"tile_overlap must be at least 0, got {self.tile_overlap}.")
         if self.tiling not in ("blended", "official"):
             raise ValueError(f"tiling must be blended or official, got {self.tiling}.")
+
+
+@dataclass(frozen=True)
+class ITERCommand(ITEROptions):
+    """The options with what the command line says about loading."""
+
+    variant: Variant | None = None
+    """Which of the weights that come with the project: photo (also when None) for photographs with real faults, clean
+    for sharp pictures that are only small."""
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Arguments of `ITERRestorer.from_pretrained`."""
+        return {} if self.variant is None else {"variant": self.variant}
 
 
 BUILTIN = {

@@ -24,7 +24,7 @@ from restoration.iter.published import PublishedITER
 from restoration.iter.sampling import Keep, PlacedNoise, SamplingOptions, TokenSampler, TokenState
 from vision import hub
 from vision.config import load_config, save_config
-from vision.images import ImageLike, as_loaded, pad_to, pad_to_multiple, to_pil, to_tensor, to_uint8
+from vision.images import ImageLike, as_loaded, keep_grey, pad_to, pad_to_multiple, to_pil, to_tensor, to_uint8
 from vision.refine import PerItem, Step
 from vision.resize import imresize
 from vision.tiles import Box, Tiles
@@ -41,11 +41,10 @@ class ITERRestorer:
     Args:
         model: the network.
         config: what it was made with.
-        variant: which embedded weights it has; None for other sources.
     """
 
-    def __init__(self, model: nn.Module, config: ITERConfig, variant: Variant | None = None):
-        self.model, self.config, self.variant = model, config, variant
+    def __init__(self, model: nn.Module, config: ITERConfig):
+        self.model, self.config = model, config
 
     @classmethod
     def from_pretrained(
@@ -87,7 +86,7 @@ class ITERRestorer:
             config = load_config(ITERConfig, folder / "config.json")
             model = _build(config)
             hub.load_weights(model, found.path)
-        return cls(model.eval(), config, variant).to(device, dtype)
+        return cls(model.eval(), config).to(device, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config and weights, floating ones as `dtype` when it is given, to `folder`."""
@@ -160,14 +159,13 @@ class ITERRestorer:
             ValueError: the options do not suit this network.
         """
         options = options or ITEROptions()
-        restorer = self._chosen(options)
-        restorer._check(options)
-        finish = finish or (lambda piece: piece)
-        height, width = restorer.output_size(*image.shape[-2:], options)
-        if (height, width) == (image.shape[-2] * restorer.scale, image.shape[-1] * restorer.scale):
-            yield from restorer._bands(image, options, finish, list(observers), progress)
+        self._check(options)
+        finish = keep_grey(image, finish)
+        height, width = self.output_size(*image.shape[-2:], options)
+        if (height, width) == (image.shape[-2] * self.scale, image.shape[-1] * self.scale):
+            yield from self._bands(image, options, finish, list(observers), progress)
             return
-        whole = _join(restorer._bands(image, options, lambda piece: piece, list(observers), progress))
+        whole = _join(self._bands(image, options, lambda piece: piece, list(observers), progress))
         yield finish(imresize(whole, size=(height, width)).clamp(0, 1))
 
     def output_size(self, height: int, width: int, options: ITEROptions | None = None) -> tuple[int, int]:
@@ -198,22 +196,22 @@ class ITERRestorer:
     ) -> tuple[TokenSampler, TokenState]:
         """The sampler and the state before the first step, of a picture taken whole; arguments as in `steps`."""
         options = options or ITEROptions()
-        restorer = self._chosen(options)
-        restorer._check(options)
-        padded = restorer._pad(to_tensor(image), options)
-        sampler = TokenSampler(restorer.model, restorer._sampling(options))
-        noise = restorer._noise(padded, options) if noise is None else PerItem(noise)
-        return sampler, sampler.start(restorer._move(padded), noise)
+        self._check(options)
+        padded = self._pad(to_tensor(image), options)
+        sampler = TokenSampler(self.model, self._sampling(options))
+        noise = self._noise(padded, options) if noise is None else PerItem(noise)
+        return sampler, sampler.start(self._move(padded), noise)
 
     @torch.no_grad()
-    def decode(self, state: TokenState, size: tuple[int, int] | None = None, fidelity: float = 1.0) -> Tensor:
+    def decode(self, state: TokenState, size: tuple[int, int] | None = None, fidelity: float | None = None) -> Tensor:
         """The picture (b, 3, H, W) in [0, 1] of a sampling state.
 
         Args:
             size: (height, width) to cut the padding off to; None keeps it.
-            fidelity: as in `ITEROptions`, above 0.
+            fidelity: as in `ITEROptions`.
         """
-        picture = self.model.decode(state.observed, state.tokens, fidelity)
+        texture = self.config.texture if fidelity is None else 1 - fidelity
+        picture = self.model.decode(state.observed, state.tokens, texture)
         return picture.float() if size is None else picture[..., : size[0], : size[1]].float()
 
     def token_grid(
@@ -222,8 +220,8 @@ class ITERRestorer:
         """(b, 3, 2 H, steps * W): the picture after every step above, the tokens visible in it below, with padding."""
         sampler, state = self.start(image, options, noise=noise)
         tokens, visible = sampler.reports(state, list(sampler.steps(state)))
-        restorer = self._chosen(options or ITEROptions())
-        pictures = [restorer.decode(replace(state, tokens=current)) for current in tokens]
+        fidelity = None if options is None else options.fidelity
+        pictures = [self.decode(replace(state, tokens=current), fidelity=fidelity) for current in tokens]
         masks = [F.interpolate(mask.float(), pictures[0].shape[-2:]).expand_as(pictures[0]) for mask in visible]
         return torch.cat([torch.cat(pictures, dim=3), torch.cat(masks, dim=3)], dim=2)
 
@@ -300,8 +298,8 @@ class ITERRestorer:
         height, width = image.shape[-2] * self.scale, image.shape[-1] * self.scale
         padded = self._pad(image, options)
         moved = self._move(padded)
-        fidelity = self.config.fidelity if options.fidelity is None else options.fidelity
-        if fidelity == 0:
+        fidelity = 1 - self.config.texture if options.fidelity is None else options.fidelity
+        if fidelity == 1:
             with torch.no_grad():
                 picture = self.model.restore_base(moved).float()
         else:
@@ -366,15 +364,6 @@ class ITERRestorer:
     def _check(self, options: ITEROptions) -> None:
         if self.config.architecture == "published" and options.fidelity not in (None, 0, 1):
             raise ValueError(f"fidelity must be 0 or 1 for the published network, got {options.fidelity}.")
-
-    def _chosen(self, options: ITEROptions) -> ITERRestorer:
-        """This restorer, or one with the embedded weights of another variant when the options name it."""
-        if options.variant in (None, self.variant):
-            return self
-        if self.variant is None:
-            raise ValueError(f"variant {options.variant} belongs to the embedded weights; leave it out for others.")
-        weight = next(self.model.parameters())
-        return type(self).from_pretrained(variant=options.variant, device=weight.device, dtype=weight.dtype)
 
 
 class _Progress:

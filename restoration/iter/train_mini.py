@@ -1,31 +1,36 @@
-"""Training of the small default network (see `mini.py`) in three stages.
+"""Training of the small default network (see `mini.py`) in four stages.
 
     burnish train iter --recipe mini --photos photos --variant clean
-    burnish train iter --recipe mini --photos photos --variant photo --fidelity 0.3 \\
-        --start runs/iter-mini/clean --steps 3000 600 1800 --rates 5e-4 1e-3 1e-3
+    burnish train iter --recipe mini --photos photos --variant photo
+    burnish train iter --recipe tune --photos my_photos
 
-`photos` is the folder that `vision/photos.py` tells how to fill. Each command writes checkpoints, goes on from
-them when it is started again, and ends with the folder `<folder>/<variant>/weights`, which
-`ITERRestorer.from_pretrained` loads.
+`photos` is a folder of good photographs: your own, or the ones that the weights in the project were made from
+(`vision/photos.py` tells how to get them). Each command writes checkpoints, goes on from them when it is started again,
+and ends with the folder `<folder>/<variant>/weights`, which `ITERRestorer.from_pretrained` loads. `--start` grows the
+base from that of smaller weights, or goes on from equal ones.
 
 1. `base`: mean absolute error of the deterministic picture.
-2. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks (base frozen).
-3. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the released code do (masking ratio
+2. `sharpen` (variant photo only): the base learns to be sharp. A small network cannot learn that from the truth alone,
+   because the truth is not determined by the input; what Real-ESRGAN x4plus makes of the input is. Absolute error
+   against the mean of truth and teacher, edges and deep features against the teacher, texture statistics against the
+   truth, and a loss against patterns that repeat. Without the packages of the teacher and of the deep features this
+   stage cannot run (`--teacher none` leaves it out).
+3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
+   activity map how much that is (base frozen).
+4. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the released code do (masking ratio
    cos(pi u / 2), class-balanced critic at the start, per-token losses), all else frozen.
 
-A fourth stage that tuned the decoder on sampled tokens with an absolute and an adversarial error was tried and left
-out: the absolute error taught the decoder to ignore the tokens, and the sampled texture with them.
-
-Data: 21 photographs (BSD-2-Clause, CC-BY-4.0, CC0-1.0), halved once and twice. Variant `clean` sees MATLAB-bicubic
-inputs, `photo` the mixture `PHOTO_MIXTURE` of degradations. Times and measured results stand in the model card beside
-the weights.
+Data: photographs, halved once and twice, and a share of crops drawn by code (`restoration/drawn.py`). Variant `clean`
+sees MATLAB-bicubic inputs, `photo` kept lessons (`lessons.py`) of the mixture `PHOTO_MIXTURE` of degradations. Times
+and measured results stand in the model card beside the weights.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,23 +39,33 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from restoration.degrade import Draws, degrade
+from restoration.drawn import drawn_crop
+from restoration.iter.lessons import Lessons, choose, make_lessons, random_crop
 from restoration.iter.mini import MiniConfig, MiniITER, ResidualBlock
 from restoration.iter.model import Observed
 from restoration.recipes import recipe
-from vision.losses import class_balanced_cross_entropy
+from vision.efficientnet import feature_maps, load_efficientnet
+from vision.losses import (
+    class_balanced_cross_entropy,
+    gradient_difference,
+    pattern_difference,
+    statistics_difference,
+    texture_difference,
+)
 from vision.photos import collect_photos
 from vision.training import Context, Objective, TrainOptions, fit_stage
 
-STAGES = ("base", "tokeniser", "tokens")
+STAGES = ("base", "sharpen", "tokeniser", "tokens")
 
 CLEAN_MIXTURE = {"bicubic": 1.0}
-PHOTO_MIXTURE = {"bsrgan_light": 0.4, "realesrgan": 0.3, "bsrgan": 0.15, "bicubic": 0.15}
+PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrgan_strong": 0.15, "bicubic": 0.15}
 """Shares of the degradations that the variant `photo` is trained on."""
+EDGES, FEATURES, STATISTICS, TEXTURE, PATTERN = 0.3, 0.02, 0.1, 0.02, 1.0
+"""Weights of the losses of `sharpen` beside the absolute error."""
 
 
 @dataclass(frozen=True)
@@ -63,36 +78,72 @@ class MiniTraining:
     """Runs go to a folder in it that is named after the variant."""
     variant: Literal["clean", "photo"] = "clean"
     """Degradations to learn."""
-    start: Path | None = None
-    """Folder of a finished run whose networks this one starts from."""
-    steps: tuple[int, int, int] = (10000, 1800, 3000)
-    """Updates of the three stages."""
-    rates: tuple[float, float, float] = (1e-3, 1e-3, 1e-3)
-    """Peak learning rates of the three stages."""
-    crop: int = 112
+    start: str | None = None
+    """Weights to start from (clean or photo of the embedded default, or a folder); those of a smaller network grow."""
+    teacher: Literal["x4plus", "none"] = "x4plus"
+    """Network that the variant photo learns sharpness from."""
+    lessons: int = 1408
+    """Kept crops of the variant photo."""
+    lesson_size: int = 256
+    """Pixels per side of a kept crop."""
+    drawn: float = 0.25
+    """Share of crops that are drawn by code: text, line art, flat colours."""
+    steps: tuple[int, int, int, int] = (5000, 4000, 1500, 3000)
+    """Updates of the four stages."""
+    rates: tuple[float, float, float, float] = (5e-4, 2e-4, 1e-3, 1e-3)
+    """Peak learning rates of the four stages."""
+    crop: int = 160
     """Pixels per side of the high-resolution crops."""
-    batch_sizes: tuple[int, int, int] = (16, 16, 8)
-    """Crops per update and process in the three stages."""
-    fidelity: float = 1.0
-    """Share of the sampled texture that the weights recommend as the default of a call."""
+    batch_sizes: tuple[int, int, int, int] = (8, 8, 8, 8)
+    """Crops per update and process in the four stages."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Numbers of the networks while they learn; bf16 takes half the time on processors that have it."""
+    texture: float = 1.0
+    """Share of the sampled texture, in [0, 1], that the weights recommend as the default of a call."""
     seed: int = 0
     """Of the initial weights, the data and the losses."""
     workers: int = 1
     """Processes that load data."""
-    network: MiniConfig = field(default_factory=MiniConfig)
+    network: MiniConfig = field(
+        default_factory=lambda: MiniConfig(channels=64, base_blocks=16, step_channels=32, activity_channels=16)
+    )
     """Sizes of the network."""
 
     def __post_init__(self) -> None:
         if self.crop % self.network.scale:
             raise ValueError(f"crop must be a multiple of the scale {self.network.scale}, got {self.crop}.")
+        if not 0 <= self.drawn <= 1:
+            raise ValueError(f"drawn is a share in [0, 1], got {self.drawn}.")
+
+
+@dataclass(frozen=True)
+class TuneTraining(MiniTraining):
+    """Tune the weights that come with the project on a folder of your own photographs."""
+
+    folder: Path = Path("runs/iter-tuned")
+    """Runs go to a folder in it that is named after the variant."""
+    variant: Literal["clean", "photo"] = "photo"
+    """Degradations to learn."""
+    start: str | None = "photo"
+    """Weights to start from (clean or photo of the embedded default, or a folder); those of a smaller network grow."""
+    lessons: int = 320
+    """Kept crops of the variant photo."""
+    steps: tuple[int, int, int, int] = (100, 300, 200, 400)
+    """Updates of the four stages."""
+    rates: tuple[float, float, float, float] = (1e-4, 1e-4, 3e-4, 3e-4)
+    """Peak learning rates of the four stages."""
 
 
 class SharpPairs(Dataset[dict[str, Tensor]]):
     """Random crops with something to see in them, flipped and transposed, and their degraded versions.
 
-    Item i depends on (seed, i) alone. A crop is drawn again, at most three times, while the standard deviation of its
-    Laplacian is below `sharpness` (grey levels): half of a typical photograph is sky and blur, from which little is
-    learnt.
+    Item i depends on (seed, i) alone.
+
+    Args:
+        paths: files of good photographs.
+        size: pixels per side of the crops.
+        mixture: shares of degradations by their names.
+        drawn: share of crops that are drawn by code.
     """
 
     def __init__(
@@ -102,15 +153,11 @@ class SharpPairs(Dataset[dict[str, Tensor]]):
         mixture: Mapping[str, float],
         scale: int = 4,
         seed: int = 0,
-        sharpness: float = 5.0,
+        drawn: float = 0.0,
     ):
         self.paths, self.size, self.mixture, self.scale = list(paths), size, dict(mixture), scale
-        self.seed, self.sharpness = seed, sharpness
+        self.seed, self.drawn = seed, drawn
         self.images = [np.asarray(Image.open(path).convert("RGB")) for path in self.paths]
-        roots = np.array([math.sqrt(image.shape[0] * image.shape[1]) for image in self.images])
-        self.shares = np.cumsum(roots / roots.sum())
-        self.recipes = [replace(recipe(name), scale=scale) for name in self.mixture]
-        self.recipe_shares = np.cumsum(list(self.mixture.values())) / sum(self.mixture.values())
 
     def __len__(self) -> int:
         return 2**62
@@ -118,23 +165,11 @@ class SharpPairs(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """hr (3, size, size) and lr (3, size / scale, size / scale), float32 in [0, 1]."""
         rng = np.random.default_rng((self.seed, index))
-        for _ in range(4):
-            image = self.images[min(int(np.searchsorted(self.shares, rng.random())), len(self.images) - 1)]
-            y, x = (int(rng.integers(0, side - self.size + 1)) for side in image.shape[:2])
-            crop = image[y : y + self.size, x : x + self.size]
-            if _laplacian_deviation(crop[..., 1]) >= self.sharpness:
-                break
-        down, across, transpose = rng.integers(0, 2, 3)
-        crop = crop[:: -1 if down else 1, :: -1 if across else 1]
-        crop = crop.transpose(1, 0, 2) if transpose else crop
-        hr = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).float() / 255
-        how = self.recipes[int(np.searchsorted(self.recipe_shares, rng.random()))]
+        drawn = rng.random() < self.drawn
+        crop = drawn_crop(rng, self.size) if drawn else random_crop(self.images, self.size, rng)
+        hr = torch.from_numpy(crop.transpose(2, 0, 1).copy()).float() / 255
+        how = changed(recipe(choose(self.mixture, rng.random())), scale=self.scale)
         return {"hr": hr, "lr": degrade(hr, how, Draws.seeded(self.seed, index))}
-
-
-def _laplacian_deviation(channel: np.ndarray) -> float:
-    x = channel.astype(np.float32)
-    return float((x[1:-1, :-2] + x[1:-1, 2:] + x[:-2, 1:-1] + x[2:, 1:-1] - 4 * x[1:-1, 1:-1]).std())
 
 
 class TokenEncoder(nn.Module):
@@ -156,16 +191,18 @@ class TokenEncoder(nn.Module):
 class Networks(nn.Module):
     """The network with its training-only encoder; `forward` computes the loss of a stage."""
 
-    def __init__(self, config: MiniConfig):
+    def __init__(self, config: MiniConfig, judge: nn.Module | None = None):
         super().__init__()
         self.model, self.encoder = MiniITER(config), TokenEncoder(config)
+        self.judge = (judge,)  # a tuple, so that the frozen network is no part of this module
 
     def train_only(self, stage: str) -> Networks:
         """Let gradients reach only what this stage trains."""
         model = self.model
         parts: dict[str, list[nn.Module | nn.Parameter]] = {
             "base": [model.base],
-            "tokeniser": [self.encoder, model.codebook, model.decoder],
+            "sharpen": [model.base],
+            "tokeniser": [self.encoder, model.codebook, model.decoder, *filter(None, [model.activity])],
             "tokens": [model.first_tokens, model.critic, model.refiner],
         }
         self.requires_grad_(False)
@@ -176,17 +213,46 @@ class Networks(nn.Module):
     def forward(self, stage: str, batch: dict[str, Tensor], context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and logs of a stage on hr (b, 3, H, W) and lr (b, 3, h, w)."""
         hr, lr = (batch[name].contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
+        if stage == "sharpen":
+            return self.sharpen(hr, lr, batch["teacher"])
         return {"base": self.base, "tokeniser": self.tokeniser, "tokens": self.tokens}[stage](hr, lr, context)
 
     def base(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Absolute error of the deterministic picture."""
         return F.l1_loss(self.model.base(lr)[1], hr), {}
 
+    def sharpen(self, hr: Tensor, lr: Tensor, teacher: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Distance to truth and teacher, and of the texture from the truth's."""
+        picture = self.model.base(lr)[1].float()
+        error = F.l1_loss(picture, (hr + teacher) / 2)
+        edges = gradient_difference(picture, teacher)
+        pattern = pattern_difference(picture, hr)
+        texture = texture_difference(picture, hr)
+        (judge,) = self.judge
+        with torch.no_grad():
+            true_maps, taught_maps = feature_maps(judge, hr), feature_maps(judge, teacher)
+        maps = feature_maps(judge, picture)
+        pairs = zip(maps, taught_maps, strict=True)
+        features = torch.stack([F.l1_loss(found, other) / other.abs().mean() for found, other in pairs]).mean()
+        statistics = statistics_difference(maps, true_maps)
+        loss = error + EDGES * edges + FEATURES * features + STATISTICS * statistics
+        loss = loss + TEXTURE * texture + PATTERN * pattern
+        logs = {
+            "error": error,
+            "error_of_truth": F.l1_loss(picture, hr),
+            "edges": edges,
+            "features": features,
+            "statistics": statistics,
+            "texture": texture,
+            "pattern": pattern,
+        }
+        return loss, logs
+
     def tokeniser(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Absolute error of the picture decoded from the true tokens, and the quantiser's loss."""
         with torch.no_grad():
             features, picture = self.model.base(lr)
-        vectors = self.encoder(hr, picture)
+        vectors = self.encoder(hr, picture).float()
         if context.step % 100 == 0 and context.step < 2000:
             self._revive_codes(vectors, context)
         codes = self.model.codebook[self._nearest(vectors)].permute(0, 3, 1, 2)
@@ -194,14 +260,19 @@ class Networks(nn.Module):
         out = picture + self.model.decoder(vectors + (codes - vectors).detach(), features)
         error = F.l1_loss(out, hr)
         logs = {"error": error, "error_of_base": F.l1_loss(picture, hr), "quantiser": quantiser}
-        return error + 0.1 * quantiser, logs
+        loss = error + 0.1 * quantiser
+        if self.model.activity is not None:
+            lacking = F.avg_pool2d((hr - picture).abs().mean(1, keepdim=True), self.model.scale)
+            logs["activity"] = F.mse_loss(self.model.activity(features), lacking).sqrt()
+            loss = loss + 0.1 * logs["activity"]
+        return loss, logs
 
     def tokens(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross entropies of first tokens, critic (twice) and refiner, as the released code sums them."""
         model = self.model
         with torch.no_grad():
             features, picture = model.base(lr)
-            target = self._nearest(self.encoder(hr, picture))
+            target = self._nearest(self.encoder(hr, picture).float())
         first_logits = model.first_tokens(features, [], [])
         first = first_logits.detach().argmax(1, keepdim=True)
         observed = Observed(first, {"features": features})
@@ -237,7 +308,8 @@ class Networks(nn.Module):
         """Code numbers (b, h, w) of vectors (b, d, h, w)."""
         flat = vectors.permute(0, 2, 3, 1).reshape(-1, vectors.shape[1])
         book = self.model.codebook
-        distances = book.square().sum(1) - 2 * flat @ book.T
+        with torch.autocast(flat.device.type, enabled=False):
+            distances = book.square().sum(1) - 2 * flat @ book.T
         return distances.argmin(1).view(vectors.shape[0], *vectors.shape[2:])
 
     @torch.no_grad()
@@ -259,14 +331,27 @@ def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None =
 
     folder = options.folder / options.variant
     paths = collect_photos(options.photos, options.folder / "pictures")
-    mixture = CLEAN_MIXTURE if options.variant == "clean" else PHOTO_MIXTURE
+    taught = options.variant == "photo" and options.teacher != "none"
+    data: dict[str, Any] = {}
+    if options.variant == "photo":
+        where = options.folder / "lessons"
+        chosen = {"size": options.lesson_size, "drawn": options.drawn, "taught": taught, "seed": options.seed}
+        files = make_lessons(paths, where, options.lessons, PHOTO_MIXTURE, **chosen, log=log)
+        data["photo"] = lambda seed: Lessons(files, options.crop, seed)
+    else:
+        data["clean"] = lambda seed: SharpPairs(
+            paths, options.crop, CLEAN_MIXTURE, options.network.scale, seed, options.drawn
+        )
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(options.seed)
-        networks = Networks(options.network)
+        networks = Networks(options.network, load_efficientnet(2) if taught else None)
     networks.to(memory_format=torch.channels_last)
     if options.start is not None:
-        networks.load_state_dict(load_file(options.start / f"{STAGES[-1]}.safetensors"))
+        named = {"variant": options.start} if options.start in ("clean", "photo") else {"source": options.start}
+        grow(networks.model, ITERRestorer.from_pretrained(**named).model)
     for number, stage in enumerate(STAGES):
+        if stage == "sharpen" and not taught:
+            continue
         settings = TrainOptions(
             folder=folder / stage,
             steps=options.steps[number],
@@ -276,24 +361,58 @@ def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None =
             warmup=min(200, options.steps[number] // 10),
             max_grad_norm=1.0,
             ema_decay=0.999,
+            mixed_precision=options.mixed_precision,
             seed=options.seed * len(STAGES) + number,
             workers=options.workers,
             log_every=min(100, options.steps[number]),
         )
-        data = SharpPairs(paths, options.crop, mixture, options.network.scale, settings.seed)
 
         def loss(batch: Any, context: Context, stage: str = stage) -> tuple[Tensor, dict[str, Tensor]]:
             return context.modules["networks"](stage, batch, context)
 
         objectives = [Objective("networks", networks.train_only(stage), loss)]
         file = folder / f"{stage}.safetensors"
-        trained = fit_stage(file, objectives, data, settings, log=log, max_seconds=max_seconds)
+        samples = data[options.variant](settings.seed)
+        trained = fit_stage(file, objectives, samples, settings, log=log, max_seconds=max_seconds)
         if trained is None:
             return None
         networks.load_state_dict(trained.state_dict())
+    reach = 4 * math.ceil((networks.model.receptive_field + 1) / 4)
     config = ITERConfig(
-        "mini", mini=options.network, padding="minimal", tile=256, tile_overlap=24, fidelity=options.fidelity
+        "mini", mini=options.network, padding="minimal", tile=256, tile_overlap=reach, texture=options.texture
     )
     restorer = ITERRestorer(networks.model.requires_grad_(False), config)
     restorer.save_pretrained(folder / "weights", dtype=torch.float16)
     return folder / "weights"
+
+
+@torch.no_grad()
+def grow(model: MiniITER, smaller: nn.Module) -> None:
+    """Put the weights of a network into one that is at least as wide and deep.
+
+    Added channels are read by nothing of the old at first and added blocks add nothing, so that the old part of the
+    base computes what it did. Other parts are taken where their shapes are equal.
+
+    Raises:
+        ValueError: the other network is not a small one, or it is larger.
+    """
+    if not isinstance(smaller, MiniITER):
+        raise ValueError("Only weights of the small network can be started from.")
+    mine, theirs = model.config, smaller.config
+    if mine.scale != theirs.scale or mine.channels < theirs.channels or mine.base_blocks < theirs.base_blocks:
+        raise ValueError(
+            f"A network of {theirs.channels} channels and {theirs.base_blocks} blocks at scale {theirs.scale} does not "
+            f"fit into one of {mine.channels} and {mine.base_blocks} at scale {mine.scale}; give larger network sizes."
+        )
+    old = smaller.state_dict()
+    for name, value in model.state_dict().items():
+        if name in old and old[name].shape == value.shape:
+            value.copy_(old[name])
+        elif name in old and name.startswith("base."):
+            rows = tuple(slice(0, length) for length in old[name].shape[:2])
+            if value.ndim > 1:
+                value[rows[0]] = 0
+            value[rows] = old[name]
+    for block in model.base.blocks[theirs.base_blocks :]:
+        block.conv2.weight.zero_()
+        block.conv2.bias.zero_()

@@ -31,7 +31,7 @@ from vision.diffusion.backbone import (
 from vision.diffusion.denoise import At, Denoising, denoise_steps, set_steps
 from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, vae_tiles
 from vision.diffusion.tiling import GaussianTiles
-from vision.images import ImageLike, as_loaded, to_pil, to_tensor, to_uint8
+from vision.images import ImageLike, as_loaded, keep_grey, to_pil, to_tensor, to_uint8
 from vision.refine import Step, item_generators
 from vision.tiles import Tiles
 
@@ -137,6 +137,8 @@ class PASDRestorer(PASDComponents):
             if progress is not None:
                 progress((step.index + 1) / (run.options.steps + 1))
         result = self.finish(run, self.decode(state, run.options), image)
+        if self.config.task != "colorize" and not run.options.eight_bit:
+            result = keep_grey(image)(result)
         if progress is not None:
             progress(1.0)
         return result

@@ -42,7 +42,7 @@ def test_tables_pictures_and_run_are_written(folder, tmp_path):
 
 def test_a_bad_image_costs_one_sentence(folder, tmp_path):
     (folder / "bad.png").write_bytes(b"not an image")
-    options = ITEREvaluation(out=tmp_path / "out", hr=folder, source="builtin:tiny-mini", peers=(), fidelity=(0.0,))
+    options = ITEREvaluation(out=tmp_path / "out", hr=folder, source="builtin:tiny-mini", peers=(), fidelity=(1.0,))
     events = []
     assert evaluate(options, events.append).code == 2
     assert ["bad.png is not an image" in event.text for event in events if event.kind == "refused"] == [True]

@@ -81,7 +81,7 @@ def test_result_of_an_image_does_not_depend_on_the_others(folder, tmp_path):
 
 def test_tiled_results_are_streamed_to_the_same_pixels(tmp_path):
     picture(0, (70, 90)).save(tmp_path / "a.png")
-    chosen = {"tile": 32, "tile_overlap": 4, "fidelity": 0.0}
+    chosen = {"tile": 32, "tile_overlap": 4, "fidelity": 1.0}
     assert main(options(tmp_path / "out", tmp_path / "a.png", **chosen)) == 0
     expected = ITERRestorer.from_pretrained(SOURCE)(tmp_path / "a.png", ITEROptions(**chosen))
     assert np.array_equal(pixels(tmp_path / "out" / "a.png"), expected) and expected.size == (280, 360)

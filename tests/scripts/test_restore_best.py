@@ -40,7 +40,7 @@ class Prefers:
 
 def test_the_result_is_the_seed_that_the_judge_prefers(picture, tmp_path, monkeypatch):
     options = RestoreOptions(
-        (picture,), tmp_path / "best", ITEROptions(seed=5, fidelity=1.0), source="builtin:tiny-mini", best_of=3
+        (picture,), tmp_path / "best", ITEROptions(seed=5, fidelity=0.0), source="builtin:tiny-mini", best_of=3
     )
     judge = Prefers(6)
     monkeypatch.setattr(restore, "_judge", lambda source: judge)
@@ -51,7 +51,7 @@ def test_the_result_is_the_seed_that_the_judge_prefers(picture, tmp_path, monkey
     assert run["images"]["a.png"]["kept_seed"] == 6
     alone = {}
     for seed in (5, 6):
-        one = replace(options, out=tmp_path / str(seed), best_of=1, options=ITEROptions(seed=seed, fidelity=1.0))
+        one = replace(options, out=tmp_path / str(seed), best_of=1, options=ITEROptions(seed=seed, fidelity=0.0))
         assert main(one) == 0
         alone[seed] = (tmp_path / str(seed) / "a.png").read_bytes()
     assert (tmp_path / "best" / "a.png").read_bytes() == alone[6] != alone[5]

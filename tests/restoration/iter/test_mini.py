@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from restoration.iter import train_mini
+from restoration import drawn
+from restoration.iter import lessons, train_mini
 from restoration.iter.mini import MiniConfig, MiniITER
 from restoration.iter.options import ITEROptions
 from restoration.iter.restorer import ITERRestorer
@@ -41,6 +44,9 @@ def photo_folder(folder: Path, count: int = 2) -> Path:
     return folder
 
 
+STEPPED = replace(TINY, step_channels=4, activity_channels=4)
+
+
 def test_no_strength_is_the_deterministic_picture():
     model = MiniITER(TINY)
     torch.nn.init.normal_(model.decoder.tail.weight)
@@ -49,8 +55,9 @@ def test_no_strength_is_the_deterministic_picture():
     assert not torch.equal(model.decode(observed, observed.first, 1.0), base)
 
 
-def test_the_deterministic_picture_depends_on_its_receptive_field_alone():
-    model = MiniITER(TINY)
+@pytest.mark.parametrize("config", (TINY, STEPPED), ids=("one shuffle", "steps"))
+def test_the_deterministic_picture_depends_on_its_receptive_field_alone(config):
+    model = MiniITER(config)
     reach = model.receptive_field
     size = 2 * reach + 3
     image = picture(size, size).requires_grad_()
@@ -59,6 +66,56 @@ def test_the_deterministic_picture_depends_on_its_receptive_field_alone():
     out[0, :, centre, centre].sum().backward()
     rows = image.grad.abs().sum((0, 1, 3)).nonzero()[:, 0]
     assert size // 2 - reach <= rows.min() and rows.max() <= size // 2 + reach
+
+
+def test_texture_stays_where_the_map_expects_some():
+    model = MiniITER(STEPPED)
+    torch.nn.init.normal_(model.decoder.tail[-1].weight)
+    observed = model.observe(picture(8, 8))
+    base = observed.context["picture"]
+    for expected, share in ((-20.0, 0.0), (1000.0, 1.0)):
+        torch.nn.init.zeros_(model.activity.layers[-1].weight)
+        torch.nn.init.constant_(model.activity.layers[-1].bias, expected)
+        residual = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        found = model.texture_share(residual, observed.context["features"])
+        assert torch.allclose(found, torch.full_like(found, share), atol=1e-6)
+    torch.nn.init.constant_(model.activity.layers[-1].bias, -20.0)
+    assert torch.allclose(model.decode(observed, observed.first), base.clamp(0, 1), atol=1e-6)
+
+
+def test_a_network_grows_from_a_smaller_one_without_a_change_of_its_features():
+    small = MiniITER(STEPPED).eval()
+    large = MiniITER(replace(STEPPED, channels=12, base_blocks=4)).eval()
+    train_mini.grow(large, small)
+    image = picture(7, 9)
+    assert torch.allclose(large.base(image)[0][:, :8], small.base(image)[0], atol=1e-5)
+    with pytest.raises(ValueError, match="8 channels and 2 blocks at scale 4"):
+        train_mini.grow(MiniITER(replace(TINY, channels=4)), MiniITER(TINY))
+
+
+def test_lessons_are_kept_and_depend_on_seed_and_number_alone(tmp_path):
+    photos = sorted(photo_folder(tmp_path / "p").iterdir())
+    make = partial(lessons.make_lessons, photos, tmp_path / "l", 20, {"bicubic": 0.5, "bsrgan_light": 0.5}, size=64)
+    files = make(taught=False)
+    before = [file.read_bytes() for file in files]
+    assert make(taught=False) == files and [file.read_bytes() for file in files] == before
+    files[0].unlink()
+    assert [file.read_bytes() for file in make(taught=False)] == before
+    data, again = lessons.Lessons(files, 32, seed=4), lessons.Lessons(files, 32, seed=4)
+    for index in (3, 0, 3):
+        item, other = data[index], again[index]
+        assert all(torch.equal(item[name], other[name]) for name in item)
+    assert item["hr"].shape == item["teacher"].shape == (3, 32, 32) and item["lr"].shape == (3, 8, 8)
+    shrunk = torch.nn.functional.avg_pool2d(item["hr"][None], 4)[0]
+    assert (shrunk - item["lr"]).abs().mean() < 0.1  # the parts of a lesson show the same place
+    with pytest.raises(ValueError, match="multiples of 4 up to 64 pixels, got 80"):
+        lessons.Lessons(files, 80)
+
+
+def test_drawn_crops_depend_on_the_generator_alone():
+    for seed in range(24):
+        first, again = (drawn.drawn_crop(np.random.default_rng(seed), 64) for _ in range(2))
+        assert first.shape == (64, 64, 3) and first.dtype == np.uint8 and np.array_equal(first, again)
 
 
 def test_hidden_tokens_do_not_show():
@@ -94,7 +151,11 @@ def test_codes_are_the_nearest_ones():
 def test_a_stage_trains_what_it_names(tmp_path):
     networks = train_mini.Networks(TINY)
     batch = {"hr": picture(16, 16).repeat(2, 1, 1, 1), "lr": picture(4, 4).repeat(2, 1, 1, 1)}
-    for stage, parts in (("base", ["model.base"]), ("tokens", ["model.first_tokens", "model.critic", "model.refiner"])):
+    stages = {
+        "base": ["model.base"],
+        "tokens": ["model.first_tokens", "model.critic", "model.refiner"],
+    }
+    for stage, parts in stages.items():
         networks.train_only(stage).zero_grad()
         context = Context(0, torch.Generator().manual_seed(0), {}, torch.device("cpu"), {})
         networks(stage, batch, context)[0].backward()
@@ -108,12 +169,15 @@ def test_the_recipe_runs_resumes_and_its_weights_load(tmp_path, monkeypatch):
         photos=photo_folder(tmp_path / "photos"),
         folder=tmp_path / "run",
         variant="photo",
-        steps=(3, 2, 2),
-        crop=32,
-        batch_sizes=(2, 2, 2),
-        rates=(1e-3, 1e-3, 1e-3),
+        steps=(3, 2, 2, 2),
+        crop=64,
+        lessons=1,
+        lesson_size=64,
+        drawn=0.5,
+        batch_sizes=(2, 2, 2, 2),
+        rates=(1e-3, 1e-3, 1e-3, 1e-3),
         workers=0,
-        network=TINY,
+        network=STEPPED,
     )
     assert train_mini.train(options, max_seconds=0.0) is None
     while (folder := train_mini.train(options, max_seconds=0.0)) is None:
@@ -121,6 +185,15 @@ def test_the_recipe_runs_resumes_and_its_weights_load(tmp_path, monkeypatch):
     restorer = ITERRestorer.from_pretrained(folder)
     out = restorer(picture(6, 8), ITEROptions(seed=1))
     assert out.shape == (1, 3, 24, 32) and out.isfinite().all()
+
+
+def test_a_folder_of_ones_own_photographs_is_taken_whole(tmp_path):
+    folder = photo_folder(tmp_path / "mine")
+    (folder / "more").mkdir()
+    Image.new("RGB", (1200, 1002), (200, 10, 10)).save(folder / "more" / "first.png")
+    paths = photos.collect_photos(folder, tmp_path / "out")
+    assert [path.name for path in paths] == ["first.png.png", "more_first.png.png", "second.png.png"]
+    assert [Image.open(path).size for path in paths] == [(128, 96), (600, 501), (128, 96)]
 
 
 def test_missing_photographs_are_named(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_nothing_is_seeded_globally(restorer):
 
 def test_what_is_given_comes_back(restorer, tmp_path):
     array = (noise_picture(12, 10, 3).numpy() * 255).round().astype(np.uint8)
-    options = ITEROptions(fidelity=0)
+    options = ITEROptions(fidelity=1)
     from_array = restorer(array, options)
     assert from_array.shape == (48, 40, 3) and from_array.dtype == np.uint8
     picture = PIL.Image.fromarray(array)
@@ -98,7 +99,7 @@ def test_transparency_and_profile_are_kept(mini):
     picture = PIL.Image.new("RGBA", (9, 7), (200, 100, 50, 128))
     profile = b"\x00" * 16 + b"RGB " + b"\x00" * 16 + b"acsp" + b"\x00" * 88
     picture.info["icc_profile"] = profile
-    result = mini(picture, ITEROptions(fidelity=0))
+    result = mini(picture, ITEROptions(fidelity=1))
     assert result.mode == "RGBA" and result.size == (36, 28)
     assert result.getchannel("A").getextrema() == (128, 128)
     assert result.info["icc_profile"] == profile
@@ -107,7 +108,7 @@ def test_transparency_and_profile_are_kept(mini):
 @pytest.mark.parametrize("scale", (2, 2.5, 4, 6))
 def test_other_scales_resize_the_result(mini, scale):
     image = noise_picture(1, 3, 10, 14)
-    result = mini(image, ITEROptions(scale=scale, fidelity=0))
+    result = mini(image, ITEROptions(scale=scale, fidelity=1))
     assert result.shape[-2:] == (round(10 * scale), round(14 * scale))
     assert result.shape[-2:] == mini.output_size(10, 14, ITEROptions(scale=scale))
     assert 0 <= result.min() and result.max() <= 1
@@ -116,8 +117,8 @@ def test_other_scales_resize_the_result(mini, scale):
 def test_deterministic_tiles_of_a_local_network_equal_the_whole(mini):
     overlap = 2 * mini.model.receptive_field + 1
     image = noise_picture(1, 3, 3 * overlap + 1, 20)
-    tiled = mini(image, ITEROptions(fidelity=0, tile=3 * overlap, tile_overlap=overlap))
-    whole = mini(image, ITEROptions(fidelity=0, tile=0))
+    tiled = mini(image, ITEROptions(fidelity=1, tile=3 * overlap, tile_overlap=overlap))
+    whole = mini(image, ITEROptions(fidelity=1, tile=0))
     torch.testing.assert_close(tiled, whole, atol=1e-4, rtol=0)
 
 
@@ -131,7 +132,7 @@ def test_sampled_tiles_draw_alike_where_they_overlap(mini):
 
 def test_bands_are_the_result_from_top_to_bottom(restorer):
     image = noise_picture(1, 3, 70, 40)
-    options = ITEROptions(tile=48, tile_overlap=16, fidelity=0)
+    options = ITEROptions(tile=48, tile_overlap=16, fidelity=1)
     bands = list(restorer.bands(image, options, finish=to_uint8))
     assert len(bands) > 1 and all(band.dtype == torch.uint8 for band in bands)
     assert torch.equal(torch.cat(bands, 2), to_uint8(restorer(image, options)))
@@ -139,7 +140,7 @@ def test_bands_are_the_result_from_top_to_bottom(restorer):
 
 def test_official_tiles_cover_the_picture(restorer):
     image = noise_picture(1, 3, 31, 22)
-    options = ITEROptions(tiling="official", tile=20, tile_overlap=4, fidelity=0)
+    options = ITEROptions(tiling="official", tile=20, tile_overlap=4, fidelity=1)
     result = restorer(image, options)
     assert result.shape == (1, 3, 124, 88) and result.isfinite().all()
     assert restorer(image, replace(options, tile=64)).shape == result.shape
@@ -244,11 +245,33 @@ def test_placed_noise_depends_on_the_place_alone():
 
 def test_fidelity_blends_the_small_network(mini):
     image = noise_picture(1, 3, 16, 16)
-    base = mini(image, ITEROptions(fidelity=0))
+    base = mini(image, ITEROptions(fidelity=1))
     full = mini(image, ITEROptions(threshold=1.1))
-    faint = mini(image, ITEROptions(threshold=1.1, fidelity=1e-4))
+    faint = mini(image, ITEROptions(threshold=1.1, fidelity=1 - 1e-4))
     assert (faint - base).abs().max() < 1e-3
     assert not torch.equal(base, full)
+
+
+def test_grey_pictures_stay_grey_and_others_keep_their_colours(mini):
+    coloured = noise_picture(1, 3, 12, 14)
+    grey = coloured[:, :1].expand(-1, 3, -1, -1)
+    both = mini(torch.cat([grey, coloured]), ITEROptions(threshold=1.1))
+    assert torch.equal(both[0, 0], both[0, 1]) and torch.equal(both[0, 0], both[0, 2])
+    assert (both[1, 0] - both[1, 1]).abs().max() > 0.1
+
+
+def test_weights_saved_before_the_dial_was_turned_keep_their_texture(mini, tmp_path):
+    mini.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["fidelity"] = 0.25 + 0 * config.pop("texture")
+    for name in ("step_channels", "activity_channels"):
+        del config["mini"][name]
+    path.write_text(json.dumps(config))
+    old = ITERRestorer.from_pretrained(tmp_path)
+    assert old.config.texture == 0.25 and old.config.mini == mini.config.mini
+    image = noise_picture(1, 3, 9, 8)
+    assert torch.equal(old(image), mini(image, ITEROptions(fidelity=0.75)))
 
 
 CONFIGS = {
@@ -335,7 +358,6 @@ def test_an_item_takes_part_from_its_own_start(published):
     (
         ({"scale": 0}, r"scale must lie in \(0, 32\], got 0"),
         ({"fidelity": 1.5}, r"fidelity must lie in \[0, 1\], got 1.5"),
-        ({"variant": "sharp"}, "variant must be photo or clean, got sharp"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"schedule": "pow"}, "mask schedule must be linear, cosine, powP"),
         ({"schedule": "exp1"}, "expE with E > 1"),
@@ -359,8 +381,6 @@ def test_networks_refuse_what_they_cannot_do(published, mini):
         published(image, ITEROptions(fidelity=0.5))
     with pytest.raises(ValueError, match="tile must be more than twice tile_overlap"):
         mini(image, ITEROptions(tile=16, tile_overlap=8))
-    with pytest.raises(ValueError, match="variant clean belongs to the embedded weights"):
-        mini(image, ITEROptions(variant="clean"))
 
 
 def test_sources_say_what_is_wrong(tmp_path):
