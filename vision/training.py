@@ -4,8 +4,9 @@ A recipe describes what it trains as a list of `Objective`s. An ordinary trainin
 (the generator, then the discriminator), which are stepped in that order on the same batch. Devices, processes and
 precision are accelerate's: `accelerate launch --num_processes 8 scripts/train.py ...` needs no other code.
 
-A run is a function of its options: sample i of step s is drawn from the seed, s and the process alone, and a run that
-was stopped and started again ends with the weights of the run that was not (bit for bit on a CPU).
+A run is a function of its options: sample i of step s is drawn from the seed, s and the process alone, torch's own
+random numbers (dropout) too, and a run that was stopped or killed and started again ends with the weights and the log
+of the run that was not (bit for bit on a CPU). What is done is what the checkpoint says; the log follows it.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ import copy
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vision.files import atomic_path
+from vision.checkpoints import forget_after, load_state, save_state
+from vision.hub import fill, refuse_mismatch
 
 Batch = Any
 
@@ -141,113 +143,62 @@ def fit(
     evaluate: Callable[[Mapping[str, nn.Module]], Mapping[str, float]] | None = None,
     log: Callable[[str], None] | None = None,
     max_seconds: float | None = None,
-) -> dict[str, nn.Module]:
-    """Train and return the plain modules by objective name, the first one with its averaged weights when EMA is on.
+) -> dict[str, nn.Module] | None:
+    """Train and return the plain modules by objective name, on the CPU; None when time ran out before the last update.
 
     Args:
-        objectives: stepped in this order in every update.
+        objectives: stepped in this order in every update. With EMA, the first one's averaged weights are returned.
         data: map-style dataset whose item i is the i-th sample of the run; i grows without end.
         evaluate: called with the modules (EMA weights in the first) on the main process; its numbers are logged.
         log: receives one line per log row.
         max_seconds: stop after this time with a checkpoint; the next call goes on.
 
     Raises:
-        FloatingPointError: a loss is not finite; the last checkpoint is left as it was.
+        FloatingPointError: a loss or a weight is not finite; the last checkpoint is left as it was.
+        ValueError: the checkpoint is damaged, does not fit the modules, or has more updates than are asked for.
     """
     accelerator = Accelerator(
         mixed_precision=options.mixed_precision,
         gradient_accumulation_steps=1,
         log_with=list(options.trackers) or None,
         project_dir=str(options.folder),
+        # The others wait while the main process evaluates, however long that takes.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
     )
-    ema = copy.deepcopy(objectives[0].module).requires_grad_(False) if options.ema_decay else None
-    modules: dict[str, nn.Module] = {}
-    optimizers: dict[str, torch.optim.Optimizer] = {}
-    for objective in objectives:
-        parameters = [p for p in objective.module.parameters() if p.requires_grad]
-        rate = objective.learning_rate or options.learning_rate
-        optimizer = _adam(options.eight_bit)(
-            parameters, lr=rate, betas=objective.betas, weight_decay=objective.weight_decay
-        )
-        modules[objective.name], optimizers[objective.name] = accelerator.prepare(objective.module, optimizer)
-    progress = _Progress(ema)
-    accelerator.register_for_checkpointing(progress)
-    if ema is not None:
-        ema.to(accelerator.device)
-    checkpoint = options.folder / "checkpoint"
-    _recover(checkpoint)
-    if checkpoint.exists():
-        accelerator.load_state(str(checkpoint))
+    run = _Run(accelerator, objectives, options)
+    run.resume()
     if options.trackers:
         accelerator.init_trackers(options.folder.name, config=_flat(asdict(options)))
-
+    progress = run.progress
     per_step = options.batch_size * options.accumulate
     rank, world = accelerator.process_index, accelerator.num_processes
     sampler = StepSampler(progress.step, per_step * world, per_step * rank, per_step)
-    loader = DataLoader(data, options.batch_size, sampler=sampler, num_workers=options.workers)
-    batches = iter(loader)
-    began, window, sums = time.monotonic(), time.monotonic(), {}
+    batches = iter(DataLoader(data, options.batch_size, sampler=sampler, num_workers=options.workers))
+    began = last = time.monotonic()
+    late = False
 
-    while progress.step < options.steps:
-        step = progress.step
-        micro = [_to_device(next(batches), accelerator.device) for _ in range(options.accumulate)]
-        shared: list[dict[str, Any]] = [{} for _ in micro]
-        for objective in objectives:
-            if step < objective.start:
-                continue
-            module, optimizer = modules[objective.name], optimizers[objective.name]
-            _set_rate(optimizer, objective.learning_rate or options.learning_rate, step, options)
-            others = [p for name, m in modules.items() if name != objective.name for p in m.parameters()]
-            with _frozen(others):
-                for number, batch in enumerate(micro):
-                    seed = ((options.seed * 1_000_003 + step) * 64 + number) * 4096 + rank
-                    generator = torch.Generator().manual_seed(seed % (2**63))
-                    context = Context(step, generator, modules, accelerator.device, shared[number])
-                    synchronise = number + 1 == options.accumulate
-                    with accelerator.autocast(), _synchronise(accelerator, module, synchronise):
-                        loss, logs = objective.loss(batch, context)
-                        accelerator.backward(loss / options.accumulate)
-                    for key, value in {f"{objective.name}.loss": loss, **logs}.items():
-                        value = (
-                            value.detach().float().mean() if isinstance(value, Tensor) else torch.tensor(float(value))
-                        )
-                        total, count = sums.get(key, (0.0, 0))
-                        sums[key] = (total + value, count + 1)
-            if options.max_grad_norm is not None:
-                accelerator.clip_grad_norm_(module.parameters(), options.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if ema is not None:
-            _average(ema, accelerator.unwrap_model(modules[objectives[0].name]), options.ema_decay, step)
-        progress.step += 1
-
+    while progress.step < options.steps and not late:
+        run.update([_to_device(next(batches), accelerator.device) for _ in range(options.accumulate)])
+        now = time.monotonic()
+        progress.seconds, last = progress.seconds + now - last, now
         done = progress.step == options.steps
-        late = max_seconds is not None and time.monotonic() - began > max_seconds
-        if progress.step % options.log_every == 0 or done or late:
-            row = {key: float(total) / count for key, (total, count) in sums.items()}
-            bad = [key for key, value in row.items() if not math.isfinite(value)]
-            if bad:
-                raise FloatingPointError(
-                    f"{bad[0]} is not finite at update {progress.step}; lower the learning rate. "
-                    f"The last checkpoint in {checkpoint} is intact."
-                )
-            now = time.monotonic()
-            row["seconds_per_step"] = (now - window) / (progress.step - progress.logged)
-            progress.seconds += now - window
-            window, progress.logged, sums = now, progress.step, {}
-            _report(accelerator, options, progress, row, log)
-        if progress.step % options.save_every == 0 or done or late:
-            _save(accelerator, checkpoint)
+        late = max_seconds is not None and now - began > max_seconds
+        saves = progress.step % options.save_every == 0 or done or late
+        logs = progress.step % options.log_every == 0 or done
+        if saves or logs:
+            run.refuse_infinite_losses()
+        if logs:
+            run.report(progress.row(), log)
         wanted = options.evaluate_every and progress.step % options.evaluate_every == 0
         if evaluate is not None and (wanted or done) and accelerator.is_main_process:
-            row = dict(evaluate(_plain(accelerator, modules, objectives, ema)))
-            _report(accelerator, options, progress, row, log)
-        if late and not done:
-            break
+            run.report(dict(evaluate(run.plain())), log)
+        if saves:
+            run.save()
     accelerator.wait_for_everyone()
     if options.trackers:
         accelerator.end_training()
-    return _plain(accelerator, modules, objectives, ema)
+    found = {name: module.cpu() for name, module in run.plain(unwrapped=True).items()}
+    return found if progress.step == options.steps else None
 
 
 def fit_stage(
@@ -260,32 +211,224 @@ def fit_stage(
     log: Callable[[str], None] | None = None,
     max_seconds: float | None = None,
 ) -> nn.Module | None:
-    """One stage of a recipe: the trained first module, or None when time ran out.
+    """One stage of a recipe: the trained first module, on the CPU, or None when time ran out.
 
     Args:
         file: safetensors file of the finished module. When it exists its tensors are loaded and nothing is trained.
         objectives, data, options, evaluate, log, max_seconds: as in `fit`.
+
+    Raises:
+        ValueError: the file is damaged or does not fit the module; and as in `fit`.
     """
     module = objectives[0].module
     if file.exists():
-        module.load_state_dict(load_file(file))
-        return module
+        fill(module, load_state(file)[0], file)
+        return module.cpu()
     found = fit(objectives, data, options, evaluate=evaluate, log=log, max_seconds=max_seconds)
-    trained = found[objectives[0].name]
-    if not finished(options.folder, options.steps):
+    if found is None:
         return None
-    with atomic_path(file) as part:
-        save_file({key: value.detach().clone().contiguous() for key, value in trained.state_dict().items()}, part)
+    trained = found[objectives[0].name]
+    if int(os.environ.get("RANK", "0")) == 0:
+        save_state(file, trained.state_dict(), {"steps": options.steps})
     return trained
 
 
-def finished(folder: Path, steps: int) -> bool:
-    """Whether the run in `folder` has made all its updates."""
-    log = folder / "log.jsonl"
-    if not log.exists():
-        return False
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    return bool(rows) and max(row["step"] for row in rows) >= steps
+def half_precision() -> str:
+    """bf16 where the machine computes in it, else no: a GPU before Ampere only imitates it."""
+    return "bf16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(False) else "no"
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint holds beside tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    logged_step: int = 0
+    logged_seconds: float = 0.0
+    sums: dict[str, tuple[Any, int]] = field(default_factory=dict)
+    """Of every number since the last log row, and how many."""
+
+    def add(self, key: str, value: Tensor | float) -> None:
+        """Count a number in; it stays on its device."""
+        value = value.detach().float().mean() if isinstance(value, Tensor) else torch.tensor(float(value))
+        total, count = self.sums.get(key, (0.0, 0))
+        self.sums[key] = (total + value, count + 1)
+
+    def row(self) -> dict[str, float]:
+        """The means since the last row, which begin anew."""
+        row = {key: float(total) / count for key, (total, count) in self.sums.items()}
+        row["seconds_per_step"] = (self.seconds - self.logged_seconds) / (self.step - self.logged_step)
+        self.logged_step, self.logged_seconds, self.sums = self.step, self.seconds, {}
+        return row
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values."""
+        return self.__dict__ | {"sums": {key: (float(total), count) for key, (total, count) in self.sums.items()}}
+
+    def take(self, facts: Mapping[str, Any]) -> None:
+        """Go on from `facts`."""
+        for name in self.__dict__:
+            setattr(self, name, facts[name])
+        self.sums = {key: (torch.tensor(total), count) for key, (total, count) in self.sums.items()}
+
+
+class _Run:
+    """The modules of a training with their optimizers and averages, and how far it is."""
+
+    def __init__(self, accelerator: Accelerator, objectives: list[Objective], options: TrainOptions):
+        self.accelerator, self.objectives, self.options = accelerator, objectives, options
+        self.progress, self.first = _Progress(), objectives[0].name
+        self.checkpoint, self.log = options.folder / "checkpoint.safetensors", options.folder / "log.jsonl"
+        self.ema = copy.deepcopy(objectives[0].module).requires_grad_(False) if options.ema_decay else None
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        for objective in objectives:
+            parameters = [p for p in objective.module.parameters() if p.requires_grad]
+            optimizer = _adam(options.eight_bit)(
+                parameters, lr=self.rate(objective), betas=objective.betas, weight_decay=objective.weight_decay
+            )
+            prepared = accelerator.prepare(objective.module, optimizer)
+            self.modules[objective.name], self.optimizers[objective.name] = prepared
+        if self.ema is not None:
+            self.ema.to(accelerator.device)
+
+    def rate(self, objective: Objective) -> float:
+        """Peak learning rate."""
+        return objective.learning_rate or self.options.learning_rate
+
+    def plain(self, unwrapped: bool = False) -> dict[str, nn.Module]:
+        """The modules, averaged weights in the first; `unwrapped` also ends their mixed precision."""
+        unwrap = self.accelerator.unwrap_model
+        found = {name: unwrap(module, keep_fp32_wrapper=not unwrapped) for name, module in self.modules.items()}
+        return found if self.ema is None else found | {self.first: self.ema}
+
+    def update(self, micro: list[Batch]) -> None:
+        """One update of every objective on the same micro-batches."""
+        step, options, accelerator = self.progress.step, self.options, self.accelerator
+        shared: list[dict[str, Any]] = [{} for _ in micro]
+        for objective in self.objectives:
+            if step < objective.start:
+                continue
+            module, optimizer = self.modules[objective.name], self.optimizers[objective.name]
+            _set_rate(optimizer, self.rate(objective), step, options)
+            others = [p for name, m in self.modules.items() if name != objective.name for p in m.parameters()]
+            with _frozen(others):
+                for number, batch in enumerate(micro):
+                    seed = ((options.seed * 1_000_003 + step) * 64 + number) * 4096 + accelerator.process_index
+                    generator = torch.Generator().manual_seed(seed % (2**63))
+                    context = Context(step, generator, self.modules, accelerator.device, shared[number])
+                    synchronise = number + 1 == options.accumulate
+                    with (
+                        _seeded(seed % (2**63), accelerator.device),
+                        accelerator.autocast(),
+                        _synchronise(accelerator, module, synchronise),
+                    ):
+                        loss, logs = objective.loss(batch, context)
+                        accelerator.backward(loss / options.accumulate)
+                    for key, value in {f"{objective.name}.loss": loss, **logs}.items():
+                        self.progress.add(key, value)
+            if options.max_grad_norm is not None:
+                accelerator.clip_grad_norm_(module.parameters(), options.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            _average(self.ema, accelerator.unwrap_model(self.modules[self.first]), options.ema_decay, step)
+        self.progress.step += 1
+
+    def refuse_infinite_losses(self) -> None:
+        """
+        Raises:
+            FloatingPointError: a number since the last log row was not finite.
+        """
+        for key, (total, _) in self.progress.sums.items():
+            if not math.isfinite(total):
+                raise self._infinite(key)
+
+    def _infinite(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} is not finite at update {self.progress.step}; lower the learning rate. "
+            f"The last checkpoint {self.checkpoint} is left as it was."
+        )
+
+    def report(self, row: Mapping[str, float], log: Callable[[str], None] | None) -> None:
+        """Log a row."""
+        progress = self.progress
+        if self.options.trackers:
+            self.accelerator.log(dict(row), step=progress.step)
+        if not self.accelerator.is_main_process:
+            return
+        self.options.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": progress.step, "seconds": round(progress.seconds, 1), **row}) + "\n")
+        if log is not None:
+            values = "  ".join(f"{key} {value:.4g}" for key, value in row.items())
+            log(f"{progress.step}/{self.options.steps}  {progress.seconds:.0f} s  {values}")
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Everything whose tensors a checkpoint holds, by the prefix of their names."""
+        found = {name: self.accelerator.unwrap_model(module) for name, module in self.modules.items()}
+        return found if self.ema is None else found | {"ema of " + self.first: self.ema}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors of all networks as a checkpoint names them."""
+        networks = self.networks().items()
+        return {f"{name}:{key}": value for name, net in networks for key, value in net.state_dict().items()}
+
+    def save(self) -> None:
+        """Write the checkpoint; the log is what it says as well."""
+        if self.accelerator.is_main_process:
+            tensors = self.weights()
+            for name, value in tensors.items():
+                if value.is_floating_point() and not value.isfinite().all():
+                    raise self._infinite(name)
+            numbers: dict[str, float] = {}
+            for name, optimizer in self.optimizers.items():
+                for index, entries in optimizer.state_dict()["state"].items():
+                    for key, value in entries.items():
+                        where = tensors if isinstance(value, Tensor) else numbers
+                        where[f"{name}:optimizer:{index}:{key}"] = value
+            scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
+            save_state(self.checkpoint, tensors, {**self.progress.facts(), "numbers": numbers, "scaler": scaler})
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one; log rows behind it are dropped.
+
+        Raises:
+            ValueError: it is damaged, does not fit, or is none of this version's.
+        """
+        if self.checkpoint.with_suffix("").is_dir():
+            raise ValueError(
+                f"{self.checkpoint.with_suffix('')} is a checkpoint of an earlier version, which is pickled; "
+                "finish the run with that version, or name another folder."
+            )
+        if self.checkpoint.exists():
+            self._load(*load_state(self.checkpoint))
+        if self.progress.step > self.options.steps:
+            raise ValueError(
+                f"{self.options.folder} has made {self.progress.step} updates, more than the {self.options.steps} "
+                "steps that are asked for; name another folder."
+            )
+        if self.accelerator.is_main_process:
+            forget_after(self.log, self.progress.step)
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        networks, moments = self.networks(), {name: value for name, value in tensors.items() if ":optimizer:" in name}
+        found = {name: value for name, value in tensors.items() if name not in moments}
+        refuse_mismatch(self.checkpoint, self.weights(), found, "the networks of this run")
+        for name, net in networks.items():
+            net.load_state_dict({key: tensors[f"{name}:{key}"] for key in net.state_dict()})
+        states: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in self.optimizers}
+        for place, value in (moments | facts["numbers"]).items():
+            name, _, index, key = place.split(":", 3)
+            states[name].setdefault(int(index), {})[key] = value
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": states[name]})
+        if self.accelerator.scaler and facts["scaler"]:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self.progress.take(facts)
 
 
 def _adam(eight_bit: bool) -> Callable[..., torch.optim.Optimizer]:
@@ -299,31 +442,6 @@ def _adam(eight_bit: bool) -> Callable[..., torch.optim.Optimizer]:
             "The 8-bit optimizer needs the package bitsandbytes; install it, or switch eight_bit off."
         ) from None
     return AdamW8bit
-
-
-class _Progress:
-    """What a checkpoint holds beside accelerate's own state."""
-
-    def __init__(self, ema: nn.Module | None):
-        self.step, self.logged, self.seconds, self.ema = 0, 0, 0.0, ema
-
-    def state_dict(self) -> dict[str, Any]:
-        ema = {} if self.ema is None else self.ema.state_dict()
-        return {"step": self.step, "logged": self.logged, "seconds": self.seconds, "ema": ema}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.logged, self.seconds = state["step"], state["logged"], state["seconds"]
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-
-
-def _plain(
-    accelerator: Accelerator, modules: Mapping[str, nn.Module], objectives: list[Objective], ema: nn.Module | None
-) -> dict[str, nn.Module]:
-    plain = {name: accelerator.unwrap_model(module) for name, module in modules.items()}
-    if ema is not None:
-        plain[objectives[0].name] = ema
-    return plain
 
 
 def _average(ema: nn.Module, module: nn.Module, decay: float, step: int) -> None:
@@ -362,6 +480,14 @@ class _frozen:
             parameter.requires_grad_(True)
 
 
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's own generators, which dropout draws from, begin at `seed` inside and are as before afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def _synchronise(accelerator: Accelerator, module: nn.Module, now: bool) -> Any:
     return contextlib.nullcontext() if now else accelerator.no_sync(module)
 
@@ -374,48 +500,6 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     if isinstance(batch, (tuple, list)):
         return type(batch)(_to_device(value, device) for value in batch)
     return batch
-
-
-def _save(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Write beside the old checkpoint, then swap, so that a kill at any moment leaves a whole one."""
-    new, old = checkpoint.with_name("checkpoint.new"), checkpoint.with_name("checkpoint.old")
-    if accelerator.is_main_process and new.exists():
-        shutil.rmtree(new)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(new))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if checkpoint.exists():
-            os.replace(checkpoint, old)
-        os.replace(new, checkpoint)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
-
-
-def _recover(checkpoint: Path) -> None:
-    """Finish a swap that a kill interrupted between its two renames."""
-    old = checkpoint.with_name("checkpoint.old")
-    if not checkpoint.exists() and old.exists():
-        os.replace(old, checkpoint)
-
-
-def _report(
-    accelerator: Accelerator,
-    options: TrainOptions,
-    progress: _Progress,
-    row: Mapping[str, float],
-    log: Callable[[str], None] | None,
-) -> None:
-    if options.trackers:
-        accelerator.log(dict(row), step=progress.step)
-    if not accelerator.is_main_process:
-        return
-    options.folder.mkdir(parents=True, exist_ok=True)
-    with open(options.folder / "log.jsonl", "a") as file:
-        file.write(json.dumps({"step": progress.step, "seconds": round(progress.seconds, 1), **row}) + "\n")
-    if log is not None:
-        values = "  ".join(f"{key} {value:.4g}" for key, value in row.items())
-        log(f"{progress.step}/{options.steps}  {progress.seconds:.0f} s  {values}")
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ from recon3d.raster import opposite_vertices
 from recon3d.render import render, render_surface
 from recon3d.vase import vase
 from recon3d.volume import render_rays
+from vision.checkpoints import begin_run
 from vision.losses import load_perceptual
 from vision.training import Context, Objective, TrainOptions, fit
 
@@ -164,8 +165,17 @@ class Model(nn.Module):
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
-def train(options: GTRTraining, log: Callable[[str], None] | None = None) -> Path:
-    """Train one stage and return the folder of the weights; a run that was stopped goes on."""
+def train(
+    options: GTRTraining, *, log: Callable[[str], None] | None = None, max_seconds: float | None = None
+) -> Path | None:
+    """Train one stage and return the folder of the weights, or None when `max_seconds` ran out before.
+
+    Raises:
+        FileNotFoundError: there is no folder of meshes.
+        ValueError: it holds none, or the run was begun with other options or data.
+    """
+    folder = options.folder / "weights"
+    begin_run(options.folder, options, data=("meshes", "start"), results=[folder])
     if options.start is not None:
         start = GTRReconstructor.from_pretrained(options.start)
     else:
@@ -187,9 +197,10 @@ def train(options: GTRTraining, log: Callable[[str], None] | None = None) -> Pat
         return context.modules["gtr"](step, batch, context.generator, start.config, options, perceptual)
 
     objective = Objective("gtr", model, loss, betas=(0.9, 0.95), weight_decay=0.05)
-    trained = fit([objective], data, options, log=log)["gtr"]
-    folder = options.folder / "weights"
-    GTRReconstructor(start.config, trained.field.cpu(), trained.generator.cpu()).save_pretrained(folder)
+    trained = fit([objective], data, options, log=log, max_seconds=max_seconds)
+    if trained is None:
+        return None
+    GTRReconstructor(start.config, trained["gtr"].field, trained["gtr"].generator).save_pretrained(folder)
     return folder
 
 

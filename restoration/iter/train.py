@@ -41,6 +41,7 @@ from restoration.iter.published import PublishedConfig, PublishedITER
 from restoration.iter.restorer import ITERRestorer
 from restoration.iter.vqgan import SwinVQGAN, UNetDiscriminatorSN
 from restoration.recipes import recipe
+from vision.checkpoints import begin_run
 from vision.config import save_config
 from vision.losses import (
     class_balanced_cross_entropy,
@@ -50,7 +51,7 @@ from vision.losses import (
     load_perceptual,
     ssim_loss,
 )
-from vision.training import Context, Objective, TrainOptions, finished, fit
+from vision.training import Context, Objective, TrainOptions, fit
 
 Logs = Mapping[str, Tensor | float]
 
@@ -283,8 +284,11 @@ def train(
     """Run one stage and return its folder, or None when `max_seconds` ran out before its last update.
 
     Raises:
-        ValueError: the pictures, the start or the perceptual loss are not there or do not fit.
+        ValueError: the pictures, the start or the perceptual loss are not there or do not fit, or the run was begun
+            with other options or data.
     """
+    run, result = options.folder / f"{options.stage}-run", options.folder / options.stage
+    begin_run(run, options, data=("images", "low", "start"), results=[result])
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(options.seed)
         model = PublishedITER(options.network)
@@ -293,7 +297,7 @@ def train(
         _take_weights(model, options.start, needs_vqgan=options.stage != "vqgan", log=log)
     perceptual = load_perceptual() if options.perceptual and options.stage != "distortion" else None
     settings = TrainOptions(
-        folder=options.folder / f"{options.stage}-run",
+        folder=run,
         steps=options.steps,
         batch_size=options.batch_size,
         accumulate=options.accumulate,
@@ -309,8 +313,7 @@ def train(
     else:
         stage = _TokenStage(model, options.stage == "refine", perceptual, options.perceptual)
         objectives = [Objective(options.stage, stage, _token_loss(options.stage))]
-    fit(objectives, _data(options), settings, log=log, max_seconds=max_seconds)
-    if not finished(settings.folder, settings.steps):
+    if fit(objectives, _data(options), settings, log=log, max_seconds=max_seconds) is None:
         return None
     return _save(model.requires_grad_(False).eval(), options)
 

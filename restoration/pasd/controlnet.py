@@ -181,7 +181,7 @@ class PASDControlNet(ControlNetModel):
         with torch.device("meta"):
             net = cls(return_rgbs, use_rrdb, **entries)
         nn.Module.to(net.to_empty(device=unet.device), unet.dtype)  # diffusers' own `to` warns
-        generator = torch.Generator(unet.device).manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         initialise(net, generator)
         net.load_state_dict(
             {name: value for name, value in unet.state_dict().items() if name in net.state_dict()}, strict=False

@@ -32,10 +32,11 @@ from restoration.pasd.options import COLORIZE, SDXL, PASDConfig, PASDOptions, Ta
 from restoration.pasd.restorer import PASDRestorer
 from restoration.pasd.unet import PASDUNet, Variant, is_trained
 from restoration.recipes import recipe
+from vision.checkpoints import begin_run
 from vision.diffusion.backbone import Text, load_backbone, load_scheduler
 from vision.diffusion.latents import encode_image, factor
 from vision.metrics import psnr, ssim
-from vision.training import Context, Objective, TrainOptions, finished, fit
+from vision.training import Context, Objective, TrainOptions, fit
 
 Logs = Mapping[str, Tensor | float]
 
@@ -282,8 +283,10 @@ def train(
 
     Raises:
         FileNotFoundError: the base, the start or the pictures are missing.
-        ValueError: they do not fit each other.
+        ValueError: they do not fit each other, or the run was begun with other options or data.
     """
+    data = ("base", "start", "images", "low")
+    begin_run(options.folder, options, data=data, results=[options.folder / "weights"])
     restorer = networks_to_train(options)
     scheduler = load_scheduler(options.base / "scheduler", "DDPMScheduler")
     networks = PASDNetworks(restorer, scheduler, options.color_weight)
@@ -316,10 +319,10 @@ def train(
     evaluate = None
     if options.validation is not None:
         evaluate = Validation(options, restorer)
-    trained = fit([objective], _data(options), settings, evaluate=evaluate, log=log, max_seconds=max_seconds)["pasd"]
-    if not finished(settings.folder, settings.steps):
+    trained = fit([objective], _data(options), settings, evaluate=evaluate, log=log, max_seconds=max_seconds)
+    if trained is None:
         return None
-    with_networks(restorer, trained).save_pretrained(options.folder / "weights")
+    with_networks(restorer, trained["pasd"]).save_pretrained(options.folder / "weights")
     return options.folder / "weights"
 
 

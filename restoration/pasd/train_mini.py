@@ -41,6 +41,7 @@ from restoration.pasd.options import PASDConfig
 from restoration.pasd.restorer import PASDRestorer
 from restoration.pasd.train import PASDNetworks, enlarge
 from restoration.pasd.unet import PASDUNet, Variant
+from vision.checkpoints import begin_run
 from vision.diffusion.backbone import TextEncoders
 from vision.diffusion.build import SCHEDULE, emptied, initialise
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
@@ -181,6 +182,8 @@ def train(
     """Run the stages that are not finished; returns the folder of the weights, or None when time ran out."""
     from diffusers import DDPMScheduler, UniPCMultistepScheduler
 
+    stages = [options.folder / f"{stage}.safetensors" for stage in STAGES]
+    begin_run(options.folder, options, results=stages, free=("held_out",))
     photos = collect_photos(options.photos, options.folder / "pictures")
     vae, unet, text = build(options)
 

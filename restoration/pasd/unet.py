@@ -165,7 +165,7 @@ class PASDUNet(UNet2DConditionModel):
         with torch.device("meta"):
             unet = cls.from_config(base.config, variant)
         nn.Module.to(unet.to_empty(device=base.device), base.dtype)  # diffusers' own `to` warns
-        initialise(unet, torch.Generator(base.device).manual_seed(seed))
+        initialise(unet, torch.Generator().manual_seed(seed))
         unet.take_base(base.state_dict(), "the base UNet")
         return unet.eval()
 

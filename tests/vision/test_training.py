@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from vision.training import Context, Objective, TrainOptions, finished, fit
+from vision.checkpoints import load_state
+from vision.training import Context, Objective, TrainOptions, fit, fit_stage
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +42,7 @@ def network() -> nn.Module:
 
 
 def noisy_loss(batch: Tensor, context: Context):
-    noise = torch.randn(batch.shape, generator=context.generator)
+    noise = torch.randn(batch.shape, generator=context.generator).to(context.device)
     return F.mse_loss(context.modules["net"](batch + 0.1 * noise), batch), {"update": context.step}
 
 
@@ -64,32 +66,144 @@ def weights(module: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-def run(folder: Path, loss=noisy_loss, **changes) -> Tensor:
+def run(folder: Path, loss=noisy_loss, **changes) -> Tensor | None:
     max_seconds = changes.pop("max_seconds", None)
-    objective = Objective("net", network(), loss)
-    return weights(fit([objective], Samples(), options(folder, **changes), max_seconds=max_seconds)["net"])
+    found = fit([Objective("net", network(), loss)], Samples(), options(folder, **changes), max_seconds=max_seconds)
+    return None if found is None else weights(found["net"])
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    """Rows without what a clock says."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in rows]
+
+
+class Killed(BaseException):
+    """What a kill is to the code that it meets."""
+
+
+def kill_at(number: int) -> Callable[[], None]:
+    """The `number`-th writing, renaming, making or removing of a file from now on does not happen, nor does any later
+    one; the result ends that."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal seen
+        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wa+x")
+        if armed and (writes or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")):
+            seen += 1
+            if seen >= number:
+                raise Killed
+
+    armed = [True]
+    sys.addaudithook(hook)
+    return armed.clear
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9, "accumulate": 2, "max_grad_norm": 0.1}, {"workers": 1}])
 def test_a_stopped_run_ends_as_a_straight_one(tmp_path, changes):
     straight = run(tmp_path / "straight", **changes)
-    for _ in range(12):
-        result = run(tmp_path / "stopped", max_seconds=0.0, **changes)
-    assert finished(tmp_path / "stopped", 12) and torch.equal(straight, result)
+    results = [run(tmp_path / "stopped", max_seconds=0.0, **changes) for _ in range(12)]
+    assert results[:-1] == [None] * 11 and torch.equal(straight, results[-1])
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("log_every", [1, 5])
+def test_a_run_that_is_killed_at_any_file_operation_ends_as_a_straight_one(tmp_path, log_every):
+    changes = {"log_every": log_every, "save_every": 3, "ema_decay": 0.9}
+    straight = run(tmp_path / "straight", **changes)
+    for number in range(1, 60):
+        end = kill_at(number)
+        try:
+            result = run(tmp_path / "killed", **changes)
+        except Killed:
+            result = None
+        end()
+        if result is not None:
+            break
+    assert number > 4 and torch.equal(straight, result)
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "straight")
+
+
+def test_dropout_repeats_itself_and_leaves_the_callers_random_numbers(tmp_path):
+    def runs(folder: Path, **changes) -> Tensor | None:
+        net = nn.Sequential(network(), nn.Dropout(0.5))
+        found = fit([Objective("net", net, plain_loss)], Samples(), options(folder, **changes), max_seconds=0.0)
+        return None if found is None else weights(found["net"])
+
+    before = torch.get_rng_state()
+    one = [runs(tmp_path / "one") for _ in range(12)][-1]
+    torch.randn(7)
+    net = nn.Sequential(network(), nn.Dropout(0.5))
+    two = weights(fit([Objective("net", net, plain_loss)], Samples(), options(tmp_path / "two"))["net"])
+    assert torch.equal(one, two) and len(before) == len(torch.get_rng_state())
+
+
+def test_a_checkpoint_holds_nothing_pickled_and_damage_is_named(tmp_path):
+    run(tmp_path, ema_decay=0.9)
+    path = tmp_path / "checkpoint.safetensors"
+    assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == [path.name, "log.jsonl"]
+    tensors, facts = load_state(path)
+    assert facts["step"] == 12 and any(":optimizer:" in name for name in tensors)
+    content = path.read_bytes()
+    for place in (1, 9, 60, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors .*damaged"):
+            run(tmp_path, ema_decay=0.9, steps=13)
+    path.write_bytes(content[:-5])
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors .*damaged"):
+        run(tmp_path, ema_decay=0.9, steps=13)
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
+    run(tmp_path)
+    wide = Objective("net", nn.Linear(4, 4), plain_loss)
+    with pytest.raises(ValueError, match="does not fit the networks of this run"):
+        fit([wide], Samples(), options(tmp_path))
+    with pytest.raises(ValueError, match="has made 12 updates, more than the 5 steps"):
+        run(tmp_path, steps=5)
+    (tmp_path / "old" / "checkpoint").mkdir(parents=True)
+    with pytest.raises(ValueError, match="checkpoint of an earlier version, which is pickled"):
+        run(tmp_path / "old")
+
+
+def test_a_stage_returns_the_same_straight_or_read_and_names_a_damaged_file(tmp_path):
+    def stage() -> nn.Module:
+        objective = Objective("net", network(), noisy_loss)
+        return fit_stage(tmp_path / "net.safetensors", [objective], Samples(), options(tmp_path / "run"))
+
+    trained, read = stage(), stage()
+    assert torch.equal(weights(trained), weights(read))
+    assert {p.device.type for net in (trained, read) for p in net.parameters()} == {"cpu"}
+    path = tmp_path / "net.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"net\.safetensors is damaged"):
+        stage()
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    def explode(batch, context):
+        loss, logs = plain_loss(batch, context)
+        if context.step == 7:
+            context.modules["net"][0].weight.register_hook(lambda gradient: gradient * float("nan"))
+        return loss, logs
+
+    with pytest.raises(FloatingPointError, match="not finite at update 8"):
+        run(tmp_path, explode)
+    assert load_state(tmp_path / "checkpoint.safetensors")[1]["step"] == 4
 
 
 def test_a_killed_run_ends_as_a_straight_one(tmp_path):
     straight = run(tmp_path / "straight", steps=200)
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, __file__, str(tmp_path / "killed"), "200", "slow"], env=environment)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "killed" / "checkpoint").exists():
-        assert process.poll() is None and time.monotonic() < deadline
+    while not (tmp_path / "killed" / "checkpoint.safetensors").exists():
+        assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not finished(tmp_path / "killed", 200)
     assert torch.equal(straight, run(tmp_path / "killed", steps=200))
 
 
@@ -152,7 +266,7 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint(tmp_path):
 
     with pytest.raises(FloatingPointError, match="not finite at update 7"):
         run(tmp_path, explode, log_every=1)
-    assert (tmp_path / "checkpoint").exists()
+    assert load_state(tmp_path / "checkpoint.safetensors")[1]["step"] == 4
 
 
 def test_bad_options_are_refused():

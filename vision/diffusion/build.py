@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vision.diffusion.backbone import TextEncoders
 
@@ -23,21 +23,26 @@ SCHEDULE = {
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Draw the weights of `module` as PyTorch does by default (uniform, by fan-in), from a generator.
 
-    Normalisations become identities. Works on modules that were made on the meta device and emptied.
+    Normalisations become identities. Works on modules that were made on the meta device and emptied, wherever they are:
+    numbers are drawn where the generator lives.
     """
-    with torch.no_grad():
-        for part in module.modules():
-            weight = getattr(part, "weight", None)
-            if isinstance(part, (nn.Linear, nn.Conv2d)):
-                bound = weight[0].numel() ** -0.5
-                weight.uniform_(-bound, bound, generator=generator)
-                if part.bias is not None:
-                    part.bias.uniform_(-bound, bound, generator=generator)
-            elif isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
-                weight.fill_(1.0)
-                part.bias.zero_()
-            elif isinstance(part, nn.Embedding):
-                weight.normal_(generator=generator)
+    for part in module.modules():
+        weight = getattr(part, "weight", None)
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            bound = weight[0].numel() ** -0.5
+            for value in (weight, part.bias):
+                if value is not None:
+                    value.data.copy_(drawn(value, generator).uniform_(-bound, bound, generator=generator))
+        elif isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
+            weight.data.fill_(1.0)
+            part.bias.data.zero_()
+        elif isinstance(part, nn.Embedding):
+            weight.data.copy_(drawn(weight, generator).normal_(generator=generator))
+
+
+def drawn(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Room of the shape and type of `value` where the generator draws; the same numbers on every device."""
+    return torch.empty(value.shape, dtype=value.dtype, device=generator.device)
 
 
 def emptied(module: nn.Module, seed: int) -> nn.Module:

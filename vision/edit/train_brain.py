@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from vision.checkpoints import begin_run
 from vision.diffusion.backbone import TextEncoders, token_ids
 from vision.diffusion.build import SCHEDULE, emptied, initialise, text_encoder, word_tokenizer
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
@@ -37,7 +38,7 @@ from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
 from vision.edit.options import PIEConfig
 from vision.edit.pie import PIEEditor
 from vision.files import atomic_path
-from vision.training import Context, Objective, TrainOptions, fit_stage
+from vision.training import Context, Objective, TrainOptions, fit_stage, half_precision
 
 STAGES = ("classifier", "vae", "unet")
 NOISES = SCHEDULE | {"prediction_type": "v_prediction", "clip_sample": False}
@@ -132,9 +133,11 @@ def train(
 
     Raises:
         FileNotFoundError: the volumes are missing.
+        ValueError: the run was begun with other options.
     """
     from diffusers import DDPMScheduler
 
+    begin_run(options.folder, options, results=[options.folder / f"{stage}.safetensors" for stage in STAGES])
     kept = rendered(options)
     classifier, vae, unet, text = build(options)
     images = {"images": kept["images"]}
@@ -273,7 +276,7 @@ def _run(
         warmup=min(100, options.steps[number] // 10),
         max_grad_norm=1.0,
         ema_decay=0.998,
-        mixed_precision="bf16",
+        mixed_precision=half_precision(),
         seed=options.seed * len(STAGES) + number,
         save_every=250,
         log_every=min(50, options.steps[number]),

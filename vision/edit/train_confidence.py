@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from vision.checkpoints import begin_run
 from vision.diffusion.build import initialise
 from vision.edit.auc import PESG, AUCMarginLoss, area_under_curve
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier, classifier_grey, densenet121, imagenet
 from vision.files import atomic_path
+from vision.hub import read_tensors
 from vision.images import image_files, load_image, to_tensor
-from vision.training import Context, Objective, TrainOptions, finished, fit
+from vision.training import Context, Objective, TrainOptions, fit
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,15 @@ def train(
 
     Raises:
         FileNotFoundError: a folder is missing.
-        ValueError: a folder holds too few pictures.
+        ValueError: a folder holds too few pictures, or the run was begun with other options or data.
     """
+    begin_run(options.folder, options, data=("positive", "negative", "start"), results=[options.folder / "weights"])
     training, measured = split(options)
     small = options.architecture == "small"
     network = SmallClassifier() if small else densenet121()
     initialise(network, torch.Generator().manual_seed(options.seed))
     if options.start is not None:
-        features = {name: value for name, value in load_file(options.start).items() if name.startswith("features.")}
+        features = {name: value for name, value in read_tensors(options.start).items() if name.startswith("features.")}
         network.features.load_state_dict({name.removeprefix("features."): value for name, value in features.items()})
     module = Scored(network, small)
 
@@ -129,9 +132,10 @@ def train(
         log_every=min(50, options.steps),
     )
     objective = Objective("classifier", module, loss, betas=(0.9, 0.999), weight_decay=1e-5)
-    module = fit([objective], data, settings, log=log, max_seconds=max_seconds)["classifier"]
-    if not finished(settings.folder, settings.steps):
+    trained = fit([objective], data, settings, log=log, max_seconds=max_seconds)
+    if trained is None:
         return None
+    module = trained["classifier"]
     initialise(module.network.classifier, torch.Generator().manual_seed(options.seed + 1))
     maximise_auc(module, data, measured, options, log)
     config = ClassifierConfig(options.architecture, options.size)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from vision.checkpoints import begin_run
 from vision.diffusion.backbone import TextEncoders, load_scheduler
 from vision.diffusion.denoise import Denoising, denoise_steps, set_steps
 from vision.diffusion.latents import decode_latents, encode_image, factor
@@ -28,7 +29,7 @@ from vision.edit.labels import read_set
 from vision.edit.passes import Predictor
 from vision.edit.pie import PIEEditor
 from vision.images import image_files, load_image, save_image, to_tensor
-from vision.training import Context, Objective, TrainOptions, finished, fit
+from vision.training import Context, Objective, TrainOptions, fit
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,9 @@ def train(
 
     Raises:
         FileNotFoundError: the base or the pictures are missing.
-        ValueError: there are no pictures, or one without a prompt.
+        ValueError: there are no pictures, or one without a prompt, or the run was begun with other options or data.
     """
+    begin_run(options.folder, options, data=("base", "data"), results=[options.folder / "weights"])
     editor = PIEEditor.from_pretrained(f"folder:{options.base}")
     data: Dataset[dict[str, Any]] = _prompted(pictures(options), options, options.seed)
     if options.prior is not None:
@@ -211,10 +213,10 @@ def train(
         return context.modules["unet"](batch, context.generator)
 
     objective = Objective("unet", module, loss, betas=(0.9, 0.999), weight_decay=1e-2)
-    trained = fit([objective], data, settings, log=log, max_seconds=max_seconds)["unet"]
-    if not finished(settings.folder, settings.steps):
+    trained = fit([objective], data, settings, log=log, max_seconds=max_seconds)
+    if trained is None:
         return None
-    editor.unet = trained.unet.eval()
+    editor.unet = trained["unet"].unet.eval()
     editor.save_pretrained(options.folder / "weights")
     return options.folder / "weights"
 

@@ -1,0 +1,99 @@
+"""A run folder keeps to the options and data that it was begun with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from vision.checkpoints import BEGUN, begin_run, forget_after
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training."""
+
+    folder: Path
+    """Of the run."""
+    images: Path
+    """Data."""
+    start: str | None = None
+    """Weights."""
+    steps: int | tuple[int, int] = 10
+    """Updates."""
+    learning_rate: float = 1e-3
+    """Of the optimiser."""
+    workers: int = 0
+    """Processes."""
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Recipe:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"a picture")
+    return Recipe(tmp_path / "run", tmp_path / "images")
+
+
+def begin(options: Recipe, *results: Path) -> None:
+    begin_run(options.folder, options, data=("images", "start"), results=results)
+    (options.folder / "checkpoint").touch()
+
+
+def test_other_options_are_refused_and_named(recipe):
+    begin(recipe)
+    begin(recipe)
+    with pytest.raises(ValueError, match=r"begun with other options or data: learning_rate \(0\.001, now 1\.0\)"):
+        begin(replace(recipe, learning_rate=1.0))
+    begin(replace(recipe, workers=4))
+
+
+def test_an_attempt_that_made_nothing_binds_nobody(recipe):
+    begin_run(recipe.folder, recipe)
+    begin_run(recipe.folder, replace(recipe, learning_rate=1.0))
+
+
+def test_data_count_by_their_content(recipe, tmp_path):
+    begin(recipe)
+    moved = tmp_path / "moved"
+    recipe.images.rename(moved)
+    begin(replace(recipe, images=moved))
+    (moved / "a.png").write_bytes(b"b picture")
+    with pytest.raises(ValueError, match=r"images \(\"1 file, [0-9a-f]{16}\", now \"1 file, [0-9a-f]{16}\"\)"):
+        begin(replace(recipe, images=moved))
+    with pytest.raises(ValueError, match=r'start \(null, now "org/name"\)'):
+        begin(replace(recipe, start="org/name"))
+
+
+def test_steps_may_change_until_they_are_done(recipe, tmp_path):
+    result = tmp_path / "weights"
+    begin(recipe, result)
+    begin(replace(recipe, steps=20), result)
+    result.mkdir()
+    begin(replace(recipe, steps=20), result)
+    with pytest.raises(ValueError, match=r"steps \(20, now 2\)"):
+        begin(replace(recipe, steps=2), result)
+
+
+def test_steps_of_finished_stages_stay(recipe, tmp_path):
+    stages = [tmp_path / "one", tmp_path / "two"]
+    recipe = replace(recipe, steps=(5, 5))
+    begin(recipe, *stages)
+    stages[0].touch()
+    begin(replace(recipe, steps=(5, 9)), *stages)
+    with pytest.raises(ValueError, match="steps"):
+        begin(replace(recipe, steps=(6, 9)), *stages)
+    begin(replace(recipe, steps=(5, 9)), *stages)
+
+
+def test_the_first_process_alone_writes(recipe, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    begin_run(recipe.folder, recipe)
+    assert not (recipe.folder / BEGUN).exists()
+
+
+def test_log_rows_behind_a_state_are_forgotten(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "x": 1}\n{"step": 3}\n{"st')
+    forget_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2, "x": 1}\n'

@@ -1,0 +1,149 @@
+"""What a run keeps in its folder: the options and data that it was begun with, its log, and its state.
+
+A state is one safetensors file: tensors, and facts as JSON in its header, with a digest of both. It is written beside
+the old one and then takes its name, so that a kill at any moment leaves a whole one; nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vision.config import read_json, to_dict
+from vision.files import atomic_path, digest
+from vision.hub import library_errors, on_disk
+from vision.job import keep_to
+
+BEGUN = "begun.json"
+"""File in a run folder: the options and data that the run was begun with."""
+MAY_CHANGE = (
+    "folder", "device", "workers", "trackers", "gradient_checkpointing",  # where and how it is computed
+    "log_every", "save_every", "evaluate_every", "validate_every", "measure_every", "validation", "validation_steps",
+    "photos", "volumes",  # where files of known content are looked for; the run keeps copies
+)  # fmt: skip
+"""Options of all trainings that may differ when a run goes on; `steps` may too, until what they lead to is there."""
+
+
+def begin_run(
+    folder: Path,
+    options: Any,
+    *,
+    data: Sequence[str] = (),
+    results: Sequence[Path] = (),
+    free: Sequence[str] = (),
+) -> None:
+    """Begin a training in a folder, or go on with one that was begun with the same options and data.
+
+    Args:
+        folder: of the run.
+        options: dataclass of the recipe.
+        data: names of the options that hold files, folders or sources of weights; their content counts.
+        results: what the run, or each of its stages, ends with; `steps` may change until it is there. Empty: never.
+        free: further names of options that may change, beside `MAY_CHANGE`.
+
+    Raises:
+        ValueError: the run was begun with other options or data; the sentence names them.
+    """
+    if int(os.environ.get("RANK", "0")):
+        return
+    path, facts = folder / BEGUN, {}
+    if folder.is_dir() and not any(file.name != BEGUN for file in folder.iterdir()):
+        path.unlink(missing_ok=True)  # an attempt that failed before it made anything binds nobody
+    begun = read_json(path) if path.exists() else {}
+    for name, value in to_dict(options).items():
+        if name not in (*MAY_CHANGE, *free):
+            facts[name] = _content(value, begun.get(name)) if name in data else value
+    if results and "steps" in begun:
+        one = not isinstance(facts["steps"], list)
+        pairs = [(begun["steps"], facts["steps"])] if one else zip(begun["steps"], facts["steps"], strict=True)
+        steps = [old if result.exists() else new for (old, new), result in zip(pairs, results, strict=True)]
+        with atomic_path(path) as part:
+            part.write_text(json.dumps(begun | {"steps": steps[0] if one else steps}, indent=1), encoding="utf-8")
+    keep_to(path, facts)
+
+
+def save_state(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a state.
+
+    Args:
+        path: a safetensors file.
+        tensors: on any device; by name.
+        facts: JSON values.
+
+    Raises:
+        ValueError: it cannot be written; the old file is left as it was.
+    """
+    stored = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    text = json.dumps(dict(facts))
+    with atomic_path(path) as part:
+        save_file(stored, part, {"format": "pt", "facts": text, "digest": _digest(stored, text)})
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the facts that `save_state` wrote; a plain safetensors file has no facts.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    with library_errors(f"{path} is damaged; remove it to begin anew"), safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    text = header.get("facts", "{}")
+    if "digest" in header and header["digest"] != _digest(tensors, text):
+        raise ValueError(f"{path} is damaged: it does not hold what was written; remove it to begin anew.")
+    return tensors, json.loads(text)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the rows of a log, JSON lines with their `step`, that a kill left behind the last state."""
+    if not path.exists():
+        return
+    rows = path.read_text(encoding="utf-8").splitlines()
+    kept = [row for row in rows if _step_of(row) <= step]
+    if kept != rows:
+        with atomic_path(path) as part:
+            part.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+
+
+def _step_of(row: str) -> float:
+    """The step of a log row; a row that a kill cut off belongs to none that was kept."""
+    try:
+        return json.loads(row)["step"]
+    except json.JSONDecodeError:
+        return float("inf")
+
+
+def _content(value: str | None, begun: str | None) -> str | None:
+    """What a file, a folder or a source of weights holds. What is gone since the run was begun cannot be compared."""
+    if value is None:
+        return None
+    try:
+        path = on_disk(value, None)
+        path = Path(value) if path is None and Path(value).exists() else path
+    except FileNotFoundError:
+        return begun or value
+    if path is None:
+        return value
+    count = sum(file.is_file() for file in path.rglob("*")) if path.is_dir() else 1
+    return f"{count} {'file' if count == 1 else 'files'}, {digest(path)[:16]}"
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
