@@ -15,19 +15,28 @@ from recon3d.cameras import Cameras, surround
 from recon3d.mesh import Mesh, merge_vertices
 from recon3d.raster import visible_faces
 
+AGGRESSIONS = (7, 5, 3, 1)
+"""How quickly the simplification gives up accuracy, from its default on."""
+
 
 def simplify(mesh: Mesh, num_faces: int) -> Mesh:
-    """Quadric simplification to about `num_faces` faces; vertices take the colour of the nearest old surface."""
-    vertices, merged = merge_vertices(mesh.vertices.cpu(), mesh.faces.cpu())
-    faces = merged
-    if len(merged) > num_faces:
-        new_vertices, new_faces = fast_simplification.simplify(
-            vertices.float().numpy(), merged.int().numpy(), target_count=num_faces
+    """Quadric simplification to about `num_faces` faces; vertices take the colour of the nearest old surface.
+
+    A closed surface stays closed and manifold: where the fast way fails, more careful ones are tried.
+    """
+    plain = Mesh(*merge_vertices(mesh.vertices.cpu(), mesh.faces.cpu()))
+    simpler, flawless = plain, not plain.notes()
+    for aggression in AGGRESSIONS if len(plain.faces) > num_faces else ():
+        vertices, faces = fast_simplification.simplify(
+            plain.vertices.float().numpy(), plain.faces.int().numpy(), target_count=num_faces, agg=aggression
         )
-        vertices, faces = torch.from_numpy(new_vertices), torch.from_numpy(new_faces).long()
-    simpler = Mesh(vertices.to(mesh.vertices), faces.to(mesh.faces.device))
-    if not bool(folded(merged).any()):  # two-sided sheets are meant to be so; folds made here are not
+        simpler = Mesh(torch.from_numpy(vertices).to(mesh.vertices.dtype), torch.from_numpy(faces).long())
+        if not flawless:
+            break
         simpler = simpler.keep_faces(~folded(simpler.faces))
+        if not simpler.notes():
+            break
+    simpler = simpler.to(mesh.vertices.device)
     return replace(simpler, colors=nearest_color(mesh, simpler.vertices))
 
 

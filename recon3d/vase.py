@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from recon3d.mesh import Mesh
+
+SOURCE = Path(__file__)
+"""What results of the vase are made from: its code."""
 
 
 def vase(rings: int = 96, sides: int = 128, texture_size: int = 256) -> Mesh:

@@ -249,9 +249,20 @@ class Item:
         is_folder: whether the result is a folder of files.
         number: its place among this process's items.
         total: how many they are.
+        content: digest of what it is made from; None: of the input.
     """
 
-    def __init__(self, job: Job, input: Path, name: str, is_folder: bool = False, number: int = 0, total: int = 1):
+    def __init__(
+        self,
+        job: Job,
+        input: Path,
+        name: str,
+        is_folder: bool = False,
+        number: int = 0,
+        total: int = 1,
+        content: str | None = None,
+    ):
+        self.content = content
         self.job, self.input, self.name = job, input, name
         self.number, self.total, self.started = number, total, time.monotonic()
         self.record = Record(job.out, name, is_folder)
@@ -265,7 +276,7 @@ class Item:
     @cached_property
     def origin(self) -> Origin:
         """What its results are made from."""
-        content = digest(self.input)
+        content = digest(self.input) if self.content is None else self.content
         key = hashlib.sha256(json.dumps([self.job.facts, content], sort_keys=True).encode()).hexdigest()
         return Origin(str(self.input.absolute()), content, key)
 

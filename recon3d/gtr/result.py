@@ -54,13 +54,14 @@ class Reconstruction:
         if self.kept is not None:
             return self.kept.to("cpu")
         if self.fit is None:
-            return self._back(self.surface)
+            return self.to_world(self.surface)
         made = drop_hidden(self.surface)
         made = bake(made, self.color, size, max_faces) if texture == "uv" else self._vertex_colored(made)
-        return self._back(made if self.views is None else repainted(made, self.views))
+        return self.to_world(made if self.views is None else repainted(made, self.views))
 
     def _vertex_colored(self, mesh: Mesh) -> Mesh:
         return replace(mesh, colors=self.color(mesh.vertices))
 
-    def _back(self, mesh: Mesh) -> Mesh:
+    def to_world(self, mesh: Mesh) -> Mesh:
+        """A mesh of the box in the user's world, on the CPU."""
         return mesh.to("cpu").moved(-self.centre * self.scale, 1 / self.scale)

@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recon3d import cameras as cams
-from recon3d import evaluate
-from recon3d.gtr import losses
+from recon3d.gtr import evaluate, losses
 from recon3d.gtr.fields import TriplaneField, sample_triplane
 from recon3d.gtr.fit import Budget, Fit
 from recon3d.gtr.network import Generator, GeneratorConfig, condition

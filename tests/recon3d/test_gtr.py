@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recon3d.cameras import gtr_rig
-from recon3d.evaluate import Setting, given_cameras, measure, seen_part, spoil, surface_scores
+from recon3d.gtr.evaluate import Setting, given_cameras, measure, seen_part, spoil, surface_scores
 from recon3d.gtr.fields import TriplaneField
 from recon3d.gtr.fit import Budget, new_fit
 from recon3d.gtr.geometry import geometry_stage, object_box, volume_stage

@@ -2,22 +2,17 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 
-from recon3d.evaluate import Setting
 from recon3d.gtr.convert import convert
-from recon3d.gtr.options import PUBLISHED, TINY, GTROptions
+from recon3d.gtr.options import PUBLISHED, TINY
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.train import GTRTraining, RenderedObjects, train
-from recon3d.show import gallery_cameras
 from recon3d.vase import vase
-from scripts import benchmark_gtr, evaluate_gtr
 from scripts.convert import GTRFiles
 from scripts.convert import main as convert_file
-from scripts.evaluate_gtr import GTREvaluation
 
 QUICK = {"preset": "tiny", "steps": 2, "given_views": 2, "compared_views": 1, "rays": 64, "samples": 8, "grid_size": 12}
 
@@ -111,25 +106,3 @@ def test_damaged_checkpoints_are_refused(damage):
         content["pipeline"]["generator"]["norm2.weight"] = torch.zeros(3)
     with pytest.raises(ValueError, match=r"pipeline|does not fit"):
         convert(content)
-
-
-def test_benchmark_measures_every_stage(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_gtr, "GTROptions", lambda **own: GTROptions(volume_steps=70, rays=128, **own))
-    rows = benchmark_gtr.main(benchmark_gtr.GTRBenchmark(grid_size=16, steps=1, large=0, out=tmp_path))
-    assert [row["what"][0] for row in rows] == ["A", "B", "C", "B"] and (tmp_path / "gtr.csv").exists()
-
-
-def test_evaluation_writes_tables_and_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_gtr, "Setting", partial(Setting, samples=500, seen_from=24))
-    monkeypatch.setattr(evaluate_gtr, "gallery_cameras", lambda size: gallery_cameras(24))
-    (tmp_path / "meshes").mkdir()
-    vase(12, 16, 16).save(tmp_path / "meshes" / "a.glb")
-    (tmp_path / "meshes" / "bad.obj").write_text("v 0 0 0\n")
-    quick = GTROptions(volume_steps=50, geometry_steps=1, texture_steps=1, view_size=32, grid_size=16, rays=128,
-                       texture="vertex")  # fmt: skip
-    code = evaluate_gtr.main(GTREvaluation(tmp_path / "out", tmp_path / "meshes", quick, views=6))
-    assert code == 2  # one mesh could not be used
-    rows = json.loads((tmp_path / "out" / "means.json").read_text())
-    assert [row["stage"] for row in rows] == ["volume", "geometry", "texture", "exported"]
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"runs.csv", "means.png", "a.png", "run.json"} <= names

@@ -1,4 +1,4 @@
-"""The reconstruct script: every kind of input, resume, refusals."""
+"""Rebuilding as a job: every kind of input, resume, refusals."""
 
 import json
 import os
@@ -11,15 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from recon3d import job as module
 from recon3d.cameras import gtr_rig
 from recon3d.gtr.options import GTROptions
+from recon3d.job import ReconstructOptions, reconstruct
+from recon3d.looks import turntable_frames
 from recon3d.mesh import Mesh
 from recon3d.render import render
 from recon3d.vase import vase
 from recon3d.view_files import save_views
 from recon3d.views import join_grid
-from scripts import reconstruct as script
-from scripts.reconstruct import ReconstructOptions, main, turntable_frames
 from vision.config import cli
 from vision.images import to_pil
 
@@ -27,6 +28,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 QUICK = GTROptions(
     volume_steps=50, geometry_steps=2, texture_steps=3, view_size=32, grid_size=20, rays=160, texture="vertex"
 )
+
+
+def main(options, show=lambda event: None):
+    """The mesh file of a job that went well."""
+    outcome = reconstruct(options, show)
+    assert outcome.code == 0
+    return options.out / options.file
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +47,29 @@ def finished(tmp_path_factory):
     """The folder of a newcomer's first run."""
     folder = tmp_path_factory.mktemp("newcomer") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "turntable_frames", lambda mesh: turntable_frames(mesh, frames=3, size=32))
+        patch.setattr(module, "turntable_frames", lambda mesh: turntable_frames(mesh, frames=3, size=32))
         assert main(ReconstructOptions(folder, options=QUICK)) == folder / "vase.glb"
     return folder
 
 
 def test_a_newcomer_gets_the_vase(finished):
     names = ["contact.png", "run.json", "turntable.gif", "vase.glb"]
-    assert sorted(path.name for path in finished.iterdir()) == names
+    assert sorted(path.name for path in finished.iterdir() if path.name[0] != ".") == names
     assert len(Mesh.load(finished / "vase.glb").faces) > 100
     run = json.loads((finished / "run.json").read_text())
     assert run["options"]["options"]["volume_steps"] == 50
-    assert set(run["psnr_given_views"]) == {"volume", "geometry", "surface", "texture"}
+    told = run["meshes"]["vase.glb"]
+    assert told["geometry"]["parts"] == 1 and told["geometry"]["closed"] is True
+    assert set(told["psnr_given_views"]) == {"volume", "geometry", "surface", "texture"}
     with Image.open(finished / "turntable.gif") as film:
-        assert film.n_frames == 3
+        assert film.n_frames == 3 and film.size == (64, 32)
 
 
 def test_what_is_done_is_not_done_again(finished, monkeypatch):
     def stop(*arguments, **options):
         raise InterruptedError
 
-    monkeypatch.setattr(script.GTRReconstructor, "reconstruct", stop)
+    monkeypatch.setattr(module.GTRReconstructor, "reconstruct", stop)
     assert main(ReconstructOptions(finished, options=QUICK)) == finished / "vase.glb"
     with pytest.raises(InterruptedError):
         main(ReconstructOptions(finished, options=replace(QUICK, seed=1)))
@@ -83,23 +93,52 @@ def test_views_grid_and_mesh_with_views(tmp_path, views):
         assert len(Mesh.load(target).faces) > 50
 
 
-def test_a_killed_run_goes_on(finished, tmp_path, monkeypatch):
+def test_a_mesh_alone_keeps_its_place_and_size_and_its_faces_when_asked(tmp_path):
+    away = torch.tensor([120.0, -40.0, 7.0])
+    mesh = vase(16, 16, 16).moved(away, 30.0)
+    mesh.save(tmp_path / "part.glb")
+    part = Mesh.load(tmp_path / "part.glb")
+    for keep in (False, True):
+        chosen = replace(QUICK, keep_topology=keep)
+        target = main(ReconstructOptions(tmp_path / str(keep), mesh=tmp_path / "part.glb", options=chosen, film="none"))
+        made = Mesh.load(target)
+        low, high = mesh.bounds()
+        for corner, other in zip(made.bounds(), (low, high), strict=True):
+            assert float((corner - other).abs().max()) < 0.2 * float((high - low).max())
+        assert torch.equal(made.faces, part.faces) == keep
+
+
+def test_repainting_the_mesh_given_is_other_work(tmp_path, views):
+    save_views(views, tmp_path / "views")
+    options = ReconstructOptions(
+        tmp_path / "out",
+        tmp_path / "views",
+        mesh=tmp_path / "start.ply",
+        options=replace(QUICK, refine="none", keep_topology=True),
+        film="none",
+    )
+    for grey in (0.3, 0.6):
+        mesh = vase(12, 12, 16)
+        Mesh(mesh.vertices, mesh.faces, torch.full_like(mesh.vertices, grey)).save(tmp_path / "start.ply")
+        (facts,) = reconstruct(options).items.values()
+        assert not facts["was_done"]
+    (facts,) = reconstruct(options).items.values()
+    assert facts["was_done"]
+
+
+def test_a_killed_run_goes_on(finished, tmp_path):
     options = ReconstructOptions(tmp_path, options=QUICK, film="none")
 
-    class Killed(script.Bars):
-        def __call__(self, step):
-            super().__call__(step)
-            if step.at.stage == "volume" and step.at.number == 20:
-                raise KeyboardInterrupt
+    def kill(event):
+        if event.text.startswith("volume") and event.done == 20:
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(script, "Bars", Killed)
-        with pytest.raises(KeyboardInterrupt):
-            main(options)
-    assert (tmp_path / ".unfinished").is_dir() and not list(tmp_path.glob("*.glb"))
+    with pytest.raises(KeyboardInterrupt):
+        main(options, kill)
+    assert list(tmp_path.rglob("volume")) and not list(tmp_path.glob("*.glb"))
     whole, again = Mesh.load(finished / "vase.glb"), Mesh.load(main(options))
     assert torch.equal(whole.vertices, again.vertices) and torch.equal(whole.colors, again.colors)
-    assert not (tmp_path / ".unfinished").exists()
+    assert not list(tmp_path.rglob("volume"))
 
 
 def test_refusals_leave_nothing_behind(tmp_path, views):

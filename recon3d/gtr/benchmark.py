@@ -6,7 +6,6 @@ Per step of every stage, geometry on sparse against dense grids, and the memory 
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,22 +13,22 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from recon3d.evaluate import given_cameras
-from recon3d.gtr.fit import Budget, Fit
-from recon3d.gtr.geometry import geometry_stage, surface_loss, volume_stage
+from recon3d.gtr.evaluate import given_cameras
+from recon3d.gtr.fit import Budget, Fit, new_mesh_fit
+from recon3d.gtr.geometry import geometry_stage, surface_loss, vertex_stage, volume_stage
 from recon3d.gtr.options import GTROptions
 from recon3d.gtr.reconstructor import GTRReconstructor
-from recon3d.gtr.texture import covered_points, texture_stage
+from recon3d.gtr.texture import covered_points, paint_stage, texture_stage
 from recon3d.isosurface import extract_surface, grid_points
 from recon3d.mesh import Mesh
+from recon3d.projection import Projector
 from recon3d.render import render
 from recon3d.vase import vase
 from recon3d.views import Views
+from vision.job import Event, Show, choose_device, silent
 from vision.refine import refine
-from vision.report import table, write_table
+from vision.report import text_table, write_table
 
 LEVEL = 10.0
 
@@ -48,16 +47,16 @@ class GTRBenchmark:
     """Grid points per side of the one large extraction, for its memory; 0 leaves it out."""
     out: Path | None = None
     """Folder for gtr.json and gtr.csv."""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, ...; auto takes a GPU when there is one."""
 
 
-def main(options: GTRBenchmark) -> list[dict[str, object]]:
-    """Measure and print; returns the rows."""
-    console = Console()
+def benchmark(options: GTRBenchmark, show: Show = silent) -> list[dict[str, object]]:
+    """Measure and show; returns the rows."""
+    device = choose_device(options.device)
     truth = (Mesh.load(options.mesh) if options.mesh else vase()).normalised()
-    views = render(truth, given_cameras()).to(options.device)
-    reconstructor = GTRReconstructor.from_pretrained(device=options.device)
+    views = render(truth, given_cameras()).to(device)
+    reconstructor = GTRReconstructor.from_pretrained(device=device)
     settings = GTROptions(refine="none", grid_size=options.grid_size)
     fit = reconstructor.reconstruct(views, settings).fit
     weights = fit.weights()
@@ -72,13 +71,18 @@ def main(options: GTRBenchmark) -> list[dict[str, object]]:
 
     n = options.steps
     quiet = Budget(n, evaluate_every=10**9)
-    surface = covered_points(*(part.detach() for part in fit.surface(options.grid_size, LEVEL)), views)
+    shape = Mesh(*(part.detach() for part in fit.surface(options.grid_size, LEVEL)))
+    surface = covered_points(shape.vertices, shape.faces, views)
+    bare = new_mesh_fit(shape, torch.Generator().manual_seed(0))
+    painted = new_mesh_fit(truth.to(device), torch.Generator().manual_seed(0))
     stages = {
         "A volume step": lambda: volume_stage(fit, views, quiet),
         "B geometry step, sparse": lambda: geometry_stage(
             fit, views, quiet, level=LEVEL, resolutions=(options.grid_size,)
         ),
+        "Vertices step": lambda: vertex_stage(bare, views, quiet, color=fit.color),
         "C texture step": lambda: texture_stage(fit, surface, views.images, quiet),
+        "Painting move": lambda: paint_stage(painted, Projector(painted.mesh, views), quiet),
     }
     for name, make in stages.items():
         stage = make()
@@ -90,7 +94,7 @@ def main(options: GTRBenchmark) -> list[dict[str, object]]:
     for row in rows:
         if row["what"] == "B geometry step, dense":
             row["times_sparse"] = row["cpu_seconds"] / rows[1]["cpu_seconds"]
-    console.print(table(rows, title=f"{torch.get_num_threads()} threads"))
+    show(Event("result", text_table(rows, title=f"{torch.get_num_threads()} threads")))
     if options.out is not None:
         write_table(rows, options.out / "gtr.json", options.out / "gtr.csv")
     return rows

@@ -1,12 +1,22 @@
-"""How good a reconstruction is: pictures from views that were not given, and distances between surfaces.
+"""Measure GTR over a folder of meshes.
+
+    burnish evaluate gtr --out runs/vase                                  (a vase made by code)
+    burnish evaluate gtr --meshes MESHES --out runs/meshes --seeds 3
+    burnish evaluate gtr --meshes MESHES --out runs/spoilt --spoil        (spoilt meshes are refined)
+
+Every mesh is rebuilt from rendered views (or, with --spoil, a spoilt version of it is refined), and compared with
+itself on views that were not given and on its visible surface. Writes a contact sheet per mesh, runs.csv and .json
+(every mesh, seed and stage), means.csv, .json and .png (means over seeds), and run.json. Meshes that are measured are
+kept: the same command goes on with the rest.
 
 The protocol for one mesh: it is scaled so that the longest side of its box is 1.6 (half-size 0.8) and shown unlit on
 white at 128 pixels, 2 x 2 samples per pixel, field of view 30 degrees, distance 4. Twelve views are given: the six of
 GTR and six more at elevations -25 and 45 degrees. Eight others are held out. PSNR and SSIM are means over whole
 pictures. Surfaces are compared by 100,000 points each, in the same units, after removing faces that none of 48 views
 around the object sees, on both sides: Chamfer distance is the mean distance to the nearest point of the other
-surface, both directions added; F-score is the harmonic mean of the shares of points closer than a threshold. None of
-this is comparable with published tables.
+surface, both directions added; F-score is the harmonic mean of the shares of points closer than a threshold;
+`normal_degrees` is the mean angle between the face normals, sides not told apart, at such nearest points, mean of both
+directions. None of this is comparable with published tables.
 """
 
 from __future__ import annotations
@@ -14,9 +24,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from scipy.spatial import cKDTree
@@ -24,13 +34,20 @@ from torch import Tensor
 
 from recon3d.cameras import Cameras, concatenate, gtr_rig, orbit, surround
 from recon3d.gtr.options import GTROptions
-from recon3d.gtr.reconstructor import GTRReconstructor
+from recon3d.gtr.reconstructor import MAX_FACES, GTRReconstructor
 from recon3d.gtr.result import Reconstruction
+from recon3d.looks import contact_sheet, gallery_cameras, lit, looks
 from recon3d.mesh import Mesh
+from recon3d.mesh_files import FORMATS
 from recon3d.render import render
 from recon3d.surfaces import nearest_color, seen_faces, simplify
+from recon3d.vase import SOURCE, vase
 from recon3d.views import Views
+from vision.config import UNNAMED
+from vision.files import atomic_path
+from vision.job import Event, Item, Job, Outcome, Show, choose_device, silent
 from vision.metrics import lpips, psnr, ssim
+from vision.report import plot_bars, text_table, write_table
 
 HELD_OUT = ((15, 10), (60, -15), (105, 35), (150, 0), (195, 25), (240, -5), (285, 50), (330, -30))
 """Azimuth and elevation of the views that are never given, in degrees."""
@@ -96,6 +113,25 @@ def surface_scores(mesh: Mesh, reference: Mesh, samples: int = 100_000, seed: in
     generator = torch.Generator().manual_seed(seed)
     scores = point_scores(mesh.sample(samples, generator)[0], reference.sample(samples, generator)[0])
     return {"chamfer": scores["chamfer_l1_sum"]} | {f"f@{t:g}": scores[f"fscore@{t:g}"] for t in THRESHOLDS}
+
+
+def normal_degrees(mesh: Mesh, reference: Mesh, samples: int = 100_000, seed: int = 0) -> float:
+    """Mean angle between the face normals at points of one surface and the nearest points of the other, both ways."""
+    generator = torch.Generator().manual_seed(seed)
+    points, normals = zip(*(_points_and_normals(x, samples, generator) for x in (mesh, reference)), strict=True)
+    angles = []
+    for here, there in ((0, 1), (1, 0)):
+        _, nearest = cKDTree(points[there]).query(points[here])
+        cosine = (normals[here] * normals[there][torch.from_numpy(nearest)]).sum(-1).abs()
+        angles.append(float(torch.rad2deg(torch.acos(cosine.clamp(max=1))).mean()))
+    return sum(angles) / 2
+
+
+def _points_and_normals(mesh: Mesh, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    points, face, _ = mesh.sample(samples, generator)
+    a, b, c = mesh.vertices[mesh.faces[face]].unbind(1)
+    normals = torch.nn.functional.normalize(torch.cross(b - a, c - a, dim=-1), dim=-1)
+    return points.double().cpu(), normals.double().cpu()
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------
@@ -194,7 +230,9 @@ def measure(
     def row(stage: str, made: Mesh, color: Callable[[Tensor], Tensor] | None, seconds: float, cpu: float) -> None:
         scores = view_scores(render(made, held.cameras, color=color), held, setting.perceptual)
         scores["psnr_given"] = view_scores(render(made, given.cameras, color=color), given)["psnr"]
-        scores |= surface_scores(seen_part(made, judges), seen_truth, setting.samples)
+        seen = seen_part(made, judges)
+        scores |= surface_scores(seen, seen_truth, setting.samples)
+        scores["normal_degrees"] = normal_degrees(seen, seen_truth, setting.samples)
         rows.append({"stage": stage, **scores, "faces": len(made.faces), "seconds": seconds, "cpu_seconds": cpu})
 
     if start is not None:
@@ -210,8 +248,7 @@ def measure(
             one = replace(options, refine=refined)
             result = reconstructor.reconstruct(given, one, mesh=start, folder=Path(folder))
             spent = time.perf_counter() - began, time.process_time() - cpu
-            unit = result.surface.moved(-result.centre * result.scale, 1 / result.scale)
-            row(stage, unit, _in_world(result), *spent)
+            row(stage, result.to_world(result.surface), _in_world(result), *spent)
             if done is not None:
                 done(stage, result)
     if setting.exported:
@@ -225,7 +262,8 @@ def _in_world(result: Reconstruction) -> Callable[[Tensor], Tensor] | None:
     """The colour field of a result for points of the user's world."""
     if result.fit is None:
         return None
-    return lambda points: result.color((points - result.centre) * result.scale)
+    device = result.fit.code.device
+    return lambda points: result.color(((points - result.centre) * result.scale).to(device)).cpu()
 
 
 def spoil(mesh: Mesh, seed: int = 0, keep: float = 0.02, noise: float = 0.02, shift: float = 0.12) -> Mesh:
@@ -239,12 +277,12 @@ def spoil(mesh: Mesh, seed: int = 0, keep: float = 0.02, noise: float = 0.02, sh
     generator = torch.Generator().manual_seed(seed)
     low, high = mesh.bounds()
     simple = simplify(mesh, max(60, round(keep * len(mesh.faces))))
-    near = simple.vertices[:, None] + 0.03 * (high - low).amax() * torch.randn(
-        len(simple.vertices), 32, 3, generator=generator
-    )
+    scatter = torch.randn(len(simple.vertices), 32, 3, generator=generator).to(simple.vertices)
+    near = simple.vertices[:, None] + 0.03 * (high - low).amax() * scatter
     colors = nearest_color(mesh, near.view(-1, 3)).view(-1, 32, 3).mean(1)
-    change = (torch.rand(3, generator=generator) * 2 - 1) * shift
-    moved = simple.vertices + noise * (high - low).amax() * torch.randn(simple.vertices.shape, generator=generator)
+    change = ((torch.rand(3, generator=generator) * 2 - 1) * shift).to(colors)
+    jitter = torch.randn(simple.vertices.shape, generator=generator).to(simple.vertices)
+    moved = simple.vertices + noise * (high - low).amax() * jitter
     return Mesh(moved, simple.faces, (colors + change).clamp(0, 1))
 
 
@@ -259,3 +297,115 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         table.append({"mesh": name, "stage": stage, "seeds": len(members)}
                      | {key: sum(float(m[key]) for m in members) / len(members) for key in numbers})  # fmt: skip
     return table
+
+
+# Command ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GTREvaluation:
+    """Measure GTR on a folder of meshes."""
+
+    out: Path
+    """Folder for tables and pictures."""
+    meshes: Path | None = None
+    """Folder of textured meshes; None measures a vase made by code."""
+    options: Annotated[GTROptions, UNNAMED] = field(default_factory=GTROptions)
+    """What the system may change."""
+    source: str | None = None
+    """Weights of a generator: a folder, org/name on the model hub, or builtin:NAME; None fits from nothing."""
+    seeds: int = 1
+    """Runs per mesh, with seeds from the given one on."""
+    views: int = 12
+    """Views that are given: 12, or the six of GTR."""
+    spoil: bool = False
+    """Refine a spoiled version of every mesh (2 % of its faces, displaced, colours blurred and shifted)."""
+    lpips: bool = False
+    """Also measure LPIPS; its weights must be installed."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, ...; auto takes a GPU when there is one."""
+
+    def __post_init__(self) -> None:
+        if self.views not in (6, 12):
+            raise ValueError(f"views must be 12 or 6, got {self.views}.")
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}.")
+
+
+def evaluate(options: GTREvaluation, show: Show = silent) -> Outcome:
+    """Measure everything that is not measured yet.
+
+    Raises:
+        ValueError: the folder holds no usable mesh.
+        FileNotFoundError: the folder or the weights are missing.
+    """
+    from vision.hub import on_disk
+
+    device, files = choose_device(options.device), _files(options.meshes)
+    weights = [] if options.source is None else [on_disk(options.source, None)]
+    job = Job(options.out, options, neutral=("meshes", "device"), files=weights, show=show)
+    reconstructor = job.needs(lambda: GTRReconstructor.from_pretrained(options.source, device=device))
+    for number, path in enumerate(files):
+        item = Item(job, path or SOURCE, f"{path.stem if path else 'vase'}.png")
+        with job.attempt(item):
+            if not item.done():
+                mesh = Mesh.load(path, max_faces=MAX_FACES) if path else vase()
+                with item.results() as folder:
+                    rows = _measured(mesh, reconstructor, options, folder / item.name)
+                    item.tell(rows=[{"mesh": Path(item.name).stem, **row} for row in rows])
+        job.progress("measuring", number + 1, len(files))
+    rows = [row for facts in job.made.values() for row in facts["rows"]]
+    if not rows:
+        raise ValueError(f"No mesh could be measured. {' '.join(job.problems)}")
+    summary = means(rows)
+    write_table(rows, options.out / "runs.json", options.out / "runs.csv")
+    write_table(summary, options.out / "means.json", options.out / "means.csv")
+    bars = [{"name": f"{row['mesh']} {row['stage']}", **row} for row in summary]
+    plot_bars(options.out / "means.png", bars, "name", ["psnr", "psnr_given", "iou", "chamfer", "normal_degrees"])
+    show(Event("result", text_table(summary, title=f"{len(job.made)} meshes", digits=3), path=options.out))
+    return job.finish("meshes", source=options.source, seed=options.options.seed)
+
+
+def _measured(
+    mesh: Mesh, reconstructor: GTRReconstructor, options: GTREvaluation, picture: Path
+) -> list[dict[str, Any]]:
+    """The rows of one mesh, every seed and stage; the stages of the first seed are drawn."""
+    setting = Setting(options.views, options.options.view_size, options.lpips, exported=True)
+    rows = []
+    for seed in range(options.options.seed, options.options.seed + options.seeds):
+        sheet: list[tuple[str, Reconstruction]] = []
+        start = spoil(mesh, seed) if options.spoil else None
+        chosen = replace(options.options, seed=seed)
+        kept = measure(
+            mesh, reconstructor, chosen, setting, start=start, done=lambda *made, sheet=sheet: sheet.append(made)
+        )
+        rows += [{"seed": seed, **row} for row in kept]
+        if seed == options.options.seed:
+            _picture(picture, mesh, start, sheet)
+    return rows
+
+
+def _files(folder: Path | None) -> list[Path | None]:
+    if folder is None:
+        return [None]
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMATS)
+    if not files:
+        raise ValueError(f"{folder} holds no meshes ({', '.join(FORMATS)}).")
+    return list(files)
+
+
+def _picture(path: Path, mesh: Mesh, start: Mesh | None, sheet: list[tuple[str, Reconstruction]]) -> None:
+    """The truth, what was given, and every stage, coloured and bare, from six sides."""
+    cameras = gallery_cameras(192)
+    truth = mesh.normalised()
+    columns = [("truth", looks(truth, cameras)), ("its shape", lit(truth, cameras, bare=True))]
+    if start is not None:
+        columns.append(("given", looks(start.moved(*mesh.placement()), cameras)))
+    for stage, result in sheet:
+        columns.append((stage, result.render(cameras).images))
+        if stage != "texture":
+            columns.append((f"{stage}, shape", lit(result.surface, cameras, bare=True)))
+    with atomic_path(path) as part:
+        contact_sheet(columns).save(part, "PNG")

@@ -11,7 +11,7 @@ from torch import Tensor
 from recon3d.cameras import Cameras, orbit, turntable
 from recon3d.gtr.fit import Fit, MeshFit
 from recon3d.mesh import Mesh
-from recon3d.raster import vertex_normals
+from recon3d.raster import interpolate, rasterize, vertex_normals
 from recon3d.render import render
 from vision.images import to_pil
 from vision.report import labelled, strip
@@ -28,15 +28,24 @@ def looks(state: Fit | MeshFit | Mesh, cameras: Cameras, grid_size: int = 64, le
         return render(state if isinstance(state, Mesh) else state.current(), cameras).images
 
 
-def shaded(mesh: Mesh, cameras: Cameras) -> Tensor:
-    """(views, 3, height, width) the bare shape, lit from the camera: for looking at geometry."""
-    normals = vertex_normals(mesh.vertices, mesh.faces)
+@torch.no_grad()
+def lit(mesh: Mesh, cameras: Cameras, *, bare: bool = False, supersample: int = 2) -> Tensor:
+    """(views, 3, height, width) a mesh on white under one soft light beside the camera; `bare` shows it in plain grey.
+
+    The light comes from the upper left and wraps around the object, so that nothing is black.
+    """
+    places, place = torch.unique(mesh.vertices, dim=0, return_inverse=True)
+    normals = vertex_normals(places, place[mesh.faces])[place]  # seams of textures are no edges
+    fine = cameras.resized(cameras.height * supersample, cameras.width * supersample).to(mesh.vertices.device)
+    light = torch.nn.functional.normalize(fine.c2w[:, :3, :3] @ fine.c2w.new_tensor([-0.5, -0.6, -0.8]), dim=-1)
     pictures = []
-    for number in range(len(cameras)):
-        light = -cameras.forward[number]
-        grey = (0.15 + 0.8 * (normals @ light).clamp(min=0))[:, None].expand(-1, 3)
-        pictures.append(render(Mesh(mesh.vertices, mesh.faces, grey), cameras[number]).images)
-    return torch.cat(pictures)
+    for number, clip in enumerate(fine.clip(mesh.vertices)):
+        fragments = rasterize(clip, mesh.faces, (fine.height, fine.width))
+        facing = interpolate(normals, mesh.faces, fragments) @ light[number]
+        color = 0.75 if bare else mesh.surface_color(fragments.visible, fragments.bary).clamp(0, 1)
+        shade = (0.3 + 0.7 * ((facing + 0.25) / 1.25).clamp(0, 1))[:, None].expand(-1, 3)
+        pictures.append(fragments.scatter(color * shade, 1.0))
+    return torch.nn.functional.avg_pool2d(torch.stack(pictures).permute(0, 3, 1, 2), supersample)
 
 
 def contact_sheet(columns: Sequence[tuple[str, Tensor]], height: int = 192) -> PIL.Image.Image:
@@ -59,11 +68,12 @@ def spread_views(count: int, most: int = 4) -> list[int]:
 
 
 def turntable_frames(mesh: Mesh, frames: int = 36, size: int = 256) -> Iterator[PIL.Image.Image]:
-    """Pictures of a full turn around a mesh, brought into the box of half-size 0.8 first."""
+    """Pictures of a full turn around a mesh under a soft light, with its bare shape beside it."""
     placed = mesh.normalised()
-    cameras = turntable(frames, size=size)
+    cameras = turntable(frames, radius=2.7, size=size)
     for number in range(len(cameras)):
-        yield to_pil(render(placed, cameras[number]).images)
+        camera = cameras[number]
+        yield to_pil(torch.cat([lit(placed, camera), lit(placed, camera, bare=True)], -1))
 
 
 def gallery_cameras(size: int = 256) -> Cameras:
