@@ -42,6 +42,9 @@ from vision.refine import Step, checkpoints, load_checkpoint, refine_steps
 COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
 MAX_FACES = 200_000
 """Meshes with more faces are simplified before they are refined."""
+ADAPTS = 1.5
+"""Decibels by which a smooth surface may show the views worse than the rough one that the colours of the field were
+fitted on: the texture refinement adapts them."""
 POOR = 17.0
 """A PSNR over the given views below this is worth a sentence: poses or intrinsics may be wrong."""
 
@@ -292,7 +295,7 @@ class GTRReconstructor:
         return fit
 
     def _smoothed(self, run: _Run, surface: Mesh, fit: Fit) -> Generator[Step, None, Mesh]:
-        """The surface of a field without hidden and loose parts, and without bumps where that shows the views better.
+        """The surface of a field without hidden and loose parts, and without bumps unless that costs too much.
 
         The smooth surface loses detail; its vertices get it back from the views.
         """
@@ -304,8 +307,8 @@ class GTRReconstructor:
         rough = stage.evaluate(new_mesh_fit(surface, shape.generator), stage.schedule[0]).score
         yield from run.stage(stage)
         _, smoothed = run.scores["surface"]
-        run.scores["surface"] = rough, max(rough, smoothed)
-        return surface if rough > smoothed else Mesh(shape.current().vertices.detach(), shape.mesh.faces)
+        run.scores["surface"] = rough, smoothed
+        return surface if rough > smoothed + ADAPTS else Mesh(shape.current().vertices.detach(), shape.mesh.faces)
 
     def _keep_topology(self, run: _Run, full: Views, mesh: Mesh) -> Generator[Step, None, Mesh]:
         """A mesh with its own faces: painted by the views, shaped in this paint, and painted where that moved it."""
