@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from reward_vlm.endpoint import Endpoint
+
 CONFIG = "judge.json"
 
 
@@ -153,5 +155,7 @@ class R1Training:
                 f"A round needs at least as many steps as updates share a rollout ({self.objective.rollout_updates}), "
                 f"got {self.steps}; it would make no update."
             )
+        if self.consistency != "rule":
+            Endpoint(self.consistency)  # its own checks
         if self.lora_rank and self.rounds > 1:
             raise ValueError("LoRA trains in one round; leave --rounds out.")
