@@ -147,7 +147,7 @@ def supervise(
     with torch.random.fork_rng(devices=[]):
         trainer = SFTTrainer(
             model=chat.model,
-            processing_class=chat.processor,
+            processing_class=chat.guarded,
             args=SFTConfig(**{"max_length": None, "save_strategy": "steps", **arguments}),
             train_dataset=dataset,
             peft_config=peft,

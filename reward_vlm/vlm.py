@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reward_vlm.dialogue import Dialogue
+from reward_vlm.guard import guard
 from vision import hub
 
 
@@ -166,7 +168,7 @@ class ChatModel:
             raise ValueError(f"Each dialogue needs one reply, got {len(dialogues)} and {len(replies)}.")
         inputs = self.encode(dialogues)
         end = self.tokenizer.eos_token_id
-        tails = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in replies]
+        tails = [[*self.guarded.tokens(text), end] for text in replies]
         longest = max(map(len, tails))
         tail = torch.tensor([ids + [self.tokenizer.pad_token_id] * (longest - len(ids)) for ids in tails])
         mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in tails])
@@ -175,14 +177,20 @@ class ChatModel:
             if isinstance(value, Tensor) and value.shape == width:  # ids, attention mask, token types
                 extra = {"input_ids": tail, "attention_mask": mask}.get(name, torch.zeros_like(tail))
                 inputs[name] = torch.cat([value, extra.to(value)], 1)
+        if "cross_attention_mask" in inputs:  # (batch, tokens, pictures, tiles): a reply sees what the last token sees
+            seen = inputs["cross_attention_mask"]
+            inputs["cross_attention_mask"] = torch.cat([seen, seen[:, -1:].expand(-1, longest, -1, -1)], 1)
         logits = self.model(**inputs).logits[:, -longest - 1 : -1].float()
         chosen = F.log_softmax(logits, -1).gather(-1, tail.to(logits.device)[..., None])[..., 0]
         return [row[: len(ids)] for row, ids in zip(chosen, tails, strict=True)]
 
     def encode(self, dialogues: Sequence[Dialogue]) -> dict[str, Tensor]:
-        """Inputs of the model, padded on the left, with the opening of the model's own turn at the end."""
+        """Inputs of the model, padded on the left, with the opening of the model's own turn at the end.
+
+        What a text says is never read as a special token.
+        """
         texts = [
-            self.processor.apply_chat_template(dialogue.messages(), tokenize=False, add_generation_prompt=True)
+            self.guarded.apply_chat_template(dialogue.messages(), tokenize=False, add_generation_prompt=True)
             for dialogue in dialogues
         ]
         media: dict[str, Any] = {}
@@ -191,8 +199,13 @@ class ChatModel:
         if any(dialogue.videos for dialogue in dialogues):
             media["videos"] = [list(video.frames) for dialogue in dialogues for video in dialogue.videos]
             media["do_sample_frames"] = False
-        inputs = self.processor(text=texts, padding=True, padding_side="left", return_tensors="pt", **media)
+        inputs = self.guarded(text=texts, padding=True, padding_side="left", return_tensors="pt", **media)
         return {name: _placed(value, self.model) for name, value in inputs.items()}
+
+    @cached_property
+    def guarded(self) -> Any:
+        """The processor, which reads texts as texts; trainings take it as well."""
+        return guard(self.processor)
 
     @property
     def tokenizer(self) -> Any:

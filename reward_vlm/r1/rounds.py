@@ -211,7 +211,7 @@ class Rounds:
         self.chat.model.config._name_or_path = str(self.start)  # TRL loads the reference from there
         trainer = StableReinforceTrainer(
             model=self.chat.model,
-            processing_class=self.chat.processor,
+            processing_class=self.chat.guarded,
             reward_funcs=[self._reward()],
             args=StableReinforceConfig(**arguments),
             train_dataset=training_set(self.select(number, prompts), targets=False),

@@ -125,7 +125,7 @@ def make_trainer(chat: ChatModel, start: Path, pairs: Sequence[Pair], options: S
         ref_model=reference,
         args=config,
         train_dataset=pair_set(pairs, swap=options.dpo.swap),
-        processing_class=chat.processor,
+        processing_class=chat.guarded,
         peft_config=adapters,
         callbacks=[first_gradient(), log_callback(options.folder / "log.jsonl", 0, say)],
     )

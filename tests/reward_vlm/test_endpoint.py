@@ -63,7 +63,7 @@ def quick(url, **options):
 @pytest.mark.parametrize("model", ["m", None])
 def test_the_key_does_not_follow_a_redirect(status, model, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with serving(lambda handler, _: send(handler, 200, good()), "127.0.0.2") as (other, stolen):
+    with serving(lambda handler, _: send(handler, 200, good()), "localhost") as (other, stolen):
         with serving(lambda handler, _: send(handler, status, b"", Location=f"{other}?key=x")) as (url, seen):
             reply = quick(url, model=model).complete(ASKED)[0]
     assert seen[0]["Authorization"] == f"Bearer {KEY}" and stolen == []
