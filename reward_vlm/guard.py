@@ -53,6 +53,8 @@ class Guarded:
 
     def __call__(self, *arguments: Any, text: Any = None, **options: Any) -> Any:
         """As the processor's own, without the marks of `apply_chat_template`, and with one beginning token alone."""
+        if isinstance(options.get("images"), list) and None in options["images"]:
+            options["images"] = [each or [] for each in options["images"]]  # rows without pictures among others
         texts = [text] if isinstance(text, str) else list(text or ())
         begin = getattr(self.plain.tokenizer, "bos_token", None)
         if begin and texts and all(each.startswith(begin) for each in texts):
@@ -62,10 +64,17 @@ class Guarded:
         batch = self._marking(*arguments, text=text, **options)
         keep = [[int(id) != self._mark_id for id in row] for row in batch["input_ids"]]
         side = options.get("padding_side") or self.plain.tokenizer.padding_side
-        for name in PER_TOKEN & batch.keys():
-            rows = [list(compress(row, kept)) for row, kept in zip(batch[name], keep, strict=True)]
-            fill = self.plain.tokenizer.pad_token_id if name == "input_ids" else 0
-            batch[name] = _padded(rows, fill, side) if isinstance(batch[name], Tensor) else rows
+        rows = {
+            name: [list(compress(row, kept)) for row, kept in zip(batch[name], keep, strict=True)]
+            for name in PER_TOKEN & batch.keys()
+        }
+        for name, left in rows.items():
+            if isinstance(batch[name], Tensor):
+                longest = max(sum(map(int, mask)) for mask in rows["attention_mask"])
+                fill = self.plain.tokenizer.pad_token_id if name == "input_ids" else 0
+                batch[name] = torch.stack([_of_length(longest, row, fill, side) for row in left])
+            else:
+                batch[name] = left
         return batch
 
     def tokens(self, text: str) -> list[int]:
@@ -127,10 +136,8 @@ class Guarded:
         return re.compile("|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in parts))
 
 
-def _padded(rows: Sequence[Sequence[Any]], fill: int, side: str) -> Tensor:
-    """Rows of equal length, as a tensor."""
-    tensors = [torch.stack([torch.as_tensor(entry) for entry in row]) for row in rows]
-    longest = max(map(len, tensors))
-    fills = [row.new_full((longest - len(row), *row.shape[1:]), fill) for row in tensors]
-    pairs = zip(fills, tensors, strict=True)
-    return torch.stack([torch.cat(pair if side == "left" else pair[::-1]) for pair in pairs])
+def _of_length(length: int, row: Sequence[Any], fill: int, side: str) -> Tensor:
+    """Entries of a row's tokens with more or less padding on its side."""
+    entries = torch.stack([torch.as_tensor(entry) for entry in row])
+    more = entries.new_full((max(length - len(entries), 0), *entries.shape[1:]), fill)
+    return torch.cat([more, entries])[-length:] if side == "left" else torch.cat([entries, more])[:length]

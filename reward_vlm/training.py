@@ -3,15 +3,19 @@ the finished model."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reward_vlm.vlm import ChatModel
+from reward_vlm.vlm import ChatModel, load_model
+from vision.config import one_line
 from vision.files import atomic_path
 from vision.hub import silent
 
@@ -30,10 +34,33 @@ def common_arguments(folder: Path, seed: int, save_every: int) -> dict[str, Any]
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": not cuda,
-        "bf16": cuda,
+        "bf16": cuda and torch.cuda.is_bf16_supported(including_emulation=False),
         "gradient_checkpointing": cuda,
         "dataloader_pin_memory": cuda,
     }
+
+
+def configured(kind: Any, arguments: Mapping[str, Any]) -> Any:
+    """A configuration of TRL for one device per process; `accelerate launch` starts more processes.
+
+    Raises:
+        ValueError: an argument is unknown, or needs a package that is not installed.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; perhaps you meant {near[0]}" if near else ""
+            raise ValueError(f"{kind.__name__} has no argument {name!r} (--trl){hint}.")
+    if arguments.get("use_vllm") and find_spec("vllm") is None:
+        raise ValueError("use_vllm needs the package vllm (pip install vllm) and a GPU.")
+    try:
+        config = kind(**arguments)
+    except (TypeError, ImportError) as error:
+        raise ValueError(f"{kind.__name__} refuses its arguments (--trl): {one_line(str(error))}") from error
+    if config.n_gpu > 1:  # TRL refuses to share a batch out over several GPUs inside one process
+        config._n_gpu = 1
+    return config
 
 
 def kept_start(folder: Path, save: Callable[[Path], object]) -> Path:
@@ -148,7 +175,7 @@ def supervise(
         trainer = SFTTrainer(
             model=chat.model,
             processing_class=chat.guarded,
-            args=SFTConfig(**{"max_length": None, "save_strategy": "steps", **arguments}),
+            args=configured(SFTConfig, {"max_length": None, "save_strategy": "steps", **arguments}),
             train_dataset=dataset,
             peft_config=peft,
             callbacks=callbacks,
@@ -185,22 +212,24 @@ def message_set(
 
 
 def finish(trainer: Any, processor: Any, weights: Path, complete: Callable[[Path], object] | None = None) -> Path:
-    """Write the trained model; adapters are merged, sharded weights are put together by TRL.
+    """Write the trained model; shared-out weights are put together by TRL, adapters are added to the run's `start`.
 
     Args:
         weights: folder that appears when it is complete.
         complete: adds files to the folder before that.
     """
     part, main = weights.with_name("weights.part"), trainer.accelerator.is_main_process
-    model = trainer.accelerator.unwrap_model(trainer.model)
     if main:
         shutil.rmtree(part, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+    model = trainer.accelerator.unwrap_model(trainer.model)
     with silent():
         if not hasattr(model, "merge_and_unload"):
             trainer.save_model(str(part))
-        elif main:
-            model.merge_and_unload().save_pretrained(part)
+        else:
+            trainer.save_model(str(part / "adapters"))  # all processes take part where weights are shared out
+            if main:
+                _merge(model, part, weights.with_name("start"))
     if main:
         processor.save_pretrained(part)
         if complete is not None:
@@ -209,6 +238,15 @@ def finish(trainer: Any, processor: Any, weights: Path, complete: Callable[[Path
         part.rename(weights)
     trainer.accelerator.wait_for_everyone()
     return weights
+
+
+def _merge(model: Any, folder: Path, start: Path) -> None:
+    """Write the weights of the start, with the adapters that lie in the folder added to them, there instead."""
+    from peft import PeftModel
+
+    base = load_model(start, model.dtype)[0]
+    PeftModel.from_pretrained(base, folder / "adapters").merge_and_unload().save_pretrained(folder)
+    shutil.rmtree(folder / "adapters")
 
 
 def log_row(path: Path, row: dict[str, Any]) -> None:

@@ -75,6 +75,9 @@ class StableReinforce:
     """Weight of the divergence from the start."""
     epsilon: float = 0.2
     """Ratios outside 1 -/+ epsilon gain nothing."""
+    skip_equal: bool = True
+    """A rollout whose judgements all earn the same teaches nothing and moves no weights. The release whitens what is
+    left of its advantages, which is noise."""
     rollout_updates: int = 2
     """Updates that one set of judgements is used for."""
     temperature: float = 1.0
@@ -114,7 +117,7 @@ class R1Training:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, whose steps have the size of the rate, or plain gradient descent, whose steps have the gradient's."""
     max_new_tokens: int | None = None
-    """Longest judgement in training; None: the judge's own limit."""
+    """Longest judgement in training and of held-out pairs; None: the judge's own limit."""
     objective: StableReinforce = field(default_factory=StableReinforce)
     """Of reinforcement."""
     consistency: str = "rule"

@@ -18,11 +18,12 @@ from reward_vlm.data import JudgementRow, Preference
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Judge
-from reward_vlm.r1.options import R1Training
+from reward_vlm.r1.options import R1Options, R1Training
 from reward_vlm.r1.rewards import JudgementReward, endpoint_judge, result_reward, rule_consistency
 from reward_vlm.r1.rows import training_set
 from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
 from reward_vlm.training import (
+    configured,
     forget_after,
     last_checkpoint,
     load_checkpoint_weights,
@@ -31,6 +32,7 @@ from reward_vlm.training import (
     quiet,
 )
 from reward_vlm.vlm import Sampling
+from vision.job import choose_device
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
 from vision.refine.items import clone_items, item_generators
 
@@ -94,6 +96,8 @@ class Rounds:
     ):
         self.start, self.rows, self.held_out, self.options, self.say = start, list(rows), held_out, options, say
         self.judge = R1Judge.from_pretrained(start, dtype=getattr(torch, options.dtype))
+        if torch.cuda.is_available() and not shared_out():
+            self.judge.to(choose_device("auto"))
         self.chat = self.judge.model
         self.trainer: Any = None
         self.optimizer = self._optimizer() if options.rounds > 1 else None
@@ -147,7 +151,12 @@ class Rounds:
         if self.options.rounds > 1:
             self.load(policy)
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        sums = counts(judge_pairs(self.judge, self.held_out[rank::world]))
+        share = self.held_out[rank::world]
+        # where weights are shared out, processes must generate equally often: the last ones judge a pair for company
+        short = -(-len(self.held_out) // world) - len(share)
+        asked = R1Options(batch_size=64, max_new_tokens=self.options.max_new_tokens)
+        outcomes = judge_pairs(self.judge, [*share, *self.held_out[:short]], asked)
+        sums = counts(outcomes[: len(share)])
         if world > 1:
             sums = self._added(sums)
         row = summary(sums)
@@ -202,6 +211,7 @@ class Rounds:
             "preclip": aim.preclip,
             "beta": aim.beta,
             "epsilon": aim.epsilon,
+            "skip_equal": aim.skip_equal,
             "temperature": aim.temperature,
             "steps_per_generation": aim.rollout_updates * options.accumulate,
             "max_completion_length": options.max_new_tokens or self.judge.config.max_new_tokens,
@@ -213,10 +223,10 @@ class Rounds:
             model=self.chat.model,
             processing_class=self.chat.guarded,
             reward_funcs=[self._reward()],
-            args=StableReinforceConfig(**arguments),
+            args=configured(StableReinforceConfig, arguments),
             train_dataset=training_set(self.select(number, prompts), targets=False),
             optimizers=(self.optimizer, self._schedule(number) if self.optimizer else None),
-            peft_config=lora_config(options),
+            peft_config=lora_config(options, self.chat.model),
             callbacks=[log_callback(options.folder / "log.jsonl", (number - 1) * options.steps, self.say)],
         )
         return quiet(trainer)
@@ -259,6 +269,11 @@ class Rounds:
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, sums)
         return {name: sum(part.get(name, 0.0) for part in gathered) for name in gathered[0]}
+
+
+def shared_out() -> bool:
+    """Whether DeepSpeed or FSDP will decide where weights lie."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}", "false") == "true" for name in ("DEEPSPEED", "FSDP"))
 
 
 def _copy(value: Tensor) -> Tensor:

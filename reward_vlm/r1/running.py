@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reward_vlm.language import language_linears
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import CONFIG, R1Training
 from reward_vlm.training import common_arguments, finish
@@ -30,7 +31,8 @@ def trl_arguments(options: R1Training, chosen: dict[str, Any]) -> dict[str, Any]
     return common | chosen | extra
 
 
-def lora_config(options: R1Training) -> Any:
+def lora_config(options: R1Training, model: Any) -> Any:
+    """Adapters for all linear modules of the language part; None without adapters."""
     if not options.lora_rank:
         return None
     from peft import LoraConfig
@@ -38,7 +40,7 @@ def lora_config(options: R1Training) -> Any:
     return LoraConfig(
         r=options.lora_rank,
         lora_alpha=2 * options.lora_rank,
-        target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+        target_modules=language_linears(model),
         task_type="CAUSAL_LM",
     )
 

@@ -91,7 +91,7 @@ def cold_start(
         judge.model,
         training_set(rows, targets=True),
         trl_arguments(options, {}),
-        peft=lora_config(options),
+        peft=lora_config(options, judge.model.model),
         reached=None if options.until is None else reached,
         say=say,
     )

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from reward_vlm.r1.objective import group_advantages, stable_reinforce_loss, token_kl, token_returns, whiten_and_filter
@@ -37,6 +38,7 @@ class StableReinforceConfig(GRPOConfig):
     filter_width: float = field(default=3.0, metadata={"help": "Of the filter, in standard deviations."})
     advantage_estimator: str = field(default="reinforce", metadata={"help": "reinforce, rloo or group_mean."})
     gamma: float = field(default=1.0, metadata={"help": "Discount of the token rewards."})
+    skip_equal: bool = field(default=True, metadata={"help": "Rollouts with equal rewards move no weights."})
     reward_clip: float = field(default=10.0, metadata={"help": "Largest sequence reward, in absolute value."})
 
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "As in the release."})
@@ -76,6 +78,14 @@ class StableReinforceTrainer(GRPOTrainer):
     """GRPOTrainer with the advantages and the loss of StableReinforce."""
 
     args: StableReinforceConfig
+    skips = False
+    """Whether the rollout in use teaches nothing."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        for model in filter(None, (self.model, self.ref_model)):
+            model.register_forward_pre_hook(_without_empty_pictures, with_kwargs=True)
+        self.add_callback(_SkippedUpdates(self))
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -102,9 +112,14 @@ class StableReinforceTrainer(GRPOTrainer):
             returns, mask, self.args.advantage_filter, self.args.filter_width,
             reduce=lambda tensor: self.accelerator.reduce(tensor, "sum"),
         )  # fmt: skip
-        batch["advantages"] = whitened.advantages
+        told = shaped[shaped.isfinite()]
+        equal = self.args.skip_equal and bool((told == told[:1]).all())
+        if self.model.training:
+            self.skips = equal
+        batch["advantages"] = torch.zeros_like(whitened.advantages) if equal else whitened.advantages
+        numbers = {"whitening/mean": whitened.mean, "whitening/rstd": whitened.rstd, "filtered": whitened.filtered}
         self._note(
-            {"whitening/mean": whitened.mean, "whitening/rstd": whitened.rstd, "filtered": whitened.filtered},
+            numbers | {"skipped": torch.tensor(float(equal), device=mask.device)},
             {"kl_k1": kl},
             mask,
         )
@@ -157,6 +172,28 @@ class StableReinforceTrainer(GRPOTrainer):
             metrics[name].append(value / self.accelerator.num_processes)
         for name, value in zip(tokens, reduced[len(numbers) :], strict=False):
             metrics[name].append(value / count)
+
+
+class _SkippedUpdates(TrainerCallback):
+    """Takes the gradients away from an update that has nothing to learn from: zeros would still move the weights, along
+    the optimiser's moments."""
+
+    def __init__(self, trainer: StableReinforceTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if self.trainer.skips:
+            for value in self.trainer.model.parameters():
+                value.grad = None
+
+
+def _without_empty_pictures(model: Any, arguments: tuple[Any, ...], inputs: dict[str, Any]) -> Any:
+    """Before a forward pass: a batch of rows without pictures, cut out of one with some, has none at all."""
+    pixels = inputs.get("pixel_values")
+    if not isinstance(pixels, Tensor) or pixels.numel():
+        return None
+    words = ("pixel", "image")
+    return arguments, {name: value for name, value in inputs.items() if not name.startswith(words)}
 
 
 def _action_mask(batch: dict[str, Any]) -> Tensor:

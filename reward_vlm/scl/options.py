@@ -75,9 +75,9 @@ class LoRA:
     """The adapters' output is scaled by alpha / rank."""
     dropout: float = 0.05
     """Of the adapters' input."""
-    modules: str = r".*language_model.*\.(q|k|v)_proj"
-    """Regular expression for the full names of the modules that get adapters. Bare names such as q_proj would also
-    match the image encoder."""
+    modules: str | None = None
+    """Regular expression for the full names of the modules that get adapters; None: what makes queries, keys and values
+    in the language part. Bare names such as q_proj would also match the image encoder."""
 
     def __post_init__(self) -> None:
         if self.rank < 0:

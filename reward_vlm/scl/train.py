@@ -30,11 +30,13 @@ from typing import Any
 import torch
 
 from reward_vlm.data import read_rows
+from reward_vlm.language import ATTENTION, language_linears, language_parameters
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.options import CONFIG, LoRA, SCLTraining
 from reward_vlm.scl.pairs import Pair, pair_row
 from reward_vlm.training import (
     common_arguments,
+    configured,
     finish,
     kept_start,
     last_checkpoint,
@@ -47,9 +49,6 @@ from reward_vlm.vlm import ChatModel
 from vision.config import read_json, save_config
 
 Log = Callable[[str], object]
-
-LANGUAGE = ("language_model", "lm_head")
-"""Modules of the language part have one of these in their names, in every architecture of transformers."""
 
 
 def train(options: SCLTraining, *, log: Log | None = None) -> Path:
@@ -68,7 +67,7 @@ def train(options: SCLTraining, *, log: Log | None = None) -> Path:
         raise ValueError(f"{options.pairs} holds no pairs: no answer changed between right and wrong.")
     from trl import DPOConfig
 
-    config = DPOConfig(**arguments(options))
+    config = configured(DPOConfig, arguments(options))
     with config.main_process_first(local=False):
         start = kept_corrector(options.start, options.folder, options.dtype)
     corrector = SCLCorrector.from_pretrained(start, dtype=getattr(torch, options.dtype))
@@ -115,8 +114,8 @@ def make_trainer(chat: ChatModel, start: Path, pairs: Sequence[Pair], options: S
     """
     from trl import DPOConfig, DPOTrainer
 
-    config = DPOConfig(**arguments(options))
-    adapters, reference = _adapters(options.dpo.lora), None
+    config = configured(DPOConfig, arguments(options))
+    adapters, reference = _adapters(options.dpo.lora, chat.model), None
     if adapters is None:
         freeze(chat.model, options.dpo.parts)
         reference = ChatModel.from_pretrained(start, dtype=chat.model.dtype).model
@@ -198,8 +197,9 @@ def first_gradient() -> Any:
 
 def freeze(model: Any, parts: str) -> None:
     """Leave only the parameters of `parts` ("language" or "all") to be trained."""
+    language = {name for name, _ in language_parameters(model)}
     for name, value in model.named_parameters():
-        value.requires_grad_(parts == "all" or _of_language(name))
+        value.requires_grad_(parts == "all" or name in language)
 
 
 def check_trained(model: Any, parts: str) -> None:
@@ -210,7 +210,8 @@ def check_trained(model: Any, parts: str) -> None:
     names = [name for name, value in model.named_parameters() if value.requires_grad]
     if not names:
         raise ValueError("No parameter would be trained; lora.modules must match modules of the language part.")
-    outside = [name for name in names if not _of_language(name)]
+    language = {name for name, _ in language_parameters(model)}
+    outside = [name for name in names if name not in language]
     if parts == "language" and outside:
         raise ValueError(
             f"{len(outside)} of {len(names)} trained tensors lie outside the language part (first: {outside[0]}); "
@@ -255,11 +256,7 @@ def _prompt(row: Pair) -> list[dict[str, str]]:
     return [*({"type": "image"} for _ in row.images), {"type": "text", "text": row.prompt}]
 
 
-def _of_language(name: str) -> bool:
-    return any(part in name for part in LANGUAGE)
-
-
-def _adapters(lora: LoRA) -> Any:
+def _adapters(lora: LoRA, model: Any) -> Any:
     if not lora.rank:
         return None
     from peft import LoraConfig
@@ -268,7 +265,7 @@ def _adapters(lora: LoRA) -> Any:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.modules,
+        target_modules=lora.modules or language_linears(model, *ATTENTION),
         bias="none",
         task_type="CAUSAL_LM",
     )

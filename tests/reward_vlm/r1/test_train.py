@@ -45,7 +45,7 @@ def sft(files, folder, **changes):
 
 
 def rl(files, folder, **changes):
-    aim = StableReinforce(beta=0.1)
+    aim = StableReinforce(beta=0.1, skip_equal=False)  # a random judge earns nothing
     changes = {"stage": "rl", "held_out": files / "held.jsonl", "steps": 2, "rounds": 2, "objective": aim} | changes
     return sft(files, folder, **changes)
 
