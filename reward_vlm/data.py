@@ -6,22 +6,34 @@ number. Reading stops with the first ones unless it is told to skip them; then t
 
 from __future__ import annotations
 
+import base64
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import PIL.Image
 
 from reward_vlm.dialogue import Dialogue, Video, from_messages
+from reward_vlm.forms import preference_form
 from reward_vlm.parse import choice
+from reward_vlm.row_files import records
 from vision.files import atomic_path
-from vision.images import SUFFIXES, load_image
+from vision.images import SUFFIXES, load_image, read_image
 
 T = TypeVar("T")
 Picture = PIL.Image.Image | Path
+ABOUT = re.compile(
+    r"(^|_)(scores?|ratings?|margin|ranking|reason|model|dataset|ds|source|split|idx|index|id|meta|metadata|path|lang"
+    r"|language|tags?|subset|task|license|licence|version|hash|sha256|created)($|_)",
+    re.IGNORECASE,
+)
+"""Names of columns that say something about a row and are not read."""
 
 
 @dataclass(frozen=True)
@@ -135,36 +147,32 @@ def read_video(folder: Path, frames: int = 32) -> Video:
 def read_rows(
     path: Path, make: Callable[[Mapping[str, Any], Path], T], *, skip_bad: bool = False
 ) -> tuple[list[T], list[str]]:
-    """The rows of a JSON-lines file.
+    """The rows of a file, or of a folder of files.
 
     Args:
-        path: one JSON object per line; empty lines are passed over.
+        path: JSON lines, a JSON array, parquet, or a saved data set, see `reward_vlm.row_files`.
         make: turns an object into a row, see `preference`, `question`, `judgement`; its second argument is the folder
             that pictures are relative to.
         skip_bad: leave out rows that cannot be used instead of stopping.
 
     Returns:
-        The rows, and a sentence with the line's number for each row that was left out.
+        The rows, and a sentence with its place for each row that was left out.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: rows cannot be used; the first three are named with their numbers.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
     rows, problems = [], []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
+    base = path if path.is_dir() else path.parent
+    for place, data in records(path):
         try:
-            data = json.loads(line)
+            if isinstance(data, ValueError):
+                raise data
             if not isinstance(data, dict):
                 raise ValueError(f"a row must be a JSON object, got {type(data).__name__}.")
-            rows.append(make(data, path.parent))
-        except (ValueError, TypeError, OSError) as error:  # JSON and UTF-8 errors are ValueErrors
-            problems.append(f"{path} line {number}: {' '.join(str(error).split())}")
-        except RecursionError:
-            problems.append(f"{path} line {number}: the JSON is nested too deeply.")
+            rows.append(make(data, base))
+        except (ValueError, TypeError, OSError, RecursionError, OverflowError) as error:
+            problems.append(f"{path} {place}: {' '.join(str(error).split())}")
     if problems and not skip_bad:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ValueError(f"{' '.join(problems[:3])}{more} Repair the rows, or skip them (--skip-bad).")
@@ -179,7 +187,8 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def preference(data: Mapping[str, Any], folder: Path) -> Preference:
     """A row {question, answers: [a, b], better: 1 | 2, id?, image? | images? | video?, category?, rationale?,
-    difficulty?}; an answer is a text, or {"image": path}."""
+    difficulty?}, or in a published form (`reward_vlm.forms`); an answer is a text, or {"image": path}."""
+    data = preference_form(data)
     allowed = "id question answers better image images video category rationale difficulty".split()
     check_fields(data, allowed, ("question", "answers", "better"))
     answers = data["answers"]
@@ -240,26 +249,27 @@ def judgement(data: Mapping[str, Any], folder: Path) -> JudgementRow:
 
     Pictures lie at the paths inside the message, or at `image` (a path, or base64 text of the file).
     """
-    check_fields(data, ("id", "message", "question", "answer", "image", "target", "difficulty"), ("message", "answer"))
+    known = ("id", "message", "question", "answer", "image", "images", "target", "difficulty")
+    check_fields(data, known, ("message", "answer"))
     messages = json.loads(data["message"]) if isinstance(data["message"], str) else data["message"]
     if not isinstance(messages, list) or not all(
         isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages
     ):
         raise ValueError("message must be (the JSON text of) a list of {role, content} objects.")
+    given = data.get("image") is not None or bool(data.get("images"))
     images, plain = [], []
     for message in messages:
         content = message["content"]
         if isinstance(content, list):
             for block in content:
-                if isinstance(block, dict) and block.get("type") == "image" and data.get("image") is None:
-                    images.append(existing(folder, block.get("image")))
+                if isinstance(block, dict) and block.get("type") == "image" and not given:
+                    images.append(picture_of(block.get("image"), folder))
             content = [
                 {"type": "image"} if isinstance(block, dict) and block.get("type") == "image" else block
                 for block in content
             ]
         plain.append({"role": message["role"], "content": content})
-    if data.get("image") is not None:
-        images.append(picture_of(data["image"], folder))
+    images += pictures_of(data, folder)
     answers = data["answer"] if isinstance(data["answer"], list) else [data["answer"]]
     if not answers or not all(isinstance(answer, str) and _accepted(answer) for answer in answers):
         raise ValueError(f'answer must be a list of texts like "<answer>2</answer>", got {data["answer"]!r}.')
@@ -328,6 +338,10 @@ def benchmark_row(benchmark: Benchmark) -> Callable[[Mapping[str, Any], Path], P
 
     def make(data: Mapping[str, Any], folder: Path) -> Preference:
         names = benchmark.fields
+        if "human_ranking" in data:
+            form = preference_form(data)
+            data = {**data, names["question"]: form["question"]}
+            data |= dict(zip(("chosen", "rejected"), form["answers"][:: 3 - 2 * form["better"]], strict=True))
         if "Better" in data:
             if data["Better"] not in ("Output1", "Output2"):
                 raise ValueError(f'Better must be "Output1" or "Output2", got {data["Better"]!r}.')
@@ -348,7 +362,7 @@ def benchmark_row(benchmark: Benchmark) -> Callable[[Mapping[str, Any], Path], P
             question=text_of(data, names["question"]),
             answers=answers,
             better=1,
-            images=(existing(folder, image),) if image else (),
+            images=(picture_of(image, folder),) if image else (),
             video=None if not video else existing(folder, video, kind="folder"),
             category=category,
         )
@@ -375,12 +389,14 @@ def mm_rlhf_category(media: str) -> str:
 
 
 def check_fields(data: Mapping[str, Any], allowed: Iterable[str], needed: Iterable[str]) -> None:
-    """Refuse unknown and missing fields."""
+    """Refuse unknown and missing fields; what data sets tell about their rows beside (`ABOUT`) is passed over."""
     allowed = list(allowed)
-    unknown = [name for name in data if name not in allowed]
-    missing = [name for name in needed if name not in data]
+    unknown = [name for name in data if name not in allowed and data[name] is not None and not ABOUT.search(name)]
     if unknown:
-        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(allowed)}.")
+        near = difflib.get_close_matches(unknown[0].lower(), allowed, 1)
+        hint = f" Is {near[0]} meant?" if near else " Leave it out."
+        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(allowed)}.{hint}")
+    missing = [name for name in needed if name not in data]
     if missing:
         raise ValueError(f"the field {missing[0]!r} is missing.")
 
@@ -395,28 +411,45 @@ def text_of(data: Mapping[str, Any], name: str) -> str:
 
 def pictures_of(data: Mapping[str, Any], folder: Path) -> tuple[Picture, ...]:
     """The pictures under `image` or `images`."""
-    names = data.get("images", [] if data.get("image") is None else [data["image"]])
+    names = data.get("images")
+    if names is None:
+        names = [] if data.get("image") is None else [data["image"]]
     if not isinstance(names, list):
-        raise ValueError(f"images must be a list of paths, got {names!r}.")
+        raise ValueError(f"images must be a list of pictures, got {names!r}.")
     return tuple(picture_of(name, folder) for name in names)
 
 
 def picture_of(value: Any, folder: Path) -> Picture:
-    """A picture by its path relative to `folder`, or by the base64 text of its file."""
-    if (
-        isinstance(value, str)
-        and len(value) > 512
-        and re.fullmatch(r"(data:image/\w+;base64,)?[A-Za-z0-9+/=\s]+", value)
-    ):
-        import base64
-        import io
+    """A picture by its path relative to `folder` (or file:// address), by the content of its file as bytes or base64
+    text (or data: address), or as the library datasets keeps it, {bytes, path}.
 
-        data = base64.b64decode(value.split(",")[-1])
-        try:
-            return PIL.Image.open(io.BytesIO(data)).convert("RGB")
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"the encoded picture cannot be read: {error}.") from error
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read.
+    """
+    if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"}:
+        value = value["path"] if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, bytes):
+        return read_image(value, "the picture in the row").rgb
+    if isinstance(value, str) and (content := _base64(value, folder)) is not None:
+        return read_image(content, "the encoded picture").rgb
     return existing(folder, value)
+
+
+def _base64(value: str, folder: Path) -> bytes | None:
+    """What a text holds if it is the base64 text of a file and no path of one."""
+    address = re.match(r"data:[\w/+.-]*;base64,", value)
+    text = value[address.end() :] if address else value
+    if not address and (len(text) < 64 or not re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", text)):
+        return None
+    if not address and _is(Path.is_file, folder / text):
+        return None
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        if address:
+            raise ValueError("the picture's base64 text is damaged.") from None
+        return None
 
 
 def video_of(data: Mapping[str, Any], folder: Path) -> Path | None:
@@ -428,10 +461,22 @@ def existing(folder: Path, name: Any, kind: str = "picture") -> Path:
     """The path of a picture that can be read, or of a folder, relative to `folder`."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"a {kind} must be named by its path, got {name!r}.")
-    path = folder / name
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) and not name.startswith("file://"):
+        raise ValueError(f"a {kind} must be a file of this machine, got the address {name}; download it first.")
+    path = folder / (url2pathname(urlsplit(name).path) if name.startswith("file://") else name)
     if kind == "folder":
         if not path.is_dir():
             raise FileNotFoundError(f"there is no folder {path}.")
+    elif _is(Path.exists, path) and not path.is_file():
+        raise ValueError(f"{path} is no regular file.")
     else:
         load_image(path)
     return path
+
+
+def _is(check: Callable[[Path], bool], path: Path) -> bool:
+    """Whether a path passes a check; names that cannot be (too long, a null byte) do not."""
+    try:
+        return check(path)
+    except (OSError, ValueError):
+        return False

@@ -119,6 +119,20 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
         raise FileNotFoundError(f"There is no file {path}.") from None
     except OSError as error:
         raise BadImage(f"Cannot read {path}: {error.strerror}.") from error
+    return read_image(data, str(path), max_pixels=max_pixels)
+
+
+def read_image(data: bytes, path: str, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+    """The picture in a file's content, see `load_image`.
+
+    Args:
+        data: the content.
+        path: what it is called, for the sentences.
+        max_pixels: refuse larger pictures before they are decoded.
+
+    Raises:
+        BadImage: see `load_image`.
+    """
     if not data:
         raise BadImage(f"{path} is an empty file.")
     with _without_warnings(), _open(data, path) as image:
@@ -466,7 +480,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _open(data: bytes, path: Path) -> Iterator[PIL.Image.Image]:
+def _open(data: bytes, path: str) -> Iterator[PIL.Image.Image]:
     """Pillow's view of a file's content; only its header is read. The size is checked by the caller, not by
     Pillow."""
     with _pixel_limit_lock:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from reward_vlm.data import JudgementRow, Preference, check_fields, judgement, preference
+from reward_vlm.data import JudgementRow, Preference, judgement, preference
+from reward_vlm.forms import judgement_form
 from reward_vlm.r1.judge import show
 from reward_vlm.r1.options import R1Config
 from reward_vlm.training import message_set
@@ -41,7 +42,8 @@ def row_reader(config: R1Config) -> Any:
     def make(data: Mapping[str, Any], folder: Path) -> JudgementRow:
         if "message" in data:
             return judgement(data, folder)
-        check_fields(data, data.keys(), ("question", "answers", "better"))
+        if "conversations" in data and "chosen" not in data:
+            return judgement(judgement_form(data), folder)
         return judgement_row(preference(data, folder), config)
 
     return make

@@ -38,7 +38,7 @@ class StableReinforceConfig(GRPOConfig):
     filter_width: float = field(default=3.0, metadata={"help": "Of the filter, in standard deviations."})
     advantage_estimator: str = field(default="reinforce", metadata={"help": "reinforce, rloo or group_mean."})
     gamma: float = field(default=1.0, metadata={"help": "Discount of the token rewards."})
-    skip_equal: bool = field(default=True, metadata={"help": "Rollouts with equal rewards move no weights."})
+    skip_equal: bool = field(default=False, metadata={"help": "Rollouts with equal rewards move no weights."})
     reward_clip: float = field(default=10.0, metadata={"help": "Largest sequence reward, in absolute value."})
 
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "As in the release."})

@@ -29,6 +29,7 @@ from reward_vlm.data import (
     text_of,
     write_rows,
 )
+from reward_vlm.forms import pair_form
 from reward_vlm.results import Results
 from reward_vlm.scl.corrector import SCLCorrector, Talk
 from reward_vlm.scl.options import SCLOptions
@@ -305,7 +306,9 @@ def pair_json(pair: Pair, folder: Path) -> dict[str, Any]:
 
 
 def pair_row(data: Mapping[str, Any], folder: Path) -> Pair:
-    """A row {prompt, chosen, rejected, id?, source?, type?, image? | images?, made_by?}, for `read_rows`."""
+    """A row {prompt, chosen, rejected, id?, source?, type?, image? | images?, made_by?}, for `read_rows`, or one in a
+    published form (`reward_vlm.forms`)."""
+    data = pair_form(data)
     allowed = "id source type prompt chosen rejected image images made_by".split()
     check_fields(data, allowed, ("prompt", "chosen", "rejected"))
     texts = {name: text_of(data, name) for name in ("prompt", "chosen", "rejected")}

@@ -97,7 +97,7 @@ def test_published_rows_with_paths_or_encoded_pictures(folder):
     Image.effect_noise((32, 32), 50).save(buffer, "PNG")
     encoded = judgement(published(image=base64.b64encode(buffer.getvalue()).decode()), folder)
     assert encoded.dialogue().images[0].size == (32, 32)
-    with pytest.raises(ValueError, match="the encoded picture cannot be read"):
+    with pytest.raises(ValueError, match="the encoded picture is not an image"):
         judgement(published(image="A" * 600), folder)
     with pytest.raises(ValueError, match="answer must be a list of texts"):
         judgement(published(answer=["<answer>3</answer>"]), folder)
