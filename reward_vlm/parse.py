@@ -13,7 +13,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-WORDS = re.compile(r"(?:response|answer)?\s*#?\s*([12])\s*(?:is\s+better)?\s*\.?", re.IGNORECASE)
+WORDS = re.compile(r"(?:response|answer)? ?#? ?([12]) ?(?:is better)? ?\.?", re.IGNORECASE)
+"""How a judgement may write its choice, with single spaces."""
 
 
 def answers(text: str) -> Iterator[str]:
@@ -65,7 +66,7 @@ def choice(text: str) -> int | None:
 
 
 def _digit(content: str) -> int | None:
-    match = WORDS.fullmatch(content.strip())
+    match = WORDS.fullmatch(" ".join(content.split()))
     return int(match[1]) if match else None
 
 
@@ -98,7 +99,7 @@ def lenient_choice(text: str) -> float | None:
     return _value(numbers[-1]) if numbers and not re.search(r"\bor\b|#|/", content) else None
 
 
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?")
+NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?")  # one way to match, so linear time
 _OPERATION = re.compile(rf"({NUMBER.pattern})\s*([/+])\s*({NUMBER.pattern})")
 
 

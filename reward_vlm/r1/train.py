@@ -3,7 +3,7 @@
     python scripts/train.py r1 --stage sft --rows judgements.jsonl --start Qwen/Qwen2.5-VL-7B-Instruct --folder runs/sft
     python scripts/train.py r1 --stage rl --rows hard.jsonl --held-out pairs.jsonl --start runs/sft/weights \\
         --folder runs/rl --rounds 10 --steps 40
-    accelerate launch --config_file zero3.yaml scripts/train.py r1 --stage rl ... --trl vllm.json
+    accelerate launch --config_file configs/zero3.yaml scripts/train.py r1 --stage rl ... --trl configs/vllm.json
 
 Rows are preferences or prompts as they are sent, see `reward_vlm.data`. `--trl` names a JSON file with further
 arguments of TRL's configuration (vLLM, DeepSpeed, FSDP, checkpointing of activations): larger machines need no other

@@ -2,7 +2,7 @@
 
     python scripts/train.py scl --pairs pairs.jsonl --start org/name --folder runs/scl
     python scripts/train.py scl --pairs pairs.jsonl --start org/name --folder runs/full --dpo.lora.rank 0
-    accelerate launch --config_file zero3.yaml scripts/train.py scl ... --trl more.json
+    accelerate launch --config_file configs/zero3.yaml scripts/train.py scl ... --trl configs/one_gpu.json
 
 The defaults are the reference's command line and what its framework (ms-swift 2) adds to it: 0.9 DPO + 0.1 supervised
 loss on the chosen answer (token mean), beta 0.1, LoRA of rank 8 on the queries, keys and values of the language part.

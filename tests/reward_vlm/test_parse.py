@@ -18,6 +18,7 @@ from reward_vlm.parse import (
     well_formed,
 )
 from reward_vlm.r1.rewards import JudgementReward, consistency_prompt, rule_consistency
+from reward_vlm.scl.extract import extract
 
 PIECES = ("<think>", "</think>", "<answer>", "</answer>", "1", "2", "\n", " ", "response 1 is better", "##", "<", "é")
 
@@ -85,6 +86,20 @@ def test_tag_soups(pieces):
 def test_long_tag_soups_take_linear_time():
     for piece in ("<answer>", "<think>", "</think><answer>", "1 ", "1/", "((((", "\\frac{", "1e"):
         check(piece * 3000)  # minutes when a search begins anew at every open tag
+
+
+@pytest.mark.parametrize(
+    "piece", ["1", " ", "\n", "1 ", " 1", ".", "1.", "1e", "+", "1+", "#", "# ", "*", "\\boxed{", "is ", "A. "]
+)
+@pytest.mark.parametrize(
+    "frame", ["{}", "<answer>{}</answer>", "<answer>1{}x</answer>", "<answer>x{}1/</answer>", "## A{}x ##"]
+)
+def test_replies_that_repeat_themselves_take_linear_time(piece, frame):
+    text = frame.format(piece * (30_000 // len(piece)))  # hours when a pattern can match in many ways
+    check(text)
+    for variant in ("strict", "construction", "evaluation"):
+        extract(text, variant, "ABCD")
+        extract(text, variant)
 
 
 def test_majority_rules_in_their_order():
