@@ -16,7 +16,6 @@ import torch
 
 from reward_vlm.vlm import ChatModel, load_model
 from vision.config import one_line
-from vision.files import atomic_path
 from vision.hub import silent
 
 Log = Callable[[str], object]
@@ -254,14 +253,6 @@ def log_row(path: Path, row: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def forget_after(path: Path, step: int) -> None:
-    """Drop the log rows of a round that a kill cut short."""
-    if path.exists():
-        rows = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
-        with atomic_path(path) as part:
-            part.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
 def _blocks(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

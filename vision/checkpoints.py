@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vision.config import read_json, to_dict
 from vision.files import atomic_path, digest
-from vision.hub import library_errors, on_disk
+from vision.hub import library_errors
 from vision.job import keep_to
 
 BEGUN = "begun.json"
@@ -61,7 +61,7 @@ def begin_run(
     begun = read_json(path) if path.exists() else {}
     for name, value in to_dict(options).items():
         if name not in (*MAY_CHANGE, *free):
-            facts[name] = _content(value, begun.get(name)) if name in data else value
+            facts[name] = _content(value) if name in data else value
     if results and "steps" in begun:
         one = not isinstance(facts["steps"], list)
         pairs = [(begun["steps"], facts["steps"])] if one else zip(begun["steps"], facts["steps"], strict=True)
@@ -125,16 +125,10 @@ def _step_of(row: str) -> float:
         return float("inf")
 
 
-def _content(value: str | None, begun: str | None) -> str | None:
-    """What a file, a folder or a source of weights holds. What is gone since the run was begun cannot be compared."""
-    if value is None:
-        return None
-    try:
-        path = on_disk(value, None)
-        path = Path(value) if path is None and Path(value).exists() else path
-    except FileNotFoundError:
-        return begun or value
-    if path is None:
+def _content(value: str | None) -> str | None:
+    """What a file or folder holds; the name itself of a source that is not on this machine."""
+    path = None if value is None else Path(value.removeprefix("folder:")).expanduser()
+    if path is None or not path.exists():
         return value
     count = sum(file.is_file() for file in path.rglob("*")) if path.is_dir() else 1
     return f"{count} {'file' if count == 1 else 'files'}, {digest(path)[:16]}"

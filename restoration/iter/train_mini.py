@@ -48,6 +48,7 @@ from restoration.iter.lessons import Lessons, choose, make_lessons, random_crop
 from restoration.iter.mini import MiniConfig, MiniITER, ResidualBlock
 from restoration.iter.model import Observed
 from restoration.recipes import recipe
+from vision.checkpoints import begin_run
 from vision.efficientnet import feature_maps, load_efficientnet
 from vision.losses import (
     class_balanced_cross_entropy,
@@ -330,6 +331,8 @@ def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None =
     from restoration.iter.restorer import ITERRestorer
 
     folder = options.folder / options.variant
+    stages = [folder / f"{stage}.safetensors" for stage in STAGES]
+    begin_run(folder, options, data=("start",), results=stages)
     paths = collect_photos(options.photos, options.folder / "pictures")
     taught = options.variant == "photo" and options.teacher != "none"
     data: dict[str, Any] = {}

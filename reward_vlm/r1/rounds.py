@@ -24,7 +24,6 @@ from reward_vlm.r1.rows import training_set
 from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
 from reward_vlm.training import (
     configured,
-    forget_after,
     last_checkpoint,
     load_checkpoint_weights,
     log_callback,
@@ -32,6 +31,7 @@ from reward_vlm.training import (
     quiet,
 )
 from reward_vlm.vlm import Sampling
+from vision.checkpoints import forget_after
 from vision.job import choose_device
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
 from vision.refine.items import clone_items, item_generators

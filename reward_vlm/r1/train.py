@@ -36,6 +36,7 @@ from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set
 from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
 from reward_vlm.training import common_arguments, kept_start, supervise
+from vision.checkpoints import begin_run
 
 Log = Callable[[str], object]
 
@@ -44,8 +45,9 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     """Run a stage to its end and return the folder of the weights.
 
     Raises:
-        ValueError: rows cannot be used; they are named by number.
+        ValueError: rows cannot be used (they are named by number), or the run was begun with other options or data.
     """
+    begin_run(options.folder, options, data=("rows", "held_out", "start", "trl"))
     say = log or (lambda line: None)
     from transformers import TrainingArguments
 

@@ -25,6 +25,7 @@ from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
 from reward_vlm.r1.train import train as train_stage
 from reward_vlm.scenes import scene_corpus, scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
+from vision.checkpoints import begin_run
 
 Log = Callable[[str], object]
 
@@ -88,6 +89,7 @@ SEEDS = {"sft": 1, "rl": 7, "held_out": 98, "test": 99}
 
 def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
     """Run what is not finished and return the folder of the weights."""
+    begin_run(options.folder, options, free=("stage",))  # stopping after the cold start and going on later is one run
     say = log or (lambda line: None)
     data, empty = options.folder / "data", options.folder / "empty"
     write_data(options, data)

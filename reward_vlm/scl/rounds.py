@@ -31,8 +31,9 @@ from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.evaluate import measure, summary
 from reward_vlm.scl.options import DPO, SCLOptions, SCLTraining
 from reward_vlm.scl.pairs import build_pairs
-from reward_vlm.training import forget_after, log_row
+from reward_vlm.training import log_row
 from reward_vlm.vlm import device_of
+from vision.checkpoints import begin_run, forget_after
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
 
 Log = Callable[[str], object]
@@ -87,6 +88,7 @@ def train(options: SCLRounds, *, log: Log | None = None) -> Path:
         ValueError: rows cannot be used (they are named by number), a question is in both files, or no answer of the
             first round changed between right and wrong.
     """
+    begin_run(options.folder, options, data=("questions", "held_out", "start", "trl"))
     say, weights = log or (lambda line: None), options.folder / "weights"
     if weights.exists():
         return weights

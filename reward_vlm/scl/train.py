@@ -46,6 +46,7 @@ from reward_vlm.training import (
     quiet,
 )
 from reward_vlm.vlm import ChatModel
+from vision.checkpoints import begin_run
 from vision.config import read_json, save_config
 
 Log = Callable[[str], object]
@@ -55,8 +56,10 @@ def train(options: SCLTraining, *, log: Log | None = None) -> Path:
     """Train to the end and return the folder of the weights.
 
     Raises:
-        ValueError: pairs cannot be used (they are named by number), or nothing would be learnt from them.
+        ValueError: pairs cannot be used (they are named by number), nothing would be learnt from them, or the run was
+            begun with other options or data.
     """
+    begin_run(options.folder, options, data=("pairs", "start", "trl"))
     say, weights = log or (lambda line: None), options.folder / "weights"
     if weights.exists():
         return weights

@@ -228,3 +228,15 @@ def test_wrong_command_lines_are_sentences(arguments, sentence, capsys):
     with pytest.raises(SystemExit) as stop:
         script.parse(["scl", *arguments])
     assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_finished_weights_of_other_options_or_pairs_are_refused(files, tmp_path):
+    chosen = options(files, tmp_path)
+    (tmp_path / "weights").mkdir()
+    assert train(chosen) == train(chosen) == tmp_path / "weights"
+    with pytest.raises(ValueError, match="begun with other options or data: seed"):
+        train(replace(chosen, seed=chosen.seed + 1))
+    other = tmp_path / "other.jsonl"
+    other.write_text("{}")
+    with pytest.raises(ValueError, match=r"begun with other options or data: pairs"):
+        train(replace(chosen, pairs=other))
