@@ -6,7 +6,7 @@ picture, and the keys and values of the prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,9 @@ from restoration.pasd.unet import PASDUNet
 from vision.diffusion.attention import repeat_halves, repeat_keys, text_keys
 from vision.diffusion.backbone import Text
 from vision.diffusion.denoise import At, guide
+from vision.diffusion.memory import Kept, join_items, split_items
 from vision.diffusion.tiling import GaussianTiles
+from vision.refine import PerItem
 from vision.tiles import Box, Tiles
 
 EMBED = Tiles(1024, 64, 32)
@@ -71,7 +73,8 @@ class NoisePredictor:
         # batch of two round differently.
         stock = not isinstance(unet, PASDUNet)
         self.apart = stock or positive.pooled is not None or isinstance(tiles, GaussianTiles)
-        self.pieces: dict[Any, Any] = {}  # of the picture: computed once, or kept from an earlier step
+        self.pieces: dict[Any, Any] = {}  # of the picture: computed once
+        self.kept: Kept = {}  # of earlier steps, for later ones
 
     @torch.no_grad()
     def __call__(self, latents: Tensor, at: At) -> Tensor:
@@ -94,15 +97,15 @@ class NoisePredictor:
 
     def _predict(self, boxes: Sequence[Box], latents: Tensor, embedding: Tensor, at: At) -> Tensor:
         """Guided prediction of (n * b, 4, h, w), the tiles of n boxes."""
-        key = ("guidance", *boxes)
+        key = f"guidance {_name(boxes)}"
         if self.negative is None:
             return self._halves(boxes, latents, embedding, at, guided=False)
-        if at.index % self.guidance_every and key in self.pieces:
-            return self._halves(boxes, latents, embedding, at, guided=False) + self.pieces[key]
+        if at.index % self.guidance_every and key in self.kept:
+            return self._halves(boxes, latents, embedding, at, guided=False) + self.kept[key]
         negative, positive = self._halves(boxes, latents, embedding, at, guided=True).chunk(2)
         guided = guide(negative, positive, self.guidance_scale)
         if self.guidance_every > 1:
-            self.pieces[key] = guided - positive
+            self.kept[key] = guided - positive
         return guided
 
     def _halves(self, boxes: Sequence[Box], latents: Tensor, embedding: Tensor, at: At, guided: bool) -> Tensor:
@@ -124,9 +127,10 @@ class NoisePredictor:
     def _residuals(
         self, boxes: Sequence[Box], sample: Tensor, embedding: Tensor, at: At, guided: bool
     ) -> tuple[list[Tensor], Tensor]:
-        key = ("residuals", guided, *boxes)
-        if at.index % self.control_every and key in self.pieces:
-            return self.pieces[key]
+        key = f"residuals {guided} {_name(boxes)}"
+        if at.index % self.control_every and key in self.kept:
+            *down, mid = self.kept[key]
+            return down, mid
         alone = self.guess_mode and guided
         if alone and self.apart:
             sample = sample.chunk(2)[1]
@@ -146,10 +150,9 @@ class NoisePredictor:
         if alone:
             *down, mid = (torch.cat([torch.zeros_like(part), part]) for part in (*down, mid))
         if self.control_every > 1:
-            self.pieces[key] = down, mid
+            self.kept[key] = [*down, mid]
             if guided:  # steps without the negative half reuse the positive one
-                positive = [part.chunk(2)[1] for part in (*down, mid)]
-                self.pieces[("residuals", False, *boxes)] = positive[:-1], positive[-1]
+                self.kept[f"residuals {False} {_name(boxes)}"] = [part.chunk(2)[1] for part in (*down, mid)]
         return down, mid
 
     def _embedding(self, box: Box | None) -> Tensor:
@@ -207,17 +210,42 @@ class NoisePredictor:
             )
 
 
-class EachAlone:
-    """Predicts for every picture of a batch alone: convolutions of a batch round differently.
+class BatchPredictor:
+    """Predicts for those pictures of a batch that a step is about; what steps keep for later ones lies in the state.
 
     Args:
-        predictors: one per picture.
+        make: the predictor of some pictures, by their places in the batch.
+        batch: how many pictures there are.
+        alone: every picture by itself, because convolutions of a batch round differently.
     """
 
-    def __init__(self, predictors: Sequence[NoisePredictor]):
-        self.predictors = predictors
+    def __init__(self, make: Callable[[list[int]], NoisePredictor], batch: int, alone: bool = False):
+        self.make, self.alone = make, alone
+        self.made: dict[tuple[int, ...], NoisePredictor] = {}
+        self._choose(range(batch))
 
     def __call__(self, latents: Tensor, at: At) -> Tensor:
         """(b, 4, h, w) -> (b, 4, h, w), after guidance."""
-        pairs = zip(self.predictors, latents.split(1), strict=True)
-        return torch.cat([predict(item, at) for predict, item in pairs])
+        parts = latents.split(1 if self.alone else len(latents))
+        return torch.cat([predict(part, at) for predict, part in zip(self.made.values(), parts, strict=True)])
+
+    def recall(self, items: Tensor, memory: PerItem[Kept]) -> None:
+        """See `vision.diffusion.memory.Remembering`."""
+        self._choose(items.tolist())
+        first = 0
+        for items_of, predictor in self.made.items():
+            predictor.kept = join_items(PerItem(memory[first : first + len(items_of)]))
+            first += len(items_of)
+
+    def memory(self) -> PerItem[Kept]:
+        """See `vision.diffusion.memory.Remembering`."""
+        parts = [split_items(predictor.kept, len(items)) for items, predictor in self.made.items()]
+        return PerItem(kept for part in parts for kept in part)
+
+    def _choose(self, items: Sequence[int]) -> None:
+        groups = [(item,) for item in items] if self.alone else [tuple(items)]
+        self.made = {group: self.made.get(group) or self.make(list(group)) for group in groups}
+
+
+def _name(boxes: Sequence[Box]) -> str:
+    return " ".join(f"{box.top},{box.left},{box.bottom},{box.right}" for box in boxes)

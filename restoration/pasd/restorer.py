@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from restoration.pasd.components import PASDComponents
 from restoration.pasd.memory import free_bytes, largest_tile, largest_vae_tile
 from restoration.pasd.options import PASDOptions
-from restoration.pasd.predictor import EachAlone, NoisePredictor
+from restoration.pasd.predictor import BatchPredictor, NoisePredictor
 from restoration.pasd.prompts import Describer, full_prompt
 from restoration.pasd.sizes import Sizes, as_gray, finish, plan, prepare, transfer_chroma
 from restoration.pasd.unet import is_trained
@@ -32,7 +32,8 @@ from vision.diffusion.denoise import At, Denoising, denoise_steps, set_steps
 from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, vae_tiles
 from vision.diffusion.tiling import GaussianTiles
 from vision.images import ImageLike, as_loaded, keep_grey, to_pil, to_tensor, to_uint8
-from vision.refine import Step, item_generators
+from vision.refine import Step, drain, item_generators
+from vision.refine.step import Stop
 from vision.tiles import Tiles
 
 PUBLISHED = {"start_reading": "as_diffusers", "tiling": "published", "tile": 320, "tile_overlap": 8, "eight_bit": True}
@@ -56,7 +57,7 @@ class Run:
     """Without None, apart from tiles that are chosen by the free memory."""
     latents: Tensor
     """(b, 4, h, w) to start from."""
-    predictor: NoisePredictor | EachAlone
+    predictor: BatchPredictor
     scheduler: Any
     generators: Sequence[torch.Generator]
 
@@ -129,14 +130,10 @@ class PASDRestorer(PASDComponents):
     ) -> Tensor:
         """(b, 3, h, w) RGB in [0, 1] -> (b, 3, H, W) float32 on the CPU; arguments as in `__call__`."""
         run, observers = self.start(image, options, **more), list(observers)
-        state = Denoising(run.latents)
-        for step in self.run_steps(run):
-            state = step.state
-            for observe in observers:
-                observe(step)
-            if progress is not None:
-                progress((step.index + 1) / (run.options.steps + 1))
-        result = self.finish(run, self.decode(state, run.options), image)
+        if progress is not None:
+            observers.append(lambda step: progress((step.index + 1) / (run.options.steps + 1)))
+        last = drain(self.run_steps(run), observers)
+        result = self.finish(run, self.decode(last.state, run.options), image)
         if self.config.task != "colorize" and not run.options.eight_bit:
             result = keep_grey(image)(result)
         if progress is not None:
@@ -144,21 +141,43 @@ class PASDRestorer(PASDComponents):
         return result
 
     def steps(
-        self, image: ImageLike, options: PASDOptions | None = None, *, rules: dict[str, Any] | None = None, **more: Any
+        self,
+        image: ImageLike,
+        options: PASDOptions | None = None,
+        *,
+        prompts: Sequence[str] | None = None,
+        stop: Stop[Denoising, At] | None = None,
+        resume: Step[Denoising, At] | None = None,
+        drop_finished: bool = False,
     ) -> Iterator[Step[Denoising, At]]:
         """Iterate over the denoising of a picture or batch; `decode(step.state)` shows where it is.
 
         Args:
-            image, options: as in `__call__`.
-            rules: keyword arguments of `vision.refine.refine_steps`.
-            more: further arguments of `start`.
+            image, options, prompts: as in `__call__`.
+            stop, resume, drop_finished: as in `vision.refine.refine_steps`.
         """
-        yield from self.run_steps(self.start(to_tensor(image), options, **more), **(rules or {}))
+        run = self.start(to_tensor(image), options, prompts=prompts)
+        yield from self.run_steps(run, stop=stop, resume=resume, drop_finished=drop_finished)
 
-    def run_steps(self, run: Run, **rules: Any) -> Iterator[Step[Denoising, At]]:
-        """Iterate over the denoising of a run that `start` made."""
-        predict, scheduler = run.predictor, run.scheduler
-        yield from denoise_steps(run.latents, predict, scheduler, generators=run.generators, **rules)
+    def run_steps(
+        self,
+        run: Run,
+        *,
+        stop: Stop[Denoising, At] | None = None,
+        resume: Step[Denoising, At] | None = None,
+        drop_finished: bool = False,
+    ) -> Iterator[Step[Denoising, At]]:
+        """Iterate over the denoising of a run that `start` made; the rules are those of `steps`."""
+        yield from denoise_steps(
+            run.latents,
+            run.predictor,
+            run.scheduler,
+            generators=run.generators,
+            network=run.predictor,
+            stop=stop,
+            resume=resume,
+            drop_finished=drop_finished,
+        )
 
     @torch.no_grad()
     def start(
@@ -207,7 +226,7 @@ class PASDRestorer(PASDComponents):
         scheduler = set_steps(self.scheduler, options.steps, self.device)
         guided = options.guidance_scale > 1 and negative is not None
 
-        def predictor(rows: slice) -> NoisePredictor:
+        def predictor(rows: list[int]) -> NoisePredictor:
             return NoisePredictor(
                 self.unet,
                 self.controlnet,
@@ -226,7 +245,7 @@ class PASDRestorer(PASDComponents):
         tiles = self._tiles(seen, options, 2 if guided else 1)
         # A CPU gains nothing from batches, and alone every picture gets the very same numbers.
         alone = self.device.type == "cpu" and len(seen) > 1
-        chosen = EachAlone([predictor(slice(i, i + 1)) for i in range(len(seen))]) if alone else predictor(slice(None))
+        chosen = BatchPredictor(predictor, len(seen), alone)
         begin = self._begin(seen, options, scheduler, draw, latents)
         return Run(seen, sizes, options, begin, chosen, scheduler, generators)
 

@@ -26,7 +26,7 @@ class Text:
     pooled: Tensor | None = None
     """(b, width), of models that have a second encoder (SDXL)."""
 
-    def __getitem__(self, rows: slice) -> Text:
+    def __getitem__(self, rows: slice | list[int]) -> Text:
         """Some of the prompts."""
         return Text(self.embeds[rows], None if self.pooled is None else self.pooled[rows])
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vision.diffusion.denoise import Denoising, denoise_steps
+from vision.diffusion.denoise import denoise_steps
 from vision.diffusion.latents import decode_latents
 from vision.edit.passes import Predictor, inverted, prepare, scaled
 from vision.images import to_uint8
-from vision.refine import item_generators
+from vision.refine import drain, item_generators
 
 if TYPE_CHECKING:
     from vision.edit.pie import PIEEditor
@@ -63,10 +63,8 @@ def latent_walk(editor: PIEEditor, run: Run, *, reach: float = 1.0) -> Tensor:
     for number in range(1, options.frames + 1):
         share = number / options.frames
         latents, text = slerp(start, end.to(start), share * reach), torch.lerp(source, target, share)
-        state = Denoising(latents)
-        for step in denoise_steps(latents, Predictor(editor.unet, text), copy.deepcopy(scheduler), begin=begin):
-            state = step.state
-        frames.append(_eight_bit(decode_latents(editor.vae, state.latents)))
+        steps = denoise_steps(latents, Predictor(editor.unet, text), copy.deepcopy(scheduler), begin=begin)
+        frames.append(_eight_bit(decode_latents(editor.vae, drain(steps).state.latents)))
     return torch.stack(frames).cpu()
 
 

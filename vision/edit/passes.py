@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vision.diffusion.attention import text_keys
 from vision.diffusion.denoise import At, Denoising, denoise_steps, guide, set_steps
 from vision.images import composite
-from vision.refine import Step, refine_steps
+from vision.refine import Step, drain, refine_steps
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 """Standard normal numbers of a shape (b, c, h, w)."""
@@ -183,9 +183,8 @@ def denoise(
             return step.candidate
         return replace(step.candidate, latents=composite(mask, step.candidate.latents, levels(step.at.index + 1)))
 
-    state = Denoising(beginning.noisy)
     arguments = {"eta": eta} if eta else {}
-    for step in denoise_steps(
+    steps = denoise_steps(
         beginning.noisy,
         predict,
         scheduler,
@@ -193,11 +192,11 @@ def denoise(
         begin=begin,
         step_arguments=arguments,
         accept=keep_outside,
-    ):
-        state = step.state
-        for observe in observers:
-            observe(step)
-    return state.latents
+    )
+    last = drain(steps, observers)
+    for generator, drawn in zip(generators, last.state.generators or (), strict=False):
+        generator.set_state(drawn.get_state())
+    return last.state.latents
 
 
 def pull_back(denoised: Tensor, anchor: Tensor, mask: Tensor | None, beta_1: float, beta_2: float) -> Tensor:

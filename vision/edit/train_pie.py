@@ -22,13 +22,14 @@ from torch.utils.data import Dataset
 
 from vision.checkpoints import begin_run
 from vision.diffusion.backbone import TextEncoders, load_scheduler
-from vision.diffusion.denoise import Denoising, denoise_steps, set_steps
+from vision.diffusion.denoise import denoise_steps, set_steps
 from vision.diffusion.latents import decode_latents, encode_image, factor
 from vision.diffusion.train import noise_loss
 from vision.edit.labels import read_set
 from vision.edit.passes import Predictor
 from vision.edit.pie import PIEEditor
 from vision.images import image_files, load_image, save_image, to_tensor
+from vision.refine import drain
 from vision.training import Context, Objective, TrainOptions, fit
 
 
@@ -254,10 +255,9 @@ def make_prior(editor: PIEEditor, options: PIETraining, steps: int = 50, guidanc
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
         side = options.resolution // unit
         scheduler = set_steps(editor.ddim(), min(steps, editor.scheduler.config.num_train_timesteps), editor.device)
-        state = Denoising(torch.randn(1, channels, side, side, generator=generator).to(editor.device))
-        for step in denoise_steps(state.latents, predict, scheduler):
-            state = step.state
-        save_image(decode_latents(editor.vae, state.latents), options.prior / f"made_{number:04d}.png")
+        noise = torch.randn(1, channels, side, side, generator=generator).to(editor.device)
+        latents = drain(denoise_steps(noise, predict, scheduler)).state.latents
+        save_image(decode_latents(editor.vae, latents), options.prior / f"made_{number:04d}.png")
 
 
 def _prompted(found: Sequence[tuple[Path, str]], options: PIETraining, seed: int) -> Prompted:

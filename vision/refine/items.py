@@ -88,7 +88,7 @@ def _batched(leaf: Tensor) -> Tensor:
 
 def _clone(leaf: Any) -> Any:
     if isinstance(leaf, PerItem):
-        return PerItem(_clone(item) for item in leaf)
+        return PerItem(clone_items(item) for item in leaf)
     if isinstance(leaf, Tensor):
         return leaf.detach().clone()
     if isinstance(leaf, torch.Generator):

@@ -113,13 +113,18 @@ def checkpoints(folder: Path | str, every: int = 1, pack: Callable[[Any], Any] |
 
 
 def load_checkpoint(
-    folder: Path | str, like: Any = None, unpack: Callable[[Any], Any] | None = None, types: tuple[type, ...] = ()
+    folder: Path | str,
+    like: Any = None,
+    unpack: Callable[[Any], Any] | None = None,
+    types: tuple[type, ...] = (),
+    device: torch.device | str = "cpu",
 ) -> Step | None:
     """The step that `checkpoints` saved last, for `resume`; None when the folder holds none.
 
     Args:
         like: a state of the same kind: its dataclasses (and `types`) may occur in the file, no others.
         unpack: the inverse of `pack`.
+        device: where the tensors are wanted.
 
     Raises:
         ValueError: another version saved the step, or it holds a dataclass that was not named.
@@ -130,7 +135,7 @@ def load_checkpoint(
     record = json.loads((folder / "step.json").read_text())
     if record.get("version") != VERSION:
         raise ValueError(f"{folder} holds a run that another version saved, which counted steps otherwise; begin anew.")
-    tensors = load_file(folder / record["file"])
+    tensors = load_file(folder / record["file"], device=str(device))
     known = {kind.__qualname__: kind for kind in (*_dataclasses(like), *types)}
     convert = unpack or (lambda tree: tree)
     state = convert(_rebuild(record["state"], tensors, known))
@@ -174,7 +179,7 @@ def _rebuild(record: Any, tensors: dict[str, Tensor], known: dict[str, type]) ->
         return tensors[record["tensor"]]
     if "generator" in record:
         generator = torch.Generator()
-        generator.set_state(tensors[record["generator"]])
+        generator.set_state(tensors[record["generator"]].cpu())
         return generator
     if "dict" in record:
         return {key: again(value) for key, value in record["dict"]}

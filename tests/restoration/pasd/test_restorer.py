@@ -20,7 +20,7 @@ from restoration.pasd.restorer import PUBLISHED, base_alone
 from restoration.pasd.style import merge_lora
 from restoration.pasd.unet import PASDUNet, is_trained
 from vision.metrics import psnr
-from vision.refine import Trace
+from vision.refine import Trace, checkpoints, load_checkpoint
 
 FAST = {"steps": 2, "process_size": 32, "guidance_scale": 3.0, "added_prompt": "", "negative_prompt": "bad"}
 
@@ -228,8 +228,6 @@ def test_calls_that_cannot_work_say_why(tiny):
         tiny(image, PASDOptions(**{**FAST, "steps": 2000}))
     with pytest.raises(ValueError, match="start from noise"):
         tiny.start(image, PASDOptions(**FAST), latents=torch.zeros(1, 4, 4, 4))
-    with pytest.raises(ValueError, match="remembers earlier predictions"):
-        list(tiny.steps(image, PASDOptions(**FAST), rules={"drop_finished": True}))
 
 
 def test_saved_and_loaded_gives_equal_results(tiny, tmp_path):
@@ -302,6 +300,41 @@ def test_any_scheduler_of_diffusers(tiny):
         results.append(tiny_with(photo(), PASDOptions(**FAST)))
         assert torch.equal(results[-1], tiny_with(photo(), PASDOptions(**FAST))), name
     assert all(result.isfinite().all() for result in results)
+
+
+@pytest.mark.parametrize(
+    "scheduler, alone", [("PNDMScheduler", True), ("DDIMScheduler", True), ("UniPCMultistepScheduler", False)]
+)
+def test_a_stopped_run_goes_on_and_drops_pictures_without_a_difference(tiny, scheduler, alone, tmp_path, monkeypatch):
+    """With all that is kept between steps: the solver's history, guidance and residuals of earlier steps, conditions
+    of every picture."""
+    import diffusers
+
+    restorer = PASDRestorer(**{key: getattr(tiny, key) for key in PARTS})
+    restorer.scheduler = getattr(diffusers, scheduler).from_config(tiny.scheduler.config)
+    options = PASDOptions(**{**FAST, "steps": 5}, guidance_every=3, control_every=2)
+    images, prompts = photo(24, 24, batch=3), ["one", "two", "three"]
+
+    def run(**rules):
+        ready = restorer.start(images, options, prompts=prompts)
+        if not alone:
+            ready.predictor.alone = False
+            ready.predictor._choose(range(3))
+        return list(restorer.run_steps(ready, **rules))
+
+    straight = run()
+    cut = 1
+    checkpoints(tmp_path)(straight[cut])
+    saved = load_checkpoint(tmp_path, like=straight[cut].state)
+    for earlier in (straight[cut], saved):
+        assert torch.equal(run(resume=earlier)[-1].state.latents, straight[-1].state.latents)
+    rules = {"stop": lambda step: torch.tensor([False, step.index >= 2, False])}
+    frozen, dropped = run(**rules)[-1], run(**rules, drop_finished=True)[-1]
+    assert torch.equal(frozen.state.latents[1], straight[2].state.latents[1])
+    if alone:
+        assert torch.equal(dropped.state.latents, frozen.state.latents)
+    else:  # convolutions of a batch of two round differently from those of three
+        torch.testing.assert_close(dropped.state.latents, frozen.state.latents, rtol=0, atol=1e-4)
 
 
 PARTS = ("unet", "controlnet", "vae", "text", "scheduler", "config")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+
+import diffusers
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
@@ -10,7 +13,7 @@ from vision.diffusion import latents as module
 from vision.diffusion.denoise import At, Denoising, denoise_steps, guide, set_steps
 from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, posterior, signal_and_noise
 from vision.diffusion.tiling import GaussianTiles
-from vision.refine import item_generators
+from vision.refine import checkpoints, item_generators, load_checkpoint
 from vision.tiles import Tiles
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -137,11 +140,54 @@ def test_stopping_and_resuming():
     assert [step.index for step in resumed] == [3, 4, 5]
     assert torch.equal(resumed[-1].state.latents, whole[-1].state.latents)
     assert isinstance(whole[0].state, Denoising)
-    history = set_steps(UniPCMultistepScheduler(**SCHEDULE), 6)
-    with pytest.raises(ValueError, match="remembers earlier predictions"):
-        list(denoise_steps(start, predict, history, resume=whole[2]))
     with pytest.raises(ValueError, match=r"steps must lie in \[1, 1000\], got 0"):
-        set_steps(history, 0)
+        set_steps(DDIMScheduler(**SCHEDULE), 0)
+
+
+SOLVERS = (
+    "DDIMScheduler DDPMScheduler PNDMScheduler LMSDiscreteScheduler HeunDiscreteScheduler EulerDiscreteScheduler "
+    "EulerAncestralDiscreteScheduler DPMSolverMultistepScheduler DPMSolverSinglestepScheduler UniPCMultistepScheduler "
+    "DEISMultistepScheduler KDPM2DiscreteScheduler KDPM2AncestralDiscreteScheduler SASolverScheduler LCMScheduler"
+).split()
+
+
+@pytest.mark.parametrize("begin", [0, 2])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_what_a_solver_remembers_lies_in_the_state(name, begin, tmp_path):
+    original = getattr(diffusers, name)(**SCHEDULE)
+    start = numbers(3, 4, 4, 4) * original.init_noise_sigma
+    given = set_steps(original, 6)
+
+    def predict(latents, at):
+        return 0.3 * latents + 0.1 * latents.square().tanh()
+
+    def run(scheduler=None, **rules):
+        scheduler = scheduler or set_steps(original, 6)
+        return list(denoise_steps(start, predict, scheduler, generators=item_generators(0, 3), begin=begin, **rules))
+
+    straight = run(given)
+    again = run(given)  # the run before left nothing behind that this one would not put away
+    assert torch.equal(again[-1].state.latents, straight[-1].state.latents)
+    plain, latents, drawn = set_steps(original, 6), start, {}
+    if "generator" in inspect.signature(plain.step).parameters:
+        drawn["generator"] = list(item_generators(0, 3))
+    if hasattr(plain, "set_begin_index"):
+        plain.set_begin_index(begin)
+    for timestep in plain.timesteps[begin:]:
+        noise = predict(plain.scale_model_input(latents, timestep), None)
+        latents = plain.step(noise, timestep, latents, **drawn).prev_sample
+    assert torch.equal(straight[-1].state.latents, latents)
+    for cut in range(len(straight)):
+        checkpoints(tmp_path / str(cut))(straight[cut])
+        saved = load_checkpoint(tmp_path / str(cut), like=straight[cut].state)
+        for earlier in (straight[cut], saved):
+            rest = run(resume=earlier)
+            assert torch.equal((rest or straight)[-1].state.latents, straight[-1].state.latents)
+    rules = {"stop": lambda step: torch.tensor([False, step.index >= 1, False])}
+    frozen, dropped = run(**rules)[-1], run(**rules, drop_finished=True)[-1]
+    assert torch.equal(frozen.state.latents, dropped.state.latents)
+    assert torch.equal(frozen.state.latents[1], straight[1].state.latents[1])
+    assert torch.equal(frozen.state.latents[::2], straight[-1].state.latents[::2])
 
 
 def test_guidance():
