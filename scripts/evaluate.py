@@ -31,7 +31,7 @@ from .dispatch import Work
 SYSTEMS = {
     "iter": Work("restoration.iter.evaluate", "ITEREvaluation", "restorations, beside Real-ESRGAN"),
     "pasd": Work("restoration.pasd.evaluate", "PASDEvaluation", "restorations, beside Real-ESRGAN"),
-    "pie": Work(".evaluate_pie", "PIEEvaluation", "progressions of a held-out brain, beside two baselines"),
+    "pie": Work("vision.edit.evaluate", "PIEEvaluation", "progressions of a held-out brain, beside two baselines"),
     "gtr": Work("recon3d.gtr.evaluate", "GTREvaluation", "rebuilt or refined meshes"),
     "r1": Work(".evaluate_r1", "R1Evaluation", "a judge of answers, on benchmarks or scenes"),
     "r1-restorations": Work(".evaluate_pictures", "PictureEvaluation", "the judge of restorations"),

@@ -16,6 +16,8 @@ HOMES = {
     "open_clip": ("vision/metrics.py", "restoration/pasd/prompts.py"),
     "trl": ("reward_vlm",),
     "peft": ("reward_vlm",),
+    "nibabel": ("vision/edit/scans.py",),
+    "pydicom": ("vision/edit/scans.py",),
     "trimesh": ("recon3d",),
     "tyro": ("vision/config.py",),
 }

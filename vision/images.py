@@ -69,6 +69,8 @@ class LoadedImage:
     """Transparency, mode L of the same size; None when the picture is opaque."""
     icc: bytes | None = None
     """Colour profile of `rgb`; None means sRGB."""
+    deep: np.ndarray | None = None
+    """(height, width) the picture's own grey values when they have more than 8 bit: uint16, or floats in [0, 1]."""
 
     def on(self, colour: str) -> LoadedImage:
         """This picture on a background of one colour ("white", "#20a0ff"), without transparency.
@@ -85,7 +87,7 @@ class LoadedImage:
         if self.alpha is None:
             return self
         background.paste(self.rgb, mask=self.alpha)
-        return replace(self, rgb=background, alpha=None)
+        return replace(self, rgb=background, alpha=None, deep=None)
 
     def with_colours(self, picture: PIL.Image.Image) -> PIL.Image.Image:
         """`picture`, of any size and made from this one's colours, with its transparency and profile."""
@@ -166,8 +168,10 @@ def from_pil(image: PIL.Image.Image) -> LoadedImage:
     profile = image.info.get("icc_profile")
     profile = profile if isinstance(profile, bytes) and profile[36:40] == b"acsp" else None
     image = _upright(image)
+    deep = None
     if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bit(image)
+        deep, image = np.asarray(image), _to_8_bit(image)
+        deep = deep.astype(np.float32 if deep.dtype.kind == "f" else np.uint16)
     alpha = None
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -180,7 +184,7 @@ def from_pil(image: PIL.Image.Image) -> LoadedImage:
         rgb = image if image.mode == "RGB" else image.convert("RGB")
     except ValueError:
         raise BadImage(f"pictures of mode {image.mode} cannot be read.") from None
-    return LoadedImage(_plain(rgb), alpha if alpha is None else _plain(alpha), profile)
+    return LoadedImage(_plain(rgb), alpha if alpha is None else _plain(alpha), profile, deep)
 
 
 def to_tensor(image: ImageLike) -> Tensor:

@@ -28,16 +28,20 @@ class Inputs:
     problems: list[str] = field(default_factory=list)
     """A sentence for each input that cannot be used."""
 
+    also: tuple[str, ...] = ()
+    """Endings of files in folders that are taken besides those of pictures."""
+
     @classmethod
-    def find(cls, named: Iterable[str | Path], out: str | Path | None = None) -> Inputs:
+    def find(cls, named: Iterable[str | Path], out: str | Path | None = None, also: Iterable[str] = ()) -> Inputs:
         """All pictures below what is named; results are no inputs.
 
         Args:
             named: pictures; folders, taken with their sub-folders; .txt lists with one path per line, relative to the
                 list; patterns such as `photos/*.jpg`.
             out: folder of the results; when it lies inside a named folder it is left out.
+            also: see the field.
         """
-        self, seen = cls(), set()
+        self, seen = cls(also=tuple(also)), set()
         skipped = None if out is None else identity(Path(out))
         for item in _unfold(named):
             try:
@@ -108,7 +112,7 @@ class Inputs:
                 path = folder / name
                 if name.startswith(".") or (name == "run.json" and (root / RECORDS).is_dir()):
                     continue
-                if path.suffix.lower() in SUFFIXES:
+                if path.suffix.lower() in SUFFIXES or name.lower().endswith(self.also):
                     found.append((path, PurePosixPath(path.relative_to(root).as_posix())))
                 else:
                     others[path.suffix.lower() or "without ending"] += 1

@@ -128,7 +128,7 @@ class Job:
         chosen = {name: value for name, value in to_dict(self.options).items() if name not in self.neutral}
         return {"version": version(), **chosen, "files": [digest(path) for path in self.files if path is not None]}
 
-    def items(self, named: Sequence[str | Path], suffix: str) -> list[Item]:
+    def items(self, named: Sequence[str | Path], suffix: str, also: Sequence[str] = ()) -> list[Item]:
         """This process's share of the pictures that are named, each with the name of its result.
 
         What cannot be used is refused, what is left out is noted; results of this folder are no inputs.
@@ -136,10 +136,11 @@ class Job:
         Args:
             named: pictures, folders, lists and patterns, see `vision.inputs.Inputs`.
             suffix: of the results, such as ".png"; "" for folders.
+            also: endings of files in folders that are inputs too, besides those of pictures.
         """
         from vision.inputs import Inputs, identity
 
-        found, out = Inputs.find(named, self.out), identity(self.out)
+        found, out = Inputs.find(named, self.out, also), identity(self.out)
         inputs = {identity(path): path for path, _ in found.pictures}
         if any(path.is_relative_to(out) for path in inputs):
             made = {out / name for name, content in recorded(out).items() if has_content(out / name, content)}

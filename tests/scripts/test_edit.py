@@ -1,36 +1,45 @@
-"""The edit script: what it writes, resumes, and refuses."""
+"""The command edit: what it writes, keeps, resumes, and refuses."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import edit
-from scripts.edit import EditOptions, main
+from scripts.edit import EditOptions, main, parse
 from tests.vision.edit.conftest import picture
-from vision.edit import PIEEditor, PIEOptions
+from vision.edit import PIEEditor, PIEOptions, job
 
 QUICK = PIEOptions(frames=2, steps=4)
+FRAMES = ["frame_00.png", "frame_01.png", "frame_02.png"]
 
 
 @pytest.fixture
-def given(tmp_path):
+def given(tmp_path) -> EditOptions:
     path = tmp_path / "scan.png"
-    picture(0).save(path)
+    picture(0, 70, 90).save(path)
     return EditOptions(
         (path,), tmp_path / "out", source="builtin:tiny", ellipse=(0.5, 0.5, 0.3, 0.3), feather=1.0, options=QUICK
     )
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_everything_is_written_and_nothing_is_done_twice(given, monkeypatch):
     assert main(given) == 0
     names = {path.name for path in (given.out / "scan").iterdir()}
-    frames = {"0.png", "1.png", "2.png"}
-    assert names == frames | {"mask.png", "report.png", "frames.json", "frames.csv", "progression.gif", "done.json"}
+    assert names == {*FRAMES, "mask.png", "report.png", "frames.json", "frames.csv", "progression.gif"}
+    with Image.open(given.out / "scan" / FRAMES[2]) as last:
+        assert last.size == (90, 70)
     run = json.loads((given.out / "run.json").read_text())
-    assert run["seed"] == 0 and run["results"]["scan"]["frames"] == 2
+    assert run["seed"] == 0 and run["inputs"]["scan"]["frames"] == 2
 
     def refuse(*arguments, **more):
         raise AssertionError("it was done again")
@@ -39,8 +48,41 @@ def test_everything_is_written_and_nothing_is_done_twice(given, monkeypatch):
     assert main(given) == 0
 
 
+def test_frames_sort_by_name():
+    names = [job.frame_name(i, 120) for i in range(120)]
+    assert names == sorted(names) and job.frame_name(3, 11) == "frame_03"
+
+
+def test_results_that_were_removed_or_replaced_are_made_again(given):
+    main(given)
+    before = content(given.out / "scan")
+    (given.out / "scan" / FRAMES[1]).unlink()
+    main(given)
+    assert content(given.out / "scan") == before
+    main(replace(given, options=replace(QUICK, seed=5)))
+    assert content(given.out / "scan")[FRAMES[2]] != before[FRAMES[2]]
+    main(given)
+    assert content(given.out / "scan") == before
+
+
+def test_a_kill_while_results_are_replaced_leaves_no_false_record(given, monkeypatch, tmp_path):
+    main(given)
+    before = content(given.out / "scan")
+
+    def stop(*arguments, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_report", stop)
+        with pytest.raises(KeyboardInterrupt):
+            main(replace(given, options=replace(QUICK, seed=5)))
+    assert main(given) == 0 and content(given.out / "scan") == before
+    hidden = [path for path in given.out.rglob("*") if path.is_file() and "unfinished" in str(path)]
+    assert hidden == []
+
+
 def test_an_interrupted_run_goes_on(given, monkeypatch, tmp_path):
-    keep, calls = edit._keep, []
+    keep, calls = job._keep, []
 
     def stop_at_the_last_frame(path, frame):
         calls.append(path.name)
@@ -48,27 +90,55 @@ def test_an_interrupted_run_goes_on(given, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         keep(path, frame)
 
-    monkeypatch.setattr(edit, "_keep", stop_at_the_last_frame)
+    monkeypatch.setattr(job, "_keep", stop_at_the_last_frame)
     with pytest.raises(KeyboardInterrupt):
         main(given)
     calls.clear()
-    monkeypatch.setattr(edit, "_keep", lambda path, frame: (calls.append(path.name), keep(path, frame)))
+    monkeypatch.setattr(job, "_keep", lambda path, frame: (calls.append(path.name), keep(path, frame)))
     assert main(given) == 0 and calls == ["frame_0002.safetensors"]
-    from dataclasses import replace
-
     straight = replace(given, out=tmp_path / "straight")
     main(straight)
-    with Image.open(given.out / "scan" / "2.png") as a, Image.open(straight.out / "scan" / "2.png") as b:
-        assert a.tobytes() == b.tobytes()
+    assert content(given.out / "scan") == content(straight.out / "scan")
 
 
-def test_bad_inputs_cost_a_sentence_and_leave_nothing(given, tmp_path, capsys):
-    from dataclasses import replace
-
-    mask = tmp_path / "black.png"
-    Image.new("L", (32, 32)).save(mask)
+def test_bad_inputs_cost_a_sentence_and_the_others_are_done(given, tmp_path, capsys):
+    mask, empty = tmp_path / "black.png", tmp_path / "empty"
+    Image.new("L", (90, 70)).save(mask)
+    empty.mkdir()
     bad = replace(given, ellipse=None, mask=mask)
     assert main(bad) == 2
     assert "mask is empty" in " ".join(capsys.readouterr().err.split())
-    assert not bad.out.exists()
-    assert main(replace(given, inputs=(tmp_path / "missing.png",))) == 2
+    assert not (bad.out / "scan").exists()
+    assert main(replace(given, inputs=(tmp_path / "missing.png", empty, *given.inputs))) == 2
+    assert (given.out / "scan" / FRAMES[2]).exists()
+
+
+def test_profile_and_transparency_are_kept(given, tmp_path):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / "layer.png"
+    image = picture(0, 70, 90)
+    alpha = Image.fromarray(np.tile(np.linspace(0, 255, 90).astype(np.uint8), (70, 1)))
+    image.putalpha(alpha)
+    image.save(path, icc_profile=profile)
+    assert main(replace(given, inputs=(path,))) == 0
+    for name in FRAMES:
+        with Image.open(given.out / "layer" / name) as frame:
+            assert frame.mode == "RGBA" and frame.info["icc_profile"] == profile
+            assert frame.getchannel("A").tobytes() == alpha.tobytes()
+
+
+def test_two_inputs_of_one_stem_are_kept_apart(given, tmp_path):
+    other = tmp_path / "scan.bmp"
+    picture(1, 70, 90).save(other)
+    assert main(replace(given, inputs=(*given.inputs, other))) == 0
+    assert {path.name for path in given.out.iterdir() if path.is_dir()} >= {"scan", "scan_bmp"}
+
+
+def test_without_inputs_the_example_is_edited(tmp_path):
+    assert parse(["--out", str(tmp_path)]).mask.name == "brain_mask.png"
+    options = parse(["--out", str(tmp_path), "--box", "0", "0", "0.5", "0.5"])
+    assert options.mask is None and options.inputs[0].name == "brain.png"
+    shutil.copy(options.inputs[0], tmp_path / "mine.png")
+    assert parse([str(tmp_path / "mine.png")]).mask is None

@@ -1,210 +1,174 @@
-"""What a progression shows: confidence, identity, change inside and outside the region, and the theory's bound.
+"""Measure PIE on a held-out brain, beside a latent walk and an extrapolation; called by `burnish evaluate pie`.
 
-Spearman's correlation and medians are over the frames of one trajectory and over trajectories.
+    burnish evaluate pie --volumes FOLDER --out runs/pie                       (the embedded weights)
+    burnish evaluate pie --inputs HEALTHY --masks MASKS --source SD_FOLDER --out runs/mine
+
+Without inputs, healthy slices of Colin27, which was never trained on, get elliptic regions in their white matter;
+FOLDER is filled as `vision/edit/brain.py` says. Every input is edited with several seeds. Writes frames.json and .csv
+(every trajectory and frame), methods.json and .csv (medians of every method), report.png, strips.png, run.json.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
-from vision.edit.progression import Progression
-from vision.images import save_image, to_pil
-from vision.metrics import Clip, ssim
-from vision.report import labelled, plot, save_gif, strip, write_table
+from vision.config import UNNAMED, to_dict
+from vision.edit import PIEEditor, PIEOptions, Progression
+from vision.edit.baselines import extrapolate, latent_direction, latent_walk
+from vision.edit.brain import BrainImages, Sample, load_colin, load_mni, render
+from vision.edit.masks import ellipse, feather
+from vision.edit.measures import bound, rows, summary
+from vision.edit.report import write_report
+from vision.images import image_files, load_image, save_image, to_pil, to_tensor
+from vision.job import Event, Show, silent
+from vision.report import strip, text_table, write_run, write_table
 
 
 @dataclass(frozen=True)
-class Bound:
-    """Step norms of one trajectory beside what a contraction allows (the PIE loop as z' = z0 + beta_2 (F(z) - z0))."""
+class PIEEvaluation:
+    """Measure PIE and what it is compared with."""
 
-    steps: list[float]
-    """|z_n - z_(n-1)| in the mask, n = 1, 2, ..."""
-    distances: list[float]
-    """|z_n - z_0| in the mask."""
-    contraction: float
-    """Estimate of beta_2 L: the largest ratio of a step's norm to the one before it."""
-    step_bounds: list[float]
-    """(beta_2 L)^(n-1) |z_1 - z_0|."""
-    distance_bound: float
-    """|z_1 - z_0| / (1 - beta_2 L); infinite when the loop does not contract, as with fresh noise in every frame."""
-
-
-def rows(
-    progression: Progression, *, clip: Clip | None = None, prompt: str = "", source_prompt: str = ""
-) -> list[dict[str, Any]]:
-    """One row per trajectory and frame.
-
-    Columns: item, frame, confidence; change_inside and change_outside, mean absolute differences of pixels to the
-    original where the region is at least half white and where it is black; step and distance, norms of the latents'
-    change since the last frame and since the original; ssim to the original; with CLIP identity (to the original),
-    text (to the prompt) and directional.
-    """
-    images, found = progression.images, []
-    frames, batch = images.shape[:2]
-    region = progression.region
-    inside = torch.ones_like(images[0, :, :1]) if region is None else (region >= 0.5).float()
-    outside = torch.zeros_like(inside) if region is None else (region == 0).float()
-    clips = _clip_columns(images, clip, prompt, source_prompt) if clip is not None else {}
-    for item in range(batch):
-        for frame in range(frames):
-            difference = (images[frame, item] - images[0, item]).abs().mean(dim=0, keepdim=True)
-            row: dict[str, Any] = {"item": item, "frame": frame}
-            if progression.scores is not None:
-                row["confidence"] = float(progression.scores[frame, item])
-            for name, area in (("change_inside", inside[item]), ("change_outside", outside[item])):
-                row[name] = float((difference * area).sum() / area.sum()) if area.any() else None
-            latents = progression.latents[:, item]
-            row["step"] = float((latents[frame] - latents[max(frame - 1, 0)]).norm())
-            row["distance"] = float((latents[frame] - latents[0]).norm())
-            row["ssim"] = float(ssim(images[frame, item][None], images[0, item][None]))
-            row |= {name: float(values[frame, item]) for name, values in clips.items()}
-            found.append(row)
-    return found
+    out: Path = Path("runs/pie-evaluation")
+    """Folder for the results."""
+    volumes: Path = Path("volumes")
+    """Folder below which the files of nilearn and mricron-data lie."""
+    inputs: Path | None = None
+    """Folder of pictures without the condition, instead of slices of the held-out brain."""
+    masks: Path | None = None
+    """Folder of their regions, of the same names."""
+    source: str | None = None
+    """Weights; None: the embedded ones."""
+    slices: int = 10
+    """Slices of the held-out brain."""
+    seeds: int = 5
+    """Trajectories of every picture."""
+    stride: float = 0.5
+    """Of the extrapolation's frames, in lengths of the direction from healthy to diseased."""
+    baselines: bool = True
+    """Also run the latent walk and the extrapolation, with one seed."""
+    options: Annotated[PIEOptions, UNNAMED] = field(default_factory=PIEOptions)
+    """What the system may change."""
 
 
-def _clip_columns(images: Tensor, clip: Clip, prompt: str, source_prompt: str) -> dict[str, Tensor]:
-    """name -> (frames, b)."""
-    embedded = torch.stack([clip.images(frame) for frame in images])
-    found = {"clip_identity": (embedded * embedded[:1]).sum(dim=2)}
-    if prompt:
-        found["clip_text"] = (embedded * clip.texts([prompt])).sum(dim=2)
-    if prompt and source_prompt:
-        direction = clip.texts([prompt]) - clip.texts([source_prompt])
-        found["clip_directional"] = torch.cosine_similarity(embedded - embedded[:1], direction[None], dim=2)
-    return found
-
-
-def realism(clip: Clip, generated: Tensor, real: Tensor) -> float:
-    """Mean cosine over all pairs of a generated and a real picture, (n, 3, h, w) each (DreamBooth's CLIP-I)."""
-    return float((clip.images(generated) @ clip.images(real).T).mean())
-
-
-def summary(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of the rows of `rows`: medians over the trajectories.
-
-    start and final confidence; spearman of frame and confidence; rising, the share of frames more confident than the
-    one before; change inside and outside at the end, and their ratio of means; ssim at the end.
-    """
-    items = sorted({row["item"] for row in table})
-    curves = [[row for row in table if row["item"] == item] for item in items]
-    ends = [curve[-1] for curve in curves]
-    found: dict[str, float] = {"trajectories": len(curves), "frames": len(curves[0]) - 1}
-    if "confidence" in table[0]:
-        series = [[row["confidence"] for row in curve] for curve in curves]
-        found["confidence_start"] = float(np.median([values[0] for values in series]))
-        found["confidence_final"] = float(np.median([values[-1] for values in series]))
-        found["spearman"] = float(np.median([spearman(range(len(values)), values) for values in series]))
-        found["rising"] = float(np.mean([b > a for values in series for a, b in itertools.pairwise(values)]))
-    for name in ("change_inside", "change_outside", "ssim", "clip_identity", "clip_text", "clip_directional"):
-        values = [row[name] for row in ends if row.get(name) is not None]
-        if values:
-            found[name] = float(np.median(values))
-    if found.get("change_outside"):
-        found["inside_to_outside"] = found["change_inside"] / found["change_outside"]
-    return found
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation in [-1, 1]; 0 when a series does not change."""
-    from scipy.stats import spearmanr
-
-    if len(set(first)) < 2 or len(set(second)) < 2:
-        return 0.0
-    return float(spearmanr(list(first), list(second)).statistic)
-
-
-def bound(progression: Progression, item: int = 0) -> Bound:
-    """The measured norms of one trajectory beside the bound of a contraction."""
-    latents = progression.latents[:, item].flatten(1)
-    if progression.mask is not None:
-        latents = latents * (progression.mask[item].flatten() > 0.5)
-    steps = (latents[1:] - latents[:-1]).norm(dim=1).tolist()
-    distances = (latents[1:] - latents[0]).norm(dim=1).tolist()
-    ratios = [after / before for before, after in itertools.pairwise(steps) if before > 0]
-    contraction = max(ratios, default=0.0)
-    limit = steps[0] / (1 - contraction) if contraction < 1 else float("inf")
-    return Bound(steps, distances, contraction, [steps[0] * contraction**n for n in range(len(steps))], limit)
-
-
-def difference_maps(progression: Progression, item: int = 0) -> list[PIL.Image.Image]:
-    """What became darker (blue) and brighter (red) than the original, frame by frame; colours are full at 0.5."""
-    found = []
-    for image in progression.images[:, item]:
-        change = 2 * (image - progression.images[0, item]).mean(dim=0)
-        up, down = change.clamp(0, 1), (-change).clamp(0, 1)
-        found.append(to_pil(1 - torch.stack([down, torch.maximum(up, down), up])))
-    return found
-
-
-def write_report(
-    folder: str | Path,
-    progression: Progression,
-    table: Sequence[Mapping[str, Any]],
-    *,
-    item: int = 0,
-    side: int = 160,
-    name: str = "",
-) -> list[Path]:
-    """Write the rows (JSON, CSV), one PNG (frames, difference maps, curves) and a GIF of one trajectory.
-
-    Args:
-        folder: for the files.
-        table: of `rows`.
-        item: the trajectory that is shown; the curves show all.
-        side: least height of a frame in the picture, in pixels.
-        name: put before the files' names.
-    """
-    folder = Path(folder)
-    paths = [folder / f"{name}{file}" for file in ("frames.json", "frames.csv", "report.png", "progression.gif")]
-    write_table(table, paths[0], paths[1])
-    frames = [_enlarged(picture, side) for picture in progression.pictures(item)]
-    maps = [_enlarged(picture, side) for picture in difference_maps(progression, item)]
-    confidence = [row.get("confidence") for row in table if row["item"] == item]
-    labels = [f"{i}" if c is None else f"{i}: {c:.2f}" for i, c in enumerate(confidence)]
-    rows_of_pictures = [
-        strip([labelled(picture, label) for picture, label in zip(frames, labels, strict=True)]),
-        strip(maps),
+def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
+    """Measure, show and return the folder of the results."""
+    began = time.monotonic()
+    editor = PIEEditor.from_pretrained(options.source)
+    if editor.classifier is None:
+        raise ValueError("Confidence curves need weights with a classifier; these have none.")
+    images, regions = inputs(options)
+    many = [images.repeat_interleave(options.seeds, 0), regions.repeat_interleave(options.seeds, 0)]
+    methods: dict[str, list[dict[str, Any]]] = {}
+    parts = [
+        editor.simulate(some, mask=mask, options=replace(options.options, seed=options.options.seed + 10 * first))
+        for first, (some, mask) in enumerate(zip(many[0].split(10), many[1].split(10), strict=True))
     ]
-    sheet = strip([*rows_of_pictures, *_curves(folder, table, rows_of_pictures[0].width)], vertical=True)
-    save_image(sheet, paths[2])
-    save_gif([labelled(picture, label) for picture, label in zip(frames, labels, strict=True)], paths[3], fps=2)
-    return paths
+    found = joined(parts)
+    methods["pie"] = rows(found)
+    pictures = {"pie": found.images[:, :: options.seeds]}
+    if options.baselines:
+        for name, run in baselines(editor, options).items():
+            frames = run(images, regions)
+            scores = torch.stack([editor.classifier(frame) for frame in frames])
+            empty = torch.zeros(len(frames), len(images), 1, 1, 1)
+            methods[name] = rows(Progression(frames, empty, scores, None, found.region[:: options.seeds]))
+            pictures[name] = frames
+    medians = [{"method": name, **summary(part)} for name, part in methods.items()]
+    every = [{"method": name, **row} for name, part in methods.items() for row in part]
+    write_table(every, options.out / "frames.json", options.out / "frames.csv")
+    write_table(medians, options.out / "methods.json", options.out / "methods.csv")
+    write_report(options.out, found, methods["pie"], name="pie_")
+    shown = [
+        strip([to_pil(image) for image in frames[:, i]], gap=1)
+        for i in range(len(images))
+        for frames in pictures.values()
+    ]
+    sheet = strip(shown, vertical=True)
+    save_image(sheet.resize((2 * sheet.width, 2 * sheet.height), 0), options.out / "strips.png")
+    told = bound(found)
+    write_run(
+        options.out,
+        options=to_dict(options),
+        seconds=round(time.monotonic() - began, 1),
+        bound=vars(told),
+        medians=medians,
+    )
+    show(Event("result", text_table(medians, digits=3), path=options.out))
+    return options.out
 
 
-def _curves(folder: Path, table: Sequence[Mapping[str, Any]], width: int) -> list[PIL.Image.Image]:
-    """Plots of the columns over the frames."""
-    pictures, temporary = [], folder / ".curves.png"
-    for columns, ylabel in ((("confidence",), "confidence"), (("change_inside", "change_outside"), "mean change")):
-        curves = {}
-        for column in columns:
-            for item in sorted({row["item"] for row in table}):
-                points = [
-                    (row["frame"], row[column]) for row in table if row["item"] == item and row.get(column) is not None
-                ]
-                if points:
-                    label = f"{column.replace('_', ' ')}" + (f" {item}" if item else "")
-                    curves[label] = tuple(zip(*points, strict=True))
-        if curves:
-            plot(temporary, {key: value for key, value in list(curves.items())[:12]}, xlabel="frame", ylabel=ylabel)
-            with PIL.Image.open(temporary) as picture:
-                pictures.append(picture.convert("RGB"))
-            temporary.unlink()
-    if not pictures:
-        return []
-    row = strip(pictures)
-    height = round(row.height * width / row.width)
-    return [row.resize((width, height), PIL.Image.Resampling.LANCZOS)] if width < row.width else [row]
+def inputs(options: PIEEvaluation) -> tuple[Tensor, Tensor]:
+    """Pictures (n, 3, h, w) and regions (n, 1, h, w), in [0, 1].
+
+    Raises:
+        ValueError: pictures come without regions.
+    """
+    if options.inputs is not None:
+        if options.masks is None:
+            raise ValueError("Pictures need regions: name a folder of masks.")
+        paths = image_files(options.inputs)
+        regions = [to_tensor(load_image(options.masks / path.name)).amax(1, keepdim=True) for path in paths]
+        return torch.cat([to_tensor(path) for path in paths]), torch.cat(regions)
+    samples = held_out(options)
+    regions = torch.cat([white_matter_region(sample, number) for number, sample in enumerate(samples)])
+    eight = torch.stack([(255 * sample.image).round() / 255 for sample in samples])
+    return eight.expand(-1, 3, -1, -1).contiguous(), regions
 
 
-def _enlarged(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
-    factor = max(1, -(-side // picture.height))
-    return picture.resize((picture.width * factor, picture.height * factor), PIL.Image.Resampling.NEAREST)
+def held_out(options: PIEEvaluation) -> list[Sample]:
+    """Healthy slices of the held-out brain, evenly spread and not augmented."""
+    subject = load_colin(options.volumes)
+    depths = [(2 * i + 1) * len(subject.t1) // (2 * options.slices) for i in range(options.slices)]
+    return [
+        render(subject, torch.Generator().manual_seed(depth), severity=0, augment=False, depth=depth)
+        for depth in depths
+    ]
+
+
+def white_matter_region(sample: Sample, number: int) -> Tensor:
+    """(1, 1, side, side) a soft ellipse where white matter is thickest, on the left and right in turn."""
+    white = sample.white[None].clone()
+    side = white.shape[-1]
+    half = slice(0, side // 2) if number % 2 else slice(side // 2, side)
+    white[..., half] = 0
+    row, column = divmod(int(feather(white, 4.0).argmax()), side)
+    return feather(ellipse(side, side, (column + 0.5) / side, (row + 0.5) / side, 0.1, 0.13), 1.0)
+
+
+def baselines(editor: PIEEditor, options: PIEEvaluation) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Name -> (pictures, regions) -> frames."""
+
+    def walk(images: Tensor, regions: Tensor) -> Tensor:
+        return latent_walk(editor, editor.start(images, options=replace(options.options, mode="inversion")))
+
+    found = {"latent walk": walk}
+    if options.inputs is None:
+        data, healthy, ill = BrainImages(load_mni(options.volumes), 7), [], []
+        for sample in (data[i] for i in range(200)):
+            (ill if sample.severity else healthy).append(sample.image.expand(1, 3, -1, -1))
+        direction = latent_direction(editor, healthy, ill)
+
+        def move(images: Tensor, regions: Tensor) -> Tensor:
+            run = editor.start(images, mask=regions, options=options.options)
+            return extrapolate(editor, run, direction, stride=options.stride)
+
+        found["extrapolation"] = move
+    return found
+
+
+def joined(parts: list[Progression]) -> Progression:
+    """Batches of progressions as one."""
+    return Progression(
+        torch.cat([part.images for part in parts], dim=1),
+        torch.cat([part.latents for part in parts], dim=1),
+        torch.cat([part.scores for part in parts], dim=1),
+        torch.cat([part.mask for part in parts]),
+        torch.cat([part.region for part in parts]),
+    )

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from vision.config import to_dict
 
 T = TypeVar("T")
 Mode = Literal["official", "inversion"]
 Chain = Literal["pixels8", "pixels", "latents"]
 Scheduled = float | tuple[float, ...]
+SCHEDULES = ("strength", "guidance_scale", "beta_1", "beta_2")
+"""Options that may change from frame to frame."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class PIEOptions:
     """End when a frame changes less than this: root mean square of the latents' change, in the mask if there is one."""
     resolution: int | None = None
     """Pixels per side that pictures are resized (shorter side) and cut to; 0 keeps their size."""
+    size: Literal["own", "published"] = "own"
+    """own adds the change to the picture at its own size; published gives the networks' frames, as the authors do."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "steps"):
@@ -107,6 +113,8 @@ class PIEOptions:
             raise ValueError(f"mode must be official or inversion, got {self.mode!r}.")
         if self.chain not in ("pixels8", "pixels", "latents"):
             raise ValueError(f"chain must be pixels8, pixels or latents, got {self.chain!r}.")
+        if self.size not in ("own", "published"):
+            raise ValueError(f"size must be own or published, got {self.size!r}.")
         if self.stop_score is not None and not 0 < self.stop_score <= 1:
             raise ValueError(f"stop_score must lie in (0, 1], got {self.stop_score:g}.")
         if self.tolerance is not None and self.tolerance <= 0:
@@ -115,10 +123,10 @@ class PIEOptions:
             raise ValueError(f"resolution must be positive, or 0 to keep the size, got {self.resolution}.")
 
     def resolved(self, config: PIEConfig) -> PIEOptions:
-        """The same options, with the config's values in the place of None.
+        """The same options, with the config's values in the place of None; its schedules are fitted to the frames.
 
         Raises:
-            ValueError: a schedule has more entries than there are frames.
+            ValueError: a schedule that was given has more entries than there are frames.
         """
         known = to_dict(config)
         missing = {
@@ -127,7 +135,11 @@ class PIEOptions:
             if getattr(self, field.name) is None and field.name in known
         }
         options = replace(self, **missing)
-        for name in ("strength", "guidance_scale", "beta_1", "beta_2"):
+        if options.frames != config.frames:
+            tuned = {name: missing[name] for name in SCHEDULES if len(several(missing.get(name))) > 1}
+            fitted = {name: resampled(entries, config.frames, options.frames) for name, entries in tuned.items()}
+            options = replace(options, **fitted)
+        for name in SCHEDULES:
             check_schedule(name, several(getattr(options, name)), options.frames)
         return options
 
@@ -148,3 +160,13 @@ def check_schedule(name: str, entries: Sequence[Any], frames: int) -> None:
 def at_frame(entries: Sequence[T], frame: int, frames: int) -> T:
     """The entry of frame 1..frames when the entries are spread evenly over the frames."""
     return entries[(frame - 1) * len(entries) // frames]
+
+
+def resampled(entries: tuple[float, ...], frames: int, wanted: int) -> tuple[float, ...]:
+    """A schedule of `frames` frames for another number of them: the same way from its first to its last value.
+
+    Values between are interpolated linearly; a single frame gets the last one, so that it goes as far as all did.
+    """
+    values = [at_frame(entries, frame, frames) for frame in range(1, frames + 1)]
+    places = np.linspace(0, frames - 1, wanted) if wanted > 1 else [frames - 1]
+    return tuple(float(value) for value in np.interp(places, range(frames), values))

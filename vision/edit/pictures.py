@@ -16,6 +16,12 @@ def resize_and_cut(picture: PIL.Image.Image, resolution: int) -> PIL.Image.Image
         size = resolution, int(resolution * height / width)
     else:
         size = int(resolution * width / height), resolution
+    if max(size) > 16 * resolution:  # the whole of so long a picture would fill the memory: only its middle is resized
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return picture.crop((left, top, left + side, top + side)).resize(
+            (resolution, resolution), PIL.Image.Resampling.BILINEAR
+        )
     picture = picture.resize(size, PIL.Image.Resampling.BILINEAR)
     left, top = (round((side - resolution) / 2) for side in picture.size)
     return picture.crop((left, top, left + resolution, top + resolution))

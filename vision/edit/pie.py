@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from vision.diffusion.backbone import TextEncoders
 from vision.diffusion.latents import decode_latents, factor, posterior
 from vision.edit import folders
+from vision.edit.canvas import Canvas
 from vision.edit.confidence import Confidence
 from vision.edit.masks import load_region, to_latents
 from vision.edit.options import PIEConfig, PIEOptions, at_frame, check_schedule, several
@@ -41,8 +42,8 @@ from vision.edit.passes import (
     scaled,
 )
 from vision.edit.pictures import floor_sides, hold_colors, resize_and_cut
-from vision.edit.progression import Edit, Frame, Progression, Run, Score
-from vision.images import ImageLike, as_loaded, composite, to_pil, to_tensor, to_uint8
+from vision.edit.progression import COLUMNS, Edit, Frame, Progression, Run, Score
+from vision.images import ImageLike, as_loaded, composite, from_pil, to_pil, to_tensor, to_uint8
 from vision.refine import Step, Verdict, any_of, clone_items, item_generators, reaches, refine_steps
 
 Prompt = str | Sequence[str | Sequence[str]]
@@ -142,12 +143,45 @@ class PIEEditor:
 
         Returns:
             The frames, the original first: a list of PIL images, a list of lists for a list of pictures, or a tensor
-            (frames + 1, b, 3, h, w) in [0, 1] for a tensor.
+            (frames + 1, b, 3, h, w) in [0, 1] for a tensor. PIL images have the picture's own size, bits, greyness and
+            transparency unless the options ask for the published size.
         """
-        found = self.simulate(image, prompt, mask=mask, options=options, **{"scored": False, **more})
+        more = {"scored": False, **more}
         if isinstance(image, Tensor):
+            found = self.simulate(image, prompt, mask=mask, options=options, **more)
             return found.images if image.ndim == 4 else found.images[:, 0]
-        return [found.pictures(i) for i in range(len(image))] if isinstance(image, (list, tuple)) else found.pictures()
+        options = (options or PIEOptions()).resolved(self.config)
+        several = isinstance(image, (list, tuple))
+        images = list(image) if several else [image]
+        if options.size == "published":
+            found = self.simulate(image, prompt, mask=mask, options=options, **more)
+            frames = [found.pictures(i) for i in range(len(images))]
+        else:
+            canvases = self.canvases(images, mask)
+            boxes = [canvas.window(options.resolution) for canvas in canvases]
+            seen = [canvas.seen(box) for canvas, box in zip(canvases, boxes, strict=True)]
+            regions = [canvas.seen_region(box) for canvas, box in zip(canvases, boxes, strict=True)]
+            found = self.simulate(seen, prompt, mask=None if mask is None else regions, options=options, **more)
+            frames = [
+                [canvas.picture(canvas.with_change(change, box)) for change in found.differences[:, i]]
+                for i, (canvas, box) in enumerate(zip(canvases, boxes, strict=True))
+            ]
+        return frames if several else frames[0]
+
+    def canvases(self, images: Sequence[ImageLike], mask: Any = None) -> list[Canvas]:
+        """Pictures at their own size with their regions: one mask for all, or one for each.
+
+        Raises:
+            ValueError: a picture cannot be used, or a mask does not fit its picture.
+        """
+        loaded = [
+            from_pil(to_pil(to_tensor(x))) if isinstance(x, (Tensor, np.ndarray)) else as_loaded(x) for x in images
+        ]
+        canvases = [Canvas.of(picture) for picture in loaded]
+        if mask is None:
+            return canvases
+        masks = _each(mask, len(canvases))
+        return [canvas.within(load_region(m, canvas.size)) for canvas, m in zip(canvases, masks, strict=True)]
 
     def simulate(
         self,
@@ -189,6 +223,7 @@ class PIEEditor:
             torch.stack(scores).cpu() if scores else None,
             None if run.mask is None else run.mask.cpu(),
             None if run.region is None else run.region.cpu(),
+            torch.stack([frame.difference for frame in frames]).cpu(),
         )
 
     def trajectories(
@@ -216,9 +251,7 @@ class PIEEditor:
             tensors = [getattr(part, name) for part in parts]
             return None if tensors[0] is None else torch.cat(tensors, dim=dim)
 
-        return Progression(
-            *(joined(n, d) for n, d in (("images", 1), ("latents", 1), ("scores", 1), ("mask", 0), ("region", 0)))
-        )
+        return Progression(*(joined(name, dim) for name, dim in COLUMNS))
 
     def steps(self, image: Any, prompt: Prompt | None = None, **more: Any) -> Iterator[Step[Frame, int]]:
         """Iterate over the frames; `step.state.images` is (b, 3, H, W) in [0, 1]. Arguments as in `start`."""
@@ -291,6 +324,11 @@ class PIEEditor:
         if region is not None:
             unit, channels = factor(self.vae), self.vae.config.latent_channels
             latent = torch.cat([to_latents(part, unit, channels) for part in region]).to(self.device)
+            if not latent.flatten(1).any(dim=1).all():
+                raise ValueError(
+                    f"The mask is so small that the networks do not see it: they see {original.shape[-1]} x "
+                    f"{original.shape[-2]} pixels in blocks of {unit}. Paint a larger region."
+                )
             latent = latent.expand(batch, -1, -1, -1)
             wide = torch.cat([floor_sides(part, unit) for part in region]).amax(dim=1, keepdim=True)
             wide = wide.to(self.device).expand(batch, -1, -1, -1)
@@ -313,7 +351,7 @@ class PIEEditor:
         batch = len(latents)
         generators = item_generators(run.options.seed, batch)
         nothing = torch.zeros(batch, device=latents.device)
-        return Frame(run.original, latents, nothing, torch.arange(batch), generators)
+        return Frame(run.original, latents, nothing, torch.arange(batch), generators, torch.zeros_like(run.original))
 
     def next(self, run: Run, frame: Frame, number: int, inner: Iterable[Observer] = ()) -> Frame:
         """Frame `number` (from 1) of a run, from the one before it."""
@@ -332,7 +370,11 @@ class PIEEditor:
         moved = (edit.latents - frame.latents).square()
         weight = torch.ones_like(moved) if run.mask is None else run.mask[items]
         change = ((moved * weight).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))).sqrt()
-        return Frame(images, edit.latents, change, frame.items, frame.generators if options.fixed_noise else generators)
+        difference = torch.zeros_like(images)
+        if options.size == "own":
+            difference = edit.images - decode_latents(self.vae, edit.beginning.anchor).float()
+        kept = frame.generators if options.fixed_noise else generators
+        return Frame(images, edit.latents, change, frame.items, kept, difference)
 
     @torch.no_grad()
     def edit(
@@ -437,14 +479,21 @@ class PIEEditor:
             original = torch.cat(tensors)
         if mask is None:
             return original, None
-        masks = list(mask) if isinstance(mask, (list, tuple)) else [mask]
-        if isinstance(mask, Tensor) and mask.ndim == 4:
-            masks = list(mask.split(1))
-        if len(masks) not in (1, len(original)):
-            raise ValueError(f"There are {len(masks)} masks for {len(original)} pictures; give one, or one for each.")
-        count = len(masks) if len(set(sizes)) == 1 else len(sizes)
-        regions = [load_region(masks[i % len(masks)], sizes[i % len(sizes)]) for i in range(count)]
+        masks = _each(mask, len(original))
+        shared = all(m is masks[0] for m in masks) and len(set(sizes)) == 1
+        count = 1 if shared else len(masks)
+        regions = [load_region(masks[i], sizes[i % len(sizes)]) for i in range(count)]
         return original, [resize_and_cut(region, resolution) if resolution else region for region in regions]
+
+
+def _each(mask: Any, count: int) -> list[Any]:
+    """The mask of every picture, from one for all or one for each."""
+    masks = list(mask) if isinstance(mask, (list, tuple)) else [mask]
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        masks = list(mask.split(1))
+    if len(masks) not in (1, count):
+        raise ValueError(f"There are {len(masks)} masks for {count} pictures; give one, or one for each.")
+    return masks * (count // len(masks))
 
 
 _NOISES = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")

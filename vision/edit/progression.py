@@ -31,6 +31,9 @@ class Frame:
     items: Tensor
     """(b,) int64 which pictures of the run these are."""
     generators: PerItem[torch.Generator]
+    """Of the noise that is still to be drawn."""
+    difference: Tensor
+    """(b, 3, H, W) decoded frame minus decoded original: what the networks change. 0 where nobody asks for it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Progression:
     """(b, c, h, w)."""
     region: Tensor | None
     """(b, 1, H, W)."""
+    differences: Tensor | None = None
+    """(frames + 1, b, 3, H, W) what the networks changed, in shares of white; see `Frame`."""
 
     def pictures(self, item: int = 0) -> list[PIL.Image.Image]:
         """The frames of one picture."""
@@ -95,3 +100,7 @@ class Progression:
     def spread(self) -> Tensor:
         """(frames + 1, 3, H, W) the standard deviation over the batch."""
         return self.images.std(dim=1, correction=0)
+
+
+COLUMNS = (("images", 1), ("latents", 1), ("scores", 1), ("mask", 0), ("region", 0), ("differences", 1))
+"""The tensors of a progression, and the dimension of their batch."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vision.edit.evaluate import realism, rows
+from vision.edit.measures import realism, rows
 from vision.edit.progression import Progression
 from vision.metrics import Clip
 

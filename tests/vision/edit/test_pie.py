@@ -11,8 +11,8 @@ import torch
 
 from tests.vision.edit.conftest import picture
 from vision.diffusion.latents import decode_latents
-from vision.edit import PIEEditor, PIEOptions, passes
-from vision.edit.options import at_frame
+from vision.edit import PIEConfig, PIEEditor, PIEOptions, passes
+from vision.edit.options import at_frame, several
 from vision.refine import checkpoints, load_checkpoint
 
 QUICK = PIEOptions(frames=2, steps=4, seed=3)
@@ -110,6 +110,18 @@ def test_schedules_are_spread_over_the_frames():
     assert [at_frame("abc", i, 7) for i in range(1, 8)] == ["a", "a", "a", "b", "b", "c", "c"]
 
 
+def test_a_schedule_of_the_weights_fits_every_number_of_frames():
+    config = PIEConfig(frames=10, beta_2=tuple(i / 40 for i in range(1, 11)), strength=0.5)
+    for count in range(1, 31):
+        options = PIEOptions(frames=count).resolved(config)
+        values = [at_frame(several(options.beta_2), n, count) for n in range(1, count + 1)]
+        assert values[-1] == 0.25 and values == sorted(set(values)) and options.strength == 0.5
+        assert count == 1 or values[0] == 0.025
+    assert several(PIEOptions().resolved(config).beta_2) == config.beta_2
+    with pytest.raises(ValueError, match="beta_2 has 3 entries for 2 frames"):
+        PIEOptions(frames=2, beta_2=(0.1, 0.2, 0.3)).resolved(config)
+
+
 def test_scheduled_options_change_their_frames_alone(editor, image, square):
     plain = frames(editor, image, replace(QUICK, beta_2=0.2), mask=square)
     late = frames(editor, image, replace(QUICK, beta_2=(0.2, 0.9)), mask=square)
@@ -188,10 +200,20 @@ def test_trajectories_are_runs_with_seeds_that_follow(editor, image, square):
     assert found.spread()[-1].mean() > 0
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "RGB", "1"])
-def test_grey_and_transparent_pictures_and_masks(editor, image, square, mode):
-    found = editor(image.convert(mode), mask=square.convert(mode), options=QUICK)
-    assert len(found) == 3 and found[0].mode == "RGB" and found[0].size == (32, 32)
+@pytest.mark.parametrize("mode", ["L", "RGBA", "RGB", "1", "LA"])
+def test_grey_stays_grey_and_transparency_stays(editor, image, square, mode):
+    given = image.convert(mode)
+    if "A" in mode:
+        given.putalpha(square)
+    found = editor(given, mask=square, options=QUICK)
+    assert len(found) == 3 and {x.mode for x in found} == {"L" if mode == "1" else mode}
+    assert {x.size for x in found} == {(32, 32)}
+
+
+def test_published_frames_are_those_of_the_networks(editor, image, square):
+    big = image.resize((96, 64))
+    found = editor(big, mask=square.resize((96, 64)), options=replace(QUICK, size="published"))
+    assert {x.size for x in found} == {(32, 32)} and found[0].mode == "RGB"
 
 
 def test_what_comes_in_comes_out(editor, image):

@@ -13,7 +13,8 @@ from vision.edit import ClassifierConfig, Confidence, PIEOptions, labels, masks
 from vision.edit.auc import area_under_curve
 from vision.edit.confidence import densenet121
 from vision.edit.difference import prompt_difference
-from vision.edit.evaluate import bound, rows, spearman, summary, write_report
+from vision.edit.measures import bound, rows, spearman, summary
+from vision.edit.report import write_report
 
 
 def test_shapes_cover_what_they_say():

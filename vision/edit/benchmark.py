@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
 
 from vision.edit import PIEEditor, PIEOptions
 from vision.images import to_pil
-from vision.report import table, write_table
+from vision.job import Event, Show, silent
+from vision.report import text_table, write_table
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class PIEBenchmark:
     """Folder for times.json and times.csv."""
 
 
-def main(options: PIEBenchmark) -> None:
-    """Measure and print."""
+def benchmark(options: PIEBenchmark, show: Show = silent) -> list[dict[str, Any]]:
+    """Measure and show; returns the rows."""
     from diffusers import StableDiffusionImg2ImgPipeline
 
     editor = PIEEditor.from_pretrained(options.source)
@@ -66,6 +67,7 @@ def main(options: PIEBenchmark) -> None:
         beta_2=0.75,
         fixed_noise=False,
         paste_outside=False,
+        size="published",
     )
     prompt = editor.config.prompt
 
@@ -96,6 +98,7 @@ def main(options: PIEBenchmark) -> None:
             if number:  # the first round warms up
                 seconds[name].append(time.process_time() - began)
     rows = [{"what": name, "cpu_seconds": min(times)} for name, times in seconds.items()]
-    Console(highlight=False).print(table(rows, digits=3))
+    show(Event("result", text_table(rows, digits=3)))
     if options.out is not None:
         write_table(rows, options.out / "times.json", options.out / "times.csv")
+    return rows

@@ -1,0 +1,341 @@
+"""Simulate how a condition progresses in every picture or scan that is named: what `burnish edit` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vision.config import UNNAMED, Positional
+from vision.edit import masks
+from vision.edit.canvas import Box, Canvas
+from vision.edit.difference import prompt_difference
+from vision.edit.folders import DEFAULT
+from vision.edit.measures import rows, summary
+from vision.edit.options import PIEOptions
+from vision.edit.pie import PIEEditor
+from vision.edit.progression import Frame, Progression
+from vision.edit.report import write_report
+from vision.edit.scans import ENDINGS, Dicom, Nifti, Plane, is_scan, read_scan
+from vision.files import atomic_path
+from vision.hub import on_disk
+from vision.images import load_image, save_image, to_pil
+from vision.job import Item, Job, Outcome, Show, choose_device, silent
+from vision.metrics import Clip
+from vision.refine import PerItem, Step, checkpoints, load_checkpoint
+from vision.report import save_mp4
+
+NEUTRAL = ("inputs", "device")
+"""Options that leave a result as it is."""
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """Simulate how a condition progresses."""
+
+    inputs: Positional[tuple[Path, ...]] = ()
+    """Pictures, scans (.nii, .nii.gz, .dcm), folders, or .txt lists of paths; none takes an example brain."""
+    out: Path = Path("runs/edit")
+    """Folder for the results."""
+    prompt: tuple[str, ...] = ()
+    """What the condition looks like; several are spread evenly over the frames. None takes that of the weights."""
+    source_prompt: str | None = None
+    """What the input shows, for --mode inversion and --difference."""
+    mask: Path | None = None
+    """Picture (or scan) of the region that may change: what is painted, or any label that is not 0."""
+    box: tuple[float, float, float, float] | None = None
+    """Region: left, top, right, bottom, in shares of the sides."""
+    ellipse: tuple[float, float, float, float] | None = None
+    """Region: x and y of the centre, radii, in shares of the sides."""
+    threshold: tuple[float, float] | None = None
+    """Region: where the grey value lies between these two, in [0, 1]."""
+    difference: bool = False
+    """Region: where the predictions for prompt and source prompt differ (DiffEdit)."""
+    feather: float = 0.0
+    """Softness of the region's edge, in pixels of the input."""
+    trajectories: int = 1
+    """Progressions of every input, with seeds that follow each other; the report tells their spread."""
+    plane: Plane = "axial"
+    """How volumes are cut."""
+    slices: tuple[int, ...] = ()
+    """Slices of a volume that are edited, counted from 0 as in the file; none takes the one with most of the mask."""
+    window: tuple[float, float] | None = None
+    """Intensities of a scan that are black and white; None takes the file's own, or its 0.5th and 99.5th percentile."""
+    options: Annotated[PIEOptions, UNNAMED] = field(default_factory=PIEOptions)
+    """What the system may change."""
+    source: str | None = None
+    """Weights: a Stable Diffusion folder, org/name on the model hub, or builtin:tiny; None: the embedded ones."""
+    unet: Path | None = None
+    """Folder of a fine-tuned UNet to take instead of the source's."""
+    clip: str | None = None
+    """CLIP model for more measures: local-dir:FOLDER, hf-hub:ORG/NAME, or a name of open_clip."""
+    clip_weights: str | None = None
+    """Of a name: a file or one of open_clip's tags."""
+    film: Literal["gif", "mp4"] = "gif"
+    """Format of the film; mp4 is written beside the gif."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, ...; auto takes a GPU when there is one."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Numbers that the networks compute with."""
+    overwrite: bool = False
+    """Replace files in --out that this job did not make, or made from other inputs."""
+
+    def __post_init__(self) -> None:
+        if self.trajectories < 1:
+            raise ValueError(f"trajectories must be at least 1, got {self.trajectories}.")
+        if self.mask is not None and (self.box or self.ellipse or self.threshold or self.difference):
+            raise ValueError("Give a mask as a file or as shapes, not both.")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window needs a lower and a higher intensity, got {self.window[0]:g} {self.window[1]:g}.")
+
+
+def edit(options: EditOptions, show: Show = silent) -> Outcome:
+    """Simulate everything that is not done yet.
+
+    Args:
+        options: what to edit, how, and where the results go.
+        show: gets the events.
+
+    Raises:
+        ValueError: nothing can be done: weights, device or output folder are unusable.
+    """
+    if not options.inputs:
+        raise ValueError("Name at least one picture, scan, folder or .txt list to edit.")
+    return _Editing(options, show).run()
+
+
+class _Editing:
+    """One run of `edit`: networks are loaded when the first picture needs them."""
+
+    def __init__(self, options: EditOptions, show: Show):
+        weights = DEFAULT if options.source is None else on_disk(options.source, None)
+        files = [path for path in (weights, options.unet, options.mask) if path is not None and path.exists()]
+        self.options, self.device = options, choose_device(options.device)
+        self.job = Job(options.out, options, neutral=NEUTRAL, files=files, show=show, overwrite=options.overwrite)
+        self.editor: PIEEditor | None = None
+        self.clip: Clip | None = None
+
+    def run(self) -> Outcome:
+        for item in self.job.items(self.options.inputs, "", also=ENDINGS):
+            with self.job.attempt(item):
+                if not item.done():
+                    self.editor = self.editor or self.job.needs(self._load)
+                    self._item(item, self.editor)
+            self.job.progress("editing", item.number + 1, item.total)
+        self.job.note("PIE simulates severity; it does not predict a patient's future.")
+        seed = self.options.options.seed
+        return self.job.finish("inputs", source=self.options.source, seed=seed, device=str(self.device))
+
+    def _load(self) -> PIEEditor:
+        options = self.options
+        if options.clip is not None:
+            try:
+                self.clip = Clip.load(options.clip, options.clip_weights, device=self.device)
+            except (ValueError, OSError) as error:
+                self.job.note(f"Going on without CLIP measures: {error}")
+        dtype = getattr(torch, options.dtype)
+        return PIEEditor.from_pretrained(options.source, unet=options.unet, device=self.device, dtype=dtype)
+
+    def _item(self, item: Item, editor: PIEEditor) -> None:
+        """Simulate one input and write its folder."""
+        options = self.options
+        scan = read_scan(item.input, options.plane) if is_scan(item.input) else None
+        numbers = [0] if scan is None else self._slices(scan)
+        canvases = {}
+        for number in numbers:
+            plain = Canvas.of(load_image(item.input)) if scan is None else scan.canvas(number, options.window)
+            canvases[number] = plain.within(self._region(editor, plain, scan, number))
+        if scan is not None:
+            low, high = scan.shown_range(options.window)
+            item.tell(window=[low, high], slices=numbers, plane=options.plane)
+            self.job.note(f"{item.input}: slices {', '.join(map(str, numbers))}; {low:g} is black and {high:g} white.")
+        elif canvases[0].values.dtype != np.uint8:
+            item.tell(window=[canvases[0].low, canvases[0].high])
+            self.job.note(f"{item.input}: its values are shown from {canvases[0].low:g} to {canvases[0].high:g}.")
+        for region in [canvas.region for canvas in canvases.values() if canvas.region is not None][:1]:
+            for sentence in masks.remarks(Image.fromarray(region)):
+                self.job.note(f"{item.input}: {sentence}")
+        resolution = options.options.resolved(editor.config).resolution or 0
+        boxes = {number: canvas.window(resolution) for number, canvas in canvases.items()}
+        found = {
+            number: self._simulate(item, editor, canvas.seen(boxes[number]), canvas.seen_region(boxes[number]), number)
+            for number, canvas in canvases.items()
+        }
+        with item.results() as folder:
+            self._write(item, editor, folder / item.name, scan, canvases, boxes, found)
+
+    def _slices(self, scan: Nifti | Dicom) -> list[int]:
+        """The planes to edit: those asked for, else the one with most of the mask, else the middle one."""
+        options = self.options
+        if options.slices:
+            return sorted(set(options.slices))
+        if options.mask is not None and is_scan(options.mask):
+            region = read_scan(options.mask, options.plane)
+            if region.count == scan.count:
+                return [int(np.argmax([np.count_nonzero(region.numbers(i)) for i in range(region.count)]))]
+        return [scan.count // 2]
+
+    def _simulate(
+        self, item: Item, editor: PIEEditor, seen: Image.Image, region: Image.Image | None, number: int
+    ) -> Progression:
+        """The progressions of one plane; what an interrupted run made is not made again."""
+        options, work = self.options, item.work() / f"slice_{number:04d}"
+        work.mkdir(exist_ok=True)
+        resume, earlier = _unfinished(work)
+        frames = options.options.resolved(editor.config).frames or 1
+
+        def keep(step: Step) -> None:
+            _keep(work / f"frame_{step.at:04d}.safetensors", step.state)
+
+        def tell(step: Step) -> None:
+            self.job.progress("editing", item.number + step.at / (frames + 1), item.total)
+
+        pictures = [seen] * options.trajectories
+        common = {"mask": region, "options": options.options, "source_prompt": options.source_prompt}
+        if not earlier:
+            _keep(work / "frame_0000.safetensors", editor.first(editor.start(pictures, self._prompt, **common)))
+        return editor.simulate(
+            pictures, self._prompt, observers=[keep, checkpoints(work), tell], resume=resume, earlier=earlier, **common
+        )
+
+    @property
+    def _prompt(self) -> tuple[str, ...] | None:
+        return self.options.prompt or None
+
+    def _write(
+        self,
+        item: Item,
+        editor: PIEEditor,
+        folder: Path,
+        scan: Nifti | Dicom | None,
+        canvases: Mapping[int, Canvas],
+        boxes: Mapping[int, Box],
+        found: Mapping[int, Progression],
+    ) -> None:
+        """The files of one input."""
+        options = self.options
+        folder.mkdir(parents=True)
+        target = options.prompt[-1] if options.prompt else editor.config.prompt
+        source = editor.config.source_prompt if options.source_prompt is None else options.source_prompt
+        numbered: dict[int, list[np.ndarray]] = {}
+        for number, progression in found.items():
+            canvas, box = canvases[number], boxes[number]
+            name = "" if len(found) == 1 else f"slice_{number:04d}_"
+            if options.options.size == "own":
+                values = [canvas.values]
+                values += [canvas.with_change(change, box) for change in progression.differences[1:, 0]]
+                shown = [canvas.shown(v) for v in values]
+                numbered[number] = values
+                if canvas.region is not None:
+                    save_image(Image.fromarray(canvas.region), folder / f"{name}mask.png")
+            else:
+                shown = progression.pictures()
+                if progression.region is not None:
+                    save_image(progression.region[0], folder / f"{name}mask.png")
+            table = rows(progression, clip=self.clip, prompt=target, source_prompt=source)
+            write_report(folder, progression, table, name=name, pictures=shown, title=f"{target}")
+            if options.film == "mp4":
+                save_mp4(shown, folder / f"{name}progression.mp4", fps=2)
+            if progression.images.shape[1] > 1:
+                self._spread(folder, name, canvas, box, progression)
+            item.tell(**{f"{name}{key}": value for key, value in summary(table).items()})
+            if options.options.size == "published":
+                for frame, picture in enumerate(shown):
+                    save_image(picture, folder / f"{name}{frame_name(frame, len(shown))}.png", icc=canvas.icc)
+        for frame in range(len(next(iter(numbered.values()), []))):
+            path = folder / frame_name(frame, len(next(iter(numbered.values()))))
+            if scan is None:
+                picture = Image.fromarray(np.ascontiguousarray(numbered[0][frame]))
+                alpha = canvases[0].alpha if picture.mode in ("L", "RGB") else None
+                ending = ".tif" if picture.mode == "F" else ".png"
+                save_image(picture, path.with_suffix(ending), icc=canvases[0].icc, alpha=alpha)
+            else:
+                changed = {number: values[frame] for number, values in numbered.items()}
+                scan.save(changed, path.with_name(path.name + scan.suffix), item.origin.key, frame)
+
+    def _spread(self, folder: Path, name: str, canvas: Canvas, box: Box, progression: Progression) -> None:
+        """The mean of the last frames of all trajectories, and where they differ."""
+        if self.options.options.size == "own" and progression.differences is not None:
+            mean = canvas.shown(canvas.with_change(progression.differences[-1].mean(dim=0), box))
+        else:
+            mean = to_pil(progression.mean()[-1])
+        spread = progression.spread()[-1]
+        save_image(mean, folder / f"{name}mean.png")
+        save_image(spread / spread.max().clamp(min=1e-6), folder / f"{name}spread.png")
+
+    def _region(self, editor: PIEEditor, canvas: Canvas, scan: Nifti | Dicom | None, number: int) -> Image.Image | None:
+        """Where a picture may change (mode L); None: everywhere."""
+        options, (height, width), found = self.options, canvas.size, []
+        if options.mask is not None:
+            return self._painted(options.mask, canvas, scan, number)
+        if options.box is not None:
+            found.append(masks.box(height, width, *options.box))
+        if options.ellipse is not None:
+            found.append(masks.ellipse(height, width, *options.ellipse))
+        if options.threshold is not None:
+            found.append(masks.threshold(canvas.shown().convert("RGB"), *options.threshold))
+        if options.difference:
+            found.append(self._difference(editor, canvas))
+        if not found:
+            return None
+        region = to_pil(masks.feather(masks.join(found), options.feather))
+        return masks.load_region(region, canvas.size).getchannel(0)
+
+    def _painted(self, mask: Path, canvas: Canvas, scan: Nifti | Dicom | None, number: int) -> Image.Image:
+        """A mask from a file: a picture, or the same plane of another scan."""
+        if not is_scan(mask):
+            painted = masks.painted(load_image(mask))
+        elif scan is None:
+            raise ValueError(f"The mask {mask} is a scan, but the input is a picture.")
+        else:
+            region = read_scan(mask, self.options.plane)
+            if region.count != scan.count:
+                raise ValueError(f"The mask {mask} has {region.count} slices, but the scan {scan.count}.")
+            values = region.numbers(number)
+            share = values.dtype.kind == "f" and region.raw.min() >= 0 and region.raw.max() <= 1
+            painted = Image.fromarray(np.where(values > 0, 255 * values if share else 255, 0).astype(np.uint8))
+        return masks.load_region(painted, canvas.size).getchannel(0)
+
+    def _difference(self, editor: PIEEditor, canvas: Canvas) -> torch.Tensor:
+        """(1, 1, h, w) where the predictions for two prompts differ, in the window that the networks see."""
+        options, config = self.options, editor.config
+        source = config.source_prompt if options.source_prompt is None else options.source_prompt
+        target = options.prompt[-1] if options.prompt else config.prompt
+        resolution = options.options.resolved(config).resolution or 0
+        left, top, right, bottom = box = canvas.window(resolution)
+        start = editor.start(canvas.seen(box), target, options=options.options).original
+        small = prompt_difference(editor, start, source, target, seed=options.options.seed)
+        region = torch.zeros(1, 1, *canvas.size)
+        region[..., top:bottom, left:right] = torch.nn.functional.interpolate(small, (bottom - top, right - left))
+        return region
+
+
+def frame_name(number: int, count: int) -> str:
+    """Names of frames that sort as they follow each other: frame_00, frame_01, ..."""
+    return f"frame_{number:0{max(2, len(str(count - 1)))}d}"
+
+
+def _keep(path: Path, frame: Frame) -> None:
+    tensors = {name: getattr(frame, name).cpu().contiguous() for name in ("images", "latents", "difference")}
+    with atomic_path(path) as part:
+        save_file(tensors, part)
+
+
+def _unfinished(work: Path) -> tuple[Step | None, Sequence[Frame]]:
+    """The last step of an interrupted run and all its frames, or nothing."""
+    nothing = torch.zeros(0)
+    like = Frame(nothing, nothing, nothing, nothing, PerItem(), nothing)
+    step: Any = load_checkpoint(work, like=like)
+    if step is None:
+        return None, []
+    frames = []
+    for number in range(step.index + 2):
+        kept = load_file(work / f"frame_{number:04d}.safetensors")
+        frames.append(Frame(kept["images"], kept["latents"], nothing, nothing, PerItem(), kept["difference"]))
+    return step, frames
