@@ -44,8 +44,8 @@ class Canvas:
             deep = picture.deep
             white = 1.0 if deep.dtype.kind == "f" else max(255, 2 ** int(deep.max()).bit_length() - 1)
             return cls(deep, 0, white, picture.alpha)
-        grey = not np.ptp(rgb, axis=2).any()
-        return cls(rgb[..., 0] if grey else rgb, 0, 255, picture.alpha, picture.icc)
+        plain = picture.icc is None and _is_grey(rgb)  # the profile describes three colours
+        return cls(rgb[..., 0] if plain else rgb, 0, 255, picture.alpha, picture.icc)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -109,7 +109,8 @@ class Canvas:
         left, top, right, bottom = box
         size = bottom - top, right - left
         weight = self._weight(box, right - left, change.shape[-1])
-        change = change if self.values.ndim == 3 else change.mean(dim=0, keepdim=True)
+        if self.values.ndim == 2 or _is_grey(self.values):
+            change = change.mean(dim=0, keepdim=True).expand(*self.values.shape[2:] or (1,), -1, -1)
         wide = F.interpolate(change[None].float().cpu(), size, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
         added = (wide.double().numpy() * weight[..., None] * (self.high - self.low)).reshape(
             (*size, *self.values.shape[2:])
@@ -162,3 +163,8 @@ class Canvas:
         if self.icc is not None:
             result.info["icc_profile"] = self.icc
         return result
+
+
+def _is_grey(values: np.ndarray) -> bool:
+    """Whether the channels of (h, w, 3) are equal everywhere."""
+    return bool((values == values[..., :1]).all())

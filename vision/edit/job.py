@@ -25,13 +25,13 @@ from vision.edit.report import write_report
 from vision.edit.scans import ENDINGS, Dicom, Nifti, Plane, is_scan, read_scan
 from vision.files import atomic_path
 from vision.hub import on_disk
-from vision.images import load_image, save_image, to_pil
+from vision.images import LoadedImage, load_image, save_image, to_pil
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
 from vision.metrics import Clip
 from vision.refine import PerItem, Step, checkpoints, load_checkpoint
 from vision.report import save_mp4
 
-NEUTRAL = ("inputs", "device")
+NEUTRAL = ("inputs", "device", "max_pixels")
 """Options that leave a result as it is."""
 
 
@@ -83,6 +83,8 @@ class EditOptions:
     """cpu, cuda, cuda:1, mps, ...; auto takes a GPU when there is one."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Numbers that the networks compute with."""
+    max_pixels: int = 100_000_000
+    """Refuse pictures with more pixels than this."""
     overwrite: bool = False
     """Replace files in --out that this job did not make, or made from other inputs."""
 
@@ -149,7 +151,7 @@ class _Editing:
         numbers = [0] if scan is None else self._slices(scan)
         canvases = {}
         for number in numbers:
-            plain = Canvas.of(load_image(item.input)) if scan is None else scan.canvas(number, options.window)
+            plain = Canvas.of(self._read(item.input)) if scan is None else scan.canvas(number, options.window)
             canvases[number] = plain.within(self._region(editor, plain, scan, number))
         if scan is not None:
             low, high = scan.shown_range(options.window)
@@ -169,6 +171,9 @@ class _Editing:
         }
         with item.results() as folder:
             self._write(item, editor, folder / item.name, scan, canvases, boxes, found)
+
+    def _read(self, path: Path) -> LoadedImage:
+        return load_image(path, max_pixels=self.options.max_pixels)
 
     def _slices(self, scan: Nifti | Dicom) -> list[int]:
         """The planes to edit: those asked for, else the one with most of the mask, else the middle one."""
@@ -290,7 +295,7 @@ class _Editing:
     def _painted(self, mask: Path, canvas: Canvas, scan: Nifti | Dicom | None, number: int) -> Image.Image:
         """A mask from a file: a picture, or the same plane of another scan."""
         if not is_scan(mask):
-            painted = masks.painted(load_image(mask))
+            painted = masks.painted(self._read(mask))
         elif scan is None:
             raise ValueError(f"The mask {mask} is a scan, but the input is a picture.")
         else:

@@ -42,6 +42,16 @@ def test_sixteen_bits_stay_sixteen_bits(editor):
     assert len(np.unique(last)) > 256 and last.max() <= 4095
 
 
+def test_grey_with_a_profile_of_colours_stays_grey(editor):
+    from PIL import ImageCms
+
+    given = picture(0).convert("L").convert("RGB")
+    given.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    last = editor(given, mask=Image.fromarray(disc(32, 32)), options=QUICK)[-1]
+    assert last.mode == "RGB" and not np.ptp(np.asarray(last), axis=2).any()
+    assert last.info["icc_profile"] == given.info["icc_profile"] and last.tobytes() != given.tobytes()
+
+
 def test_a_change_is_added_and_fades_to_the_border():
     canvas = Canvas(np.full((90, 90), 200, np.uint8), 0, 255, region=disc(90, 90))
     after = canvas.with_change(torch.full((3, 9, 9), -0.5), (0, 0, 90, 90)).astype(int)
