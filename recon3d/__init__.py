@@ -6,6 +6,7 @@ from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.result import Reconstruction
 from recon3d.isosurface import extract_surface
 from recon3d.mesh import Mesh
+from recon3d.mesh_files import load_mesh, save_mesh
 from recon3d.render import render
 from recon3d.vase import vase
 from recon3d.view_files import load_views, save_views, views_from_grid
@@ -21,9 +22,11 @@ __all__ = [
     "Views",
     "extract_surface",
     "gtr_rig",
+    "load_mesh",
     "load_views",
     "orbit",
     "render",
+    "save_mesh",
     "save_views",
     "split_grid",
     "turntable",

@@ -22,6 +22,7 @@ from recon3d.gtr.reconstructor import MAX_FACES, GTRReconstructor
 from recon3d.gtr.result import Reconstruction
 from recon3d.looks import contact_sheet, lit, looks, spread_views, turntable_frames
 from recon3d.mesh import Mesh, merge_vertices
+from recon3d.mesh_files import load_mesh, save_mesh
 from recon3d.render import render
 from recon3d.surfaces import connected_parts, simplify
 from recon3d.vase import SOURCE, vase
@@ -123,7 +124,7 @@ def read(options: ReconstructOptions) -> tuple[Views, Mesh | None, list[str]]:
     """The views, the mesh that they improve, and sentences for the user."""
     mesh, notes = None, []
     if options.mesh is not None:
-        mesh = Mesh.load(options.mesh)
+        mesh = load_mesh(options.mesh)
         if len(mesh.faces) > MAX_FACES:
             notes.append(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
             mesh = simplify(mesh, MAX_FACES)
@@ -157,7 +158,7 @@ def _make(
         item.job.note(note)
     choice = options.options
     final = result.mesh(choice.texture, choice.texture_size, choice.max_faces)
-    final.save(folder / item.name)
+    save_mesh(final, folder / item.name)
     draw(folder, options.film, shown, before.images if mesh is None else looks(mesh, shown.cameras), final)
     item.tell(geometry=geometry(final), **_facts(result))
 

@@ -7,7 +7,6 @@ Colours are plain display values in [0, 1]; nothing is lit and no colour space i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,19 +29,6 @@ class Mesh:
     uv: Tensor | None = None
     textures: tuple[Tensor, ...] = ()
     face_texture: Tensor | None = None
-
-    @classmethod
-    def load(cls, path: str | Path, max_faces: int | None = None) -> Mesh:
-        """Read a mesh file: all parts of a scene, moved to their places and joined. See `load_mesh`."""
-        from recon3d.mesh_files import load_mesh  # reads into this class
-
-        return load_mesh(Path(path), max_faces)
-
-    def save(self, path: str | Path) -> None:
-        """Write `.glb`, `.obj` (with its `.mtl` and pictures beside it) or `.ply`. See `save_mesh`."""
-        from recon3d.mesh_files import save_mesh
-
-        save_mesh(self, Path(path))
 
     def check(self) -> Mesh:
         """Return the mesh, or raise ValueError where it cannot be rendered or measured."""

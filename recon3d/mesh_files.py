@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from recon3d.mesh import Mesh, join, with_vertex_colors
-from recon3d.surfaces import simplify
 
 FORMATS = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 """File name endings that can be read; `.glb`, `.obj` and `.ply` can be written."""
@@ -28,17 +27,17 @@ PLAIN = 0.6
 """Grey level of a surface that comes without any colour."""
 
 
-def load_mesh(path: Path, max_faces: int | None = None) -> Mesh:
-    """Read a mesh file through trimesh.
+def load_mesh(path: str | Path) -> Mesh:
+    """Read a mesh file: all parts of a scene, moved to their places and joined.
 
     Args:
         path: a file with one of the endings in `FORMATS`.
-        max_faces: simplify to this many faces when there are more (colours then sit on the vertices).
 
     Raises:
         FileNotFoundError: when the file or a picture that it names is missing.
         ValueError: when it is no mesh, holds no usable surface, or names files outside its own folder.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no mesh file {path}.")
     if path.suffix.lower() not in FORMATS:
@@ -56,10 +55,7 @@ def load_mesh(path: Path, max_faces: int | None = None) -> Mesh:
             parts.append(_from_trimesh(geometry, np.asarray(transform)))
     if not parts:
         raise ValueError(f"{path.name} holds a mesh without faces.")
-    mesh = join(parts).check()
-    if max_faces is not None and len(mesh.faces) > max_faces:
-        mesh = simplify(mesh, max_faces)
-    return mesh
+    return join(parts).check()
 
 
 def _check_named_files(path: Path) -> None:
@@ -164,11 +160,12 @@ def _material(material: object) -> tuple[Tensor | None, Tensor | None]:
     return None, torch.tensor(values[:3] / scale, dtype=torch.float32)
 
 
-def save_mesh(mesh: Mesh, path: Path) -> None:
-    """Write `.glb`, `.obj` or `.ply`; the file appears only when it is complete.
+def save_mesh(mesh: Mesh, path: str | Path) -> None:
+    """Write `.glb`, `.obj` (with its `.mtl` and pictures beside it) or `.ply`; it appears only when it is complete.
 
     `.ply` holds vertex colours only: a texture is looked up at the vertices.
     """
+    path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".glb", ".obj", ".ply"):
         raise ValueError(f"Meshes are written as .glb, .obj or .ply, not as {path.name}.")

@@ -22,8 +22,11 @@ AGGRESSIONS = (7, 5, 3, 1)
 def simplify(mesh: Mesh, num_faces: int) -> Mesh:
     """Quadric simplification to about `num_faces` faces; vertices take the colour of the nearest old surface.
 
-    A closed surface stays closed and manifold: where the fast way fails, more careful ones are tried.
+    A closed surface stays closed and manifold: where the fast way fails, more careful ones are tried. A mesh that has
+    no more faces comes back as it is.
     """
+    if len(mesh.faces) <= num_faces:
+        return mesh
     plain = Mesh(*merge_vertices(mesh.vertices.cpu(), mesh.faces.cpu()))
     simpler, flawless = plain, not plain.notes()
     for aggression in AGGRESSIONS if len(plain.faces) > num_faces else ():

@@ -13,7 +13,8 @@ __all__, __getattr__, __dir__ = attach(
         "restoration.iter": "ITERConfig ITEROptions ITERRestorer",
         "restoration.pasd": "PASDConfig PASDOptions PASDRestorer",
         "vision.edit": "PIEConfig PIEEditor PIEOptions",
-        "recon3d": "Cameras GTRConfig GTROptions GTRReconstructor Mesh Views extract_surface orbit render split_grid",
+        "recon3d": "Cameras GTRConfig GTROptions GTRReconstructor Mesh Views extract_surface load_mesh orbit render "
+        "save_mesh split_grid",
         "reward_vlm": "ChatModel Dialogue R1Config R1Judge R1Options SCLConfig SCLCorrector SCLOptions",
         "vision.refine": "Refined Step Trace Verdict any_of checkpoints max_seconds no_progress previews reaches "
         "refine refine_steps",

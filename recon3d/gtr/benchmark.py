@@ -22,6 +22,7 @@ from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.texture import covered_points, paint_stage, texture_stage
 from recon3d.isosurface import extract_surface, grid_points
 from recon3d.mesh import Mesh
+from recon3d.mesh_files import load_mesh
 from recon3d.projection import Projector
 from recon3d.render import render
 from recon3d.vase import vase
@@ -54,7 +55,7 @@ class GTRBenchmark:
 def benchmark(options: GTRBenchmark, show: Show = silent) -> list[dict[str, object]]:
     """Measure and show; returns the rows."""
     device = choose_device(options.device)
-    truth = (Mesh.load(options.mesh) if options.mesh else vase()).normalised()
+    truth = (load_mesh(options.mesh) if options.mesh else vase()).normalised()
     views = render(truth, given_cameras()).to(device)
     reconstructor = GTRReconstructor.from_pretrained(device=device)
     settings = GTROptions(refine="none", grid_size=options.grid_size)

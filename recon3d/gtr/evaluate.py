@@ -38,7 +38,7 @@ from recon3d.gtr.reconstructor import MAX_FACES, GTRReconstructor
 from recon3d.gtr.result import Reconstruction
 from recon3d.looks import contact_sheet, gallery_cameras, lit, looks
 from recon3d.mesh import Mesh
-from recon3d.mesh_files import FORMATS
+from recon3d.mesh_files import FORMATS, load_mesh
 from recon3d.render import render
 from recon3d.surfaces import nearest_color, seen_faces, simplify
 from recon3d.vase import SOURCE, vase
@@ -349,7 +349,7 @@ def evaluate(options: GTREvaluation, show: Show = silent) -> Outcome:
         item = Item(job, path or SOURCE, f"{path.stem if path else 'vase'}.png")
         with job.attempt(item):
             if not item.done():
-                mesh = Mesh.load(path, max_faces=MAX_FACES) if path else vase()
+                mesh = simplify(load_mesh(path), MAX_FACES) if path else vase()
                 with item.results() as folder:
                     rows = _measured(mesh, reconstructor, options, folder / item.name)
                     item.tell(rows=[{"mesh": Path(item.name).stem, **row} for row in rows])

@@ -44,9 +44,10 @@ from recon3d.gtr.options import PUBLISHED, TINY, GTRConfig
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.isosurface import extract_sparse
 from recon3d.mesh import Mesh
-from recon3d.mesh_files import FORMATS
+from recon3d.mesh_files import FORMATS, load_mesh
 from recon3d.raster import opposite_vertices
 from recon3d.render import render, render_surface
+from recon3d.surfaces import simplify
 from recon3d.vase import vase
 from recon3d.volume import render_rays
 from vision.checkpoints import begin_run
@@ -141,7 +142,7 @@ class RenderedObjects(Dataset[dict[str, Tensor]]):
 
 @functools.lru_cache(maxsize=256)
 def _load(path: Path) -> Mesh:
-    return Mesh.load(path, max_faces=50_000).normalised()
+    return simplify(load_mesh(path), 50_000).normalised()
 
 
 def _normals(mesh: Mesh, camera: Cameras) -> Tensor:

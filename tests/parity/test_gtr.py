@@ -23,7 +23,7 @@ from recon3d.gtr.fit import Budget, Fit
 from recon3d.gtr.network import Generator, GeneratorConfig, condition
 from recon3d.gtr.texture import PUBLISHED_RATES, SurfacePoints, texture_stage
 from recon3d.isosurface import extract_sparse, extract_surface, find_topology
-from recon3d.mesh import Mesh
+from recon3d.mesh_files import load_mesh
 from recon3d.raster import antialias, interpolate, rasterize
 from recon3d.volume import MISS, ray_box, render_rays
 from tests.parity.conftest import golden_root
@@ -358,7 +358,7 @@ def test_render_of_reference_mesh(case: Case) -> None:
     folders = (FOLDER, FOLDER.parents[1] / "data" / "meshes", SHARED_MESHES)
     path = next(folder / meta["mesh"] for folder in folders if (folder / meta["mesh"]).is_file())
     number = re.search(r"scaled to (\d+(?:\.\d+)?)", meta["normalisation"])
-    mesh = Mesh.load(path).normalised(float(number[1]) if number else 1.6)
+    mesh = load_mesh(path).normalised(float(number[1]) if number else 1.6)
     azimuth, elevation = zip(*meta["views_az_el_deg"], strict=True)
     cameras = cams.orbit(azimuth, elevation, meta["radius"], meta["fov_deg"], meta["resolution"])
     close(cams.opencv_to_opengl(cameras.c2w), case["c2w_opengl"], 1e-5)

@@ -14,6 +14,7 @@ from recon3d.gtr.options import GTROptions
 from recon3d.isosurface import extract_surface, grid_points
 from recon3d.looks import gallery_cameras, lit
 from recon3d.mesh import Mesh
+from recon3d.mesh_files import save_mesh
 from recon3d.vase import vase
 
 QUICK = GTROptions(
@@ -42,7 +43,7 @@ def quickly(monkeypatch):
 
 def test_meshes_that_are_measured_are_kept_when_the_rest_is_stopped(tmp_path, monkeypatch, quickly):
     for name in ("a", "b"):
-        vase(12, 12, 16).save(tmp_path / "meshes" / f"{name}.glb")
+        save_mesh(vase(12, 12, 16), tmp_path / "meshes" / f"{name}.glb")
     (tmp_path / "meshes" / "bad.obj").write_text("v 0 0 0\n")
     options = GTREvaluation(tmp_path / "out", tmp_path / "meshes", QUICK, views=6)
 

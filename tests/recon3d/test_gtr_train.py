@@ -10,6 +10,7 @@ from recon3d.gtr.convert import convert
 from recon3d.gtr.options import PUBLISHED, TINY
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.train import GTRTraining, RenderedObjects, train
+from recon3d.mesh_files import save_mesh
 from recon3d.vase import vase
 from scripts.convert import GTRFiles
 from scripts.convert import main as convert_file
@@ -50,7 +51,7 @@ def test_training_is_resumed_exactly(tmp_path):
 
 
 def test_samples_depend_on_seed_and_number_alone(tmp_path):
-    vase(12, 16, 16).save(tmp_path / "a.glb")
+    save_mesh(vase(12, 16, 16), tmp_path / "a.glb")
     data = RenderedObjects([tmp_path / "a.glb"], 16, 3, seed=1)
     one, same, other = data[5], data[5], data[6]
     assert torch.equal(one["images"], same["images"]) and not torch.equal(one["c2w"], other["c2w"])

@@ -17,6 +17,7 @@ from recon3d.gtr.options import GTROptions
 from recon3d.job import ReconstructOptions, reconstruct
 from recon3d.looks import turntable_frames
 from recon3d.mesh import Mesh
+from recon3d.mesh_files import load_mesh, save_mesh
 from recon3d.render import render
 from recon3d.vase import vase
 from recon3d.view_files import save_views
@@ -55,7 +56,7 @@ def finished(tmp_path_factory):
 def test_a_newcomer_gets_the_vase(finished):
     names = ["contact.png", "run.json", "turntable.gif", "vase.glb"]
     assert sorted(path.name for path in finished.iterdir() if path.name[0] != ".") == names
-    assert len(Mesh.load(finished / "vase.glb").faces) > 100
+    assert len(load_mesh(finished / "vase.glb").faces) > 100
     run = json.loads((finished / "run.json").read_text())
     assert run["options"]["options"]["volume_steps"] == 50
     told = run["meshes"]["vase.glb"]
@@ -78,7 +79,7 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch):
 def test_views_grid_and_mesh_with_views(tmp_path, views):
     save_views(views, tmp_path / "views")
     to_pil(join_grid(views.images)[None]).save(tmp_path / "grid.png")
-    vase(16, 16, 16).save(tmp_path / "start.glb")
+    save_mesh(vase(16, 16, 16), tmp_path / "start.glb")
     plain = replace(QUICK, refine="texture")
     for number, given in enumerate(
         (
@@ -90,18 +91,18 @@ def test_views_grid_and_mesh_with_views(tmp_path, views):
         chosen = replace(plain, keep_topology="mesh" in given)
         target = main(ReconstructOptions(tmp_path / str(number), options=chosen, film="none", **given))
         assert target.name == ["views.glb", "grid.obj", "better.glb"][number]
-        assert len(Mesh.load(target).faces) > 50
+        assert len(load_mesh(target).faces) > 50
 
 
 def test_a_mesh_alone_keeps_its_place_and_size_and_its_faces_when_asked(tmp_path):
     away = torch.tensor([120.0, -40.0, 7.0])
     mesh = vase(16, 16, 16).moved(away, 30.0)
-    mesh.save(tmp_path / "part.glb")
-    part = Mesh.load(tmp_path / "part.glb")
+    save_mesh(mesh, tmp_path / "part.glb")
+    part = load_mesh(tmp_path / "part.glb")
     for keep in (False, True):
         chosen = replace(QUICK, keep_topology=keep)
         target = main(ReconstructOptions(tmp_path / str(keep), mesh=tmp_path / "part.glb", options=chosen, film="none"))
-        made = Mesh.load(target)
+        made = load_mesh(target)
         low, high = mesh.bounds()
         for corner, other in zip(made.bounds(), (low, high), strict=True):
             assert float((corner - other).abs().max()) < 0.2 * float((high - low).max())
@@ -119,7 +120,7 @@ def test_repainting_the_mesh_given_is_other_work(tmp_path, views):
     )
     for grey in (0.3, 0.6):
         mesh = vase(12, 12, 16)
-        Mesh(mesh.vertices, mesh.faces, torch.full_like(mesh.vertices, grey)).save(tmp_path / "start.ply")
+        save_mesh(Mesh(mesh.vertices, mesh.faces, torch.full_like(mesh.vertices, grey)), tmp_path / "start.ply")
         (facts,) = reconstruct(options).items.values()
         assert not facts["was_done"]
     (facts,) = reconstruct(options).items.values()
@@ -136,7 +137,7 @@ def test_a_killed_run_goes_on(finished, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         main(options, kill)
     assert list(tmp_path.rglob("volume")) and not list(tmp_path.glob("*.glb"))
-    whole, again = Mesh.load(finished / "vase.glb"), Mesh.load(main(options))
+    whole, again = load_mesh(finished / "vase.glb"), load_mesh(main(options))
     assert torch.equal(whole.vertices, again.vertices) and torch.equal(whole.colors, again.colors)
     assert not list(tmp_path.rglob("volume"))
 

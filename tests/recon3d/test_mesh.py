@@ -11,6 +11,7 @@ from PIL import Image
 from recon3d.atlas import bake
 from recon3d.cameras import gtr_rig, orbit
 from recon3d.mesh import Mesh, join, sample_texture, with_vertex_colors
+from recon3d.mesh_files import load_mesh, save_mesh
 from recon3d.render import render
 from recon3d.surfaces import connected_parts, drop_hidden, seen_faces, simplify
 from recon3d.vase import vase
@@ -29,8 +30,8 @@ def picture(mesh, size=32):
 @pytest.mark.parametrize("suffix", ["glb", "obj"])
 def test_textured_mesh_survives_saving(tmp_path, suffix):
     mesh = vase(24, 24, 32)
-    mesh.save(tmp_path / f"a.{suffix}")
-    again = Mesh.load(tmp_path / f"a.{suffix}")
+    save_mesh(mesh, tmp_path / f"a.{suffix}")
+    again = load_mesh(tmp_path / f"a.{suffix}")
     assert len(again.faces) == len(mesh.faces) and len(again.textures) == 1
     assert float((picture(mesh) - picture(again)).abs().max()) < 0.02  # textures are saved with 8 bits
 
@@ -38,8 +39,8 @@ def test_textured_mesh_survives_saving(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])
 def test_vertex_colours_survive_saving(tmp_path, suffix):
     mesh = ball()
-    mesh.save(tmp_path / f"a.{suffix}")
-    again = Mesh.load(tmp_path / f"a.{suffix}")
+    save_mesh(mesh, tmp_path / f"a.{suffix}")
+    again = load_mesh(tmp_path / f"a.{suffix}")
     assert float((picture(mesh) - picture(again)).abs().max()) < 0.005
     assert not list(tmp_path.glob(".mesh-*"))
 
@@ -49,8 +50,8 @@ def test_parts_with_different_textures_survive_saving(tmp_path):
     second = replace(first, textures=(1 - first.textures[0],)).moved(torch.tensor([0.0, 0.0, 0.9]), 1.0)
     mesh = join([first, second, ball(0.2)])
     for suffix in ("glb", "obj"):
-        mesh.save(tmp_path / f"a.{suffix}")
-        again = Mesh.load(tmp_path / f"a.{suffix}")
+        save_mesh(mesh, tmp_path / f"a.{suffix}")
+        again = load_mesh(tmp_path / f"a.{suffix}")
         assert len(again.textures) == 2
         # Vertex colours beside textures exist in GLB only.
         tolerance = 0.02 if suffix == "glb" else 0.5
@@ -63,7 +64,7 @@ def test_scene_transforms_are_applied(tmp_path):
     scene.add_geometry(trimesh.creation.box((0.2, 0.2, 0.2)), transform=moved)
     scene.add_geometry(trimesh.creation.box((0.2, 0.2, 0.2)))
     scene.export(tmp_path / "two.glb")
-    low, high = Mesh.load(tmp_path / "two.glb").bounds()
+    low, high = load_mesh(tmp_path / "two.glb").bounds()
     assert low.tolist() == pytest.approx([-0.1] * 3) and high.tolist() == pytest.approx([1.1, 2.1, 3.1])
 
 
@@ -80,33 +81,33 @@ def test_missing_and_foreign_textures_are_refused(tmp_path):
     folder = tmp_path / "inside"
     folder.mkdir()
     with pytest.raises(FileNotFoundError, match=r"t\.png, which is missing"):
-        Mesh.load(write_obj(folder))
+        load_mesh(write_obj(folder))
     Image.new("RGB", (4, 4), "red").save(tmp_path / "secret.png")
     with pytest.raises(ValueError, match="outside its own folder"):
-        Mesh.load(write_obj(folder, texture="../secret.png"))
+        load_mesh(write_obj(folder, texture="../secret.png"))
     with pytest.raises(ValueError, match="outside its own folder"):
-        Mesh.load(write_obj(folder, material="../m.mtl"))
+        load_mesh(write_obj(folder, material="../m.mtl"))
     Image.new("RGB", (4, 4), "red").save(folder / "t.png")
-    assert Mesh.load(write_obj(folder)).textures[0][0, 0].tolist() == [1, 0, 0]
+    assert load_mesh(write_obj(folder)).textures[0][0, 0].tolist() == [1, 0, 0]
     # Bumps are not used: they may be missing, but not lie elsewhere.
     (write_obj(folder).with_name("m.mtl")).write_text("newmtl m\nmap_Kd t.png\nmap_Bump bump.png\n")
-    assert len(Mesh.load(folder / "a.obj").textures) == 1
+    assert len(load_mesh(folder / "a.obj").textures) == 1
     (folder / "m.mtl").write_text("newmtl m\nmap_Kd t.png\nmap_Bump ../secret.png\n")
     with pytest.raises(ValueError, match="outside its own folder"):
-        Mesh.load(folder / "a.obj")
+        load_mesh(folder / "a.obj")
     (folder / "b.gltf").write_text(json.dumps({"images": [{"uri": "../secret.png"}], "asset": {"version": "2.0"}}))
     with pytest.raises(ValueError, match="outside its own folder"):
-        Mesh.load(folder / "b.gltf")
+        load_mesh(folder / "b.gltf")
 
 
 def test_textures_with_spaces_in_sub_folders_and_damaged_ones(tmp_path):
     (tmp_path / "my pictures").mkdir()
     Image.new("RGB", (4, 4), "red").save(tmp_path / "my pictures" / "red wood.png")
     for name in ("my pictures/red wood.png", "my pictures\\red wood.png"):
-        assert Mesh.load(write_obj(tmp_path, texture=name)).textures[0][0, 0].tolist() == [1, 0, 0]
+        assert load_mesh(write_obj(tmp_path, texture=name)).textures[0][0, 0].tolist() == [1, 0, 0]
     (tmp_path / "t.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"t\.png, the texture of a\.obj, cannot be read"):
-        Mesh.load(write_obj(tmp_path))
+        load_mesh(write_obj(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -121,20 +122,20 @@ def test_textures_with_spaces_in_sub_folders_and_damaged_ones(tmp_path):
 def test_unusable_meshes_are_refused_with_a_sentence(tmp_path, content, sentence):
     (tmp_path / "a.obj").write_text(content)
     with pytest.raises(ValueError, match=sentence):
-        Mesh.load(tmp_path / "a.obj")
+        load_mesh(tmp_path / "a.obj")
 
 
 def test_files_that_are_no_meshes(tmp_path):
     with pytest.raises(FileNotFoundError, match="no mesh file"):
-        Mesh.load(tmp_path / "none.glb")
+        load_mesh(tmp_path / "none.glb")
     (tmp_path / "a.glb").write_bytes(b"glTF" + bytes(100))
     with pytest.raises(ValueError, match="cannot be read"):
-        Mesh.load(tmp_path / "a.glb")
+        load_mesh(tmp_path / "a.glb")
     (tmp_path / "a.txt").write_text("hello")
     with pytest.raises(ValueError, match="known endings"):
-        Mesh.load(tmp_path / "a.txt")
+        load_mesh(tmp_path / "a.txt")
     with pytest.raises(ValueError, match=r"\.glb, \.obj or \.ply"):
-        ball().save(tmp_path / "a.stl")
+        save_mesh(ball(), tmp_path / "a.stl")
 
 
 def test_notes_on_open_and_crowded_surfaces():
@@ -146,8 +147,8 @@ def test_notes_on_open_and_crowded_surfaces():
 
 
 def test_large_meshes_are_simplified_while_loading(tmp_path):
-    ball(subdivisions=3).save(tmp_path / "a.ply")
-    small = Mesh.load(tmp_path / "a.ply", max_faces=300)
+    save_mesh(ball(subdivisions=3), tmp_path / "a.ply")
+    small = simplify(load_mesh(tmp_path / "a.ply"), 300)
     assert len(small.faces) <= 300
     assert float((picture(small) - picture(ball())).abs().mean()) < 0.03
 
