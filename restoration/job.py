@@ -39,7 +39,8 @@ class RestoreOptions(Generic[T]):
     options: Annotated[T, UNNAMED]
     """What the system may change."""
     system: Literal["iter", "pasd"] = "iter"
-    """Which system restores; --help beside it lists that system's options."""
+    """Which system restores; --help beside it lists that system's options. Take iter, or pasd with published weights
+    (--source): the small ones of pasd that come with the project only show the machinery."""
     source: str | None = None
     """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
     device: str = "auto"
@@ -158,6 +159,8 @@ class _Restoring:
         if count == 1:
             self._write(item, loaded, result, options, previews)
             return
+        if not self.restorer.uses_seed(options):
+            raise ValueError("best_of compares seeds, and this result depends on none; give a --fidelity below 1.")
         self.judge = self.judge or self.job.needs(self.load_judge, self.options.judge)
         candidates, best = result.parent / ".candidates", None
         for number, seed in enumerate(range(options.seed, options.seed + count)):

@@ -168,6 +168,10 @@ class ITERRestorer:
         whole = _join(self._bands(image, options, lambda piece: piece, list(observers), progress))
         yield finish(imresize(whole, size=(height, width)).clamp(0, 1))
 
+    def uses_seed(self, options: ITEROptions | None = None) -> bool:
+        """Whether another seed gives another result."""
+        return self._fidelity(options or ITEROptions()) < 1
+
     def output_size(self, height: int, width: int, options: ITEROptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""
         scale = self.scale if options is None or options.scale is None else options.scale
@@ -298,7 +302,7 @@ class ITERRestorer:
         height, width = image.shape[-2] * self.scale, image.shape[-1] * self.scale
         padded = self._pad(image, options)
         moved = self._move(padded)
-        fidelity = 1 - self.config.texture if options.fidelity is None else options.fidelity
+        fidelity = self._fidelity(options)
         if fidelity == 1:
             with torch.no_grad():
                 picture = self.model.restore_base(moved).float()
@@ -311,6 +315,9 @@ class ITERRestorer:
             picture = self.decode(state, fidelity=fidelity)
         report.piece()
         return picture[..., :height, :width].to(image.device)
+
+    def _fidelity(self, options: ITEROptions) -> float:
+        return 1 - self.config.texture if options.fidelity is None else options.fidelity
 
     def _pad(self, image: Tensor, options: ITEROptions) -> Tensor:
         """Mirrored below and on the right to multiples of the network's unit."""

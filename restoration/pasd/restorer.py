@@ -106,6 +106,10 @@ class PASDRestorer(PASDComponents):
             return to_uint8(found)[0].permute(1, 2, 0).contiguous().numpy()
         return loaded.with_colours(to_pil(found))
 
+    def uses_seed(self, options: PASDOptions | None = None) -> bool:
+        """Whether another seed gives another result: always."""
+        return True
+
     def bands(
         self,
         image: Tensor,

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from restoration.iter import ITEROptions
+from restoration.job import restore as restore_job
 from reward_vlm.photo_pairs import KINDS, spoil
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.pictures import PictureJudge
@@ -70,6 +71,14 @@ def test_a_judge_compares_the_windows_with_most_structure_in_both_orders():
         judge.preference(noisy, noisy[:120])
     with pytest.raises(ValueError, match="at least 56 pixels per side, got 40 x 130"):
         judge.preference(noisy[:, :40], noisy[:, :40])
+
+
+def test_seeds_that_change_nothing_are_not_compared(picture, tmp_path):
+    options = RestoreOptions(
+        (picture,), tmp_path / "best", ITEROptions(fidelity=1.0), source="builtin:tiny-mini", best_of=2
+    )
+    outcome = restore_job(options, load_judge=lambda source: pytest.fail("no judge is needed"))
+    assert outcome.code == 2 and "give a --fidelity below 1" in outcome.problems[0]
 
 
 def test_a_judge_alone_is_refused(picture, tmp_path):
