@@ -38,9 +38,9 @@ from vision.files import atomic_path
 from vision.report import plot_panels, table, write_run, write_table
 
 ARMS = {
-    "StableReinforce": StableReinforce(beta=0.0),
-    "without the filter": StableReinforce(beta=0.0, filter="none"),
-    "plain": StableReinforce(beta=0.0, filter="none", preclip=None),
+    "StableReinforce": StableReinforce(beta=0.0, skip_equal=False),
+    "without the filter": StableReinforce(beta=0.0, filter="none", skip_equal=False),
+    "plain": StableReinforce(beta=0.0, filter="none", preclip=None, skip_equal=False),
 }
 """The paper's method, its bound of the ratio alone, and REINFORCE++ with the clipped loss alone."""
 
