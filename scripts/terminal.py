@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from vision.config import fail, one_line, sentence_of
@@ -19,6 +22,10 @@ EXTRAS = {
     **{"diffusers": "edit", "transformers": "judge", "lpips": "metrics"},
 }
 """Packages that only some commands need -> the extra of this project that installs them."""
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""Settings with which other libraries draw no bars between ours; a user's own are kept."""
+PROJECT = Path(__file__).resolve().parents[1]
+PACKAGES = ("vision", "restoration", "recon3d", "reward_vlm", Path(__file__).parent.name)
 LINE_SECONDS = 10.0
 """Time between two lines about progress where bars cannot be drawn."""
 
@@ -81,7 +88,10 @@ class Terminal:
 def run(work: Callable[[], int | None]) -> NoReturn:
     """Do the work of a command and end the process: with the code that it returns (None: 0), 2 and a sentence for what
     cannot be done, 130 after Ctrl-C, 143 after SIGTERM."""
-    with Signals() as signals:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    with Signals() as signals, warnings.catch_warnings():
+        warnings.showwarning = _show_own
         try:
             code = work()
         except KeyboardInterrupt:
@@ -97,6 +107,12 @@ def run(work: Callable[[], int | None]) -> NoReturn:
                 raise
             fail(sentence_of(error))
     raise SystemExit(code or 0)
+
+
+def _show_own(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> None:
+    """A warning of this project as a sentence; those of other libraries are for their users."""
+    if Path(filename).is_relative_to(PROJECT) and Path(filename).relative_to(PROJECT).parts[0] in PACKAGES:
+        sys.stderr.write(one_line(str(message)) + "\n")
 
 
 def _stopped(signals: Signals) -> NoReturn:

@@ -193,6 +193,9 @@ def _one_sentence(report: str) -> str:
     if "╭" not in report:  # a terminal without box characters: the title is a part of its own
         del parts[0]
     message = " ".join(parts[0])
+    if message.startswith("Missing from"):  # the option's help follows its name
+        names = [line.split()[0] for line in parts[0] if line.startswith("--")]
+        return f"{' and '.join(names)} must be given (--help lists the options)." if names else message
     refused = re.match(r"Error parsing [^-\s]\S*: (.*)", message)
     if refused:  # the dataclass's own sentence
         return refused[1]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -216,3 +218,17 @@ def test_packages_that_some_commands_need_are_in_the_extras_that_are_told():
 def test_every_folder_of_code_is_a_package_that_is_installed(package):
     folders = {path.parent for path in (PROJECT / package).rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_warnings_of_this_project_are_sentences_and_those_of_others_are_not_shown(capsys):
+    def work():
+        warnings.warn_explicit("this is\nworth knowing", UserWarning, str(PROJECT / "vision" / "job.py"), 1)
+        warnings.warn_explicit("deprecated", FutureWarning, json.__file__, 1)
+
+    code, _, err = ends(capsys, lambda: terminal.run(work))
+    assert code == 0 and err == "this is worth knowing\n"
+
+
+def test_a_missing_option_is_named_without_its_help(monkeypatch, capsys):
+    _, _, err = burnish(monkeypatch, capsys, "restore", "a.png")
+    assert err == "--out must be given (--help lists the options).\n"
