@@ -195,7 +195,9 @@ def test_restoring_needs_only_what_is_always_installed(tmp_path):
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     done = without_extras("restore", tmp_path / "a.png", "--out", tmp_path / "out", "--compare")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "" and done.stdout.startswith(f"{tmp_path / 'out'}: 1 image")
+    told = done.stderr.splitlines()
+    assert all(line.startswith("restoring: ") for line in told)  # a slow machine tells how far it is
+    assert done.stdout.startswith(f"{tmp_path / 'out'}: 1 image")
     missing = without_extras("edit", "--out", tmp_path / "edit")
     assert missing.returncode == 2 and "pip install 'burnish[" in missing.stderr and missing.stderr.count("\n") == 1
 
