@@ -6,7 +6,7 @@ __all__, __getattr__, __dir__ = attach(
     __name__,
     {
         "restoration.data": "DegradedImages PairedImages",
-        "restoration.degrade": "Draws degrade",
+        "restoration.degradation": "Draws degrade",
         "restoration.iter": "ITERConfig ITEROptions ITERRestorer",
         "restoration.pasd": "PASDConfig PASDOptions PASDRestorer",
         "restoration.recipes": "RECIPES recipe",

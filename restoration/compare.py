@@ -16,7 +16,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from restoration.degrade import Draws, degrade
+from restoration.degradation import Draws, degrade
 from restoration.esrgan import load_peer
 from restoration.recipes import recipe
 from vision import metrics

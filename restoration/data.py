@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from restoration.degrade import Draws, degrade
+from restoration.degradation import Draws, degrade
 from restoration.recipes import Recipe, recipe
 from vision.images import image_files, load_image, to_tensor
 from vision.resize import resize

@@ -1,4 +1,4 @@
-"""Orders, probabilities and ranges of degradations; `restoration.degrade` carries them out.
+"""Orders, probabilities and ranges of degradations; `restoration.degradation` carries them out.
 
 `recipe("bsrgan")` and its sisters give the published settings; make others with `dataclasses.replace`.
 Ranges are (lowest, highest). Noise levels are in steps of 8 bit (of 255), blur widths in pixels.

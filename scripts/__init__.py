@@ -9,7 +9,7 @@ __all__, __getattr__, __dir__ = attach(
     __name__,
     {
         "restoration.data": "DegradedImages PairedImages",
-        "restoration.degrade": "degrade",
+        "restoration.degradation": "degrade",
         "restoration.iter": "ITERConfig ITEROptions ITERRestorer",
         "restoration.pasd": "PASDConfig PASDOptions PASDRestorer",
         "vision.edit": "PIEConfig PIEEditor PIEOptions",

@@ -13,8 +13,14 @@ def attach(package: str, homes: Mapping[str, str]) -> tuple[list[str], Callable[
     Args:
         package: its `__name__`.
         homes: module -> its public names, separated by blanks.
+
+    Raises:
+        ValueError: a name is also that of a module of the package, which would be found instead once it is imported.
     """
     home = {name: module for module, names in homes.items() for name in names.split()}
+    for module in homes:
+        if module.removeprefix(f"{package}.") in home:
+            raise ValueError(f"{module} has the name of something that {package} offers; give the file another name.")
 
     def get(name: str) -> Any:
         if name not in home:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from restoration.degrade import Draws, degrade
+from restoration.degradation import Draws, degrade
 from restoration.drawn import drawn_crop
 from restoration.esrgan import load_peer
 from restoration.recipes import recipe

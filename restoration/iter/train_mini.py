@@ -42,7 +42,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from restoration.degrade import Draws, degrade
+from restoration.degradation import Draws, degrade
 from restoration.drawn import drawn_crop
 from restoration.iter.lessons import Lessons, choose, make_lessons, random_crop
 from restoration.iter.mini import MiniConfig, MiniITER, ResidualBlock

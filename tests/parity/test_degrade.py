@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from restoration import Draws, degrade, kernels, recipe
-from restoration.degrade import (
+from restoration.degradation import (
     add_gaussian_noise,
     add_poisson_noise,
     convolve,

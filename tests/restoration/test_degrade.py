@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from restoration import RECIPES, Draws, degrade, kernels, recipe
-from restoration.degrade import add_gaussian_noise, convolve, round_to_8_bit
+from restoration.degradation import add_gaussian_noise, convolve, round_to_8_bit
 from restoration.jpeg import jpeg, tensor_jpeg
 from restoration.recipes import BSRGANRecipe, StageRecipe
 from vision.resize import imresize, resize
