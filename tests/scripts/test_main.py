@@ -73,7 +73,7 @@ def test_every_system_and_recipe_is_listed_and_has_help(command, system, monkeyp
         ([], "The first word must be a command (restore, edit, "),
         (["paint"], "got 'paint'"),
         (["train"], "The first word must be the system to train (iter, "),
-        (["train", "iter", "--recipe", "maxi"], "--recipe must be one of published, mini for iter, got maxi."),
+        (["train", "iter", "--recipe", "maxi"], "--recipe must be one of published, mini, tune for iter, got maxi."),
         (["completion", "fish"], "Name one shell of bash, zsh, tcsh."),
     ],
 )
