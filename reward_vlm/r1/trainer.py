@@ -190,7 +190,10 @@ class _SkippedUpdates(TrainerCallback):
 def _without_empty_pictures(model: Any, arguments: tuple[Any, ...], inputs: dict[str, Any]) -> Any:
     """Before a forward pass: a batch of rows without pictures, cut out of one with some, has none at all."""
     pixels = inputs.get("pixel_values")
-    if not isinstance(pixels, Tensor) or pixels.numel():
+    if not isinstance(pixels, Tensor):
+        return None
+    padded = pixels.ndim == 5  # (rows, pictures, channels, height, width): pictures that are missing are zeros
+    if pixels.numel() and not (padded and not pixels.any()):
         return None
     words = ("pixel", "image")
     return arguments, {name: value for name, value in inputs.items() if not name.startswith(words)}

@@ -26,8 +26,12 @@ TURNS = (
 )
 
 
-def tokenizer(*special: str, adds_bos: bool) -> Any:
-    """A byte-level tokenizer with <s>, </s>, <pad> and more special tokens; it writes <s> itself or leaves it out."""
+def tokenizer(*special: str, adds_bos: bool, **roles: str) -> Any:
+    """A byte-level tokenizer with <s>, </s>, <pad> and more tokens; it writes <s> itself or leaves it out.
+
+    Args:
+        roles: attribute -> token, such as image_token; kept when it is saved.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     core = Tokenizer(models.BPE())
@@ -41,7 +45,12 @@ def tokenizer(*special: str, adds_bos: bool) -> Any:
     if adds_bos:
         core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     found = hf.PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="left"
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="left",
+        extra_special_tokens=roles,
     )
     found.add_tokens([AddedToken(name, special=False, normalized=False) for name in special])
     return found
@@ -70,11 +79,9 @@ def llava() -> ChatModel:
 
 def gemma3() -> ChatModel:
     """Gemma 3: template and tokenizer both write the beginning token."""
-    words = tokenizer("<start_of_image>", "<end_of_image>", "<image_soft_token>", adds_bos=True)
-    for name, token in {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}.items():
-        setattr(words, name, token)
-        setattr(words, f"{name}_id", words.convert_tokens_to_ids(token))
-    words.image_token, words.image_token_id = "<image_soft_token>", words.convert_tokens_to_ids("<image_soft_token>")
+    words = tokenizer(
+        adds_bos=True, boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>"
+    )
     config = hf.Gemma3Config(
         text_config={**TEXT, "sliding_window": 64}, vision_config={"model_type": "siglip_vision_model", **VISION},
         mm_tokens_per_image=4, image_token_index=words.image_token_id, image_token_id=words.image_token_id,

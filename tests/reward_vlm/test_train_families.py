@@ -59,8 +59,7 @@ def test_the_language_part_is_found_by_structure(family):
     model = build(family).model
     names = {name for name, _ in language_parameters(model)}
     others = [name for name, _ in model.named_parameters() if name not in names]
-    assert {"model.layers.0", "lm_head"} and others
-    assert all(any(word in name for word in ("vis", "connector", "projector")) for name in others)
+    assert others and all(any(word in name for word in ("vis", "connector", "projector")) for name in others)
     assert not any("vis" in name for name in names) and len(names) > 15
     linears = language_linears(model, "q_proj", "k_proj", "v_proj")
     assert len(linears) == 6 and set(linears) < set(language_linears(model))
@@ -76,7 +75,7 @@ def test_preferences_train_the_language_part(family, rank, data, tmp_path):
     weights = train_corrector(SCLTraining(data / "pairs.jsonl", tmp_path / "run", str(start), dpo))
     changed = moved(start, weights)
     assert not any("vis" in name or "connector" in name for name in changed)
-    assert len([name for name in changed if "q_proj" in name]) == 2
+    assert len([name for name in changed if "q_proj.weight" in name]) == 2
     assert len(changed) > 15 if rank == 0 else all(name.split(".")[-2][1:] == "_proj" for name in changed)
     SCLCorrector.from_pretrained(weights)
 
