@@ -85,7 +85,8 @@ def seams(width: int, height: int, *, tile: int, steps: int, seed: int = 0) -> l
     }
     run = restorer.start(image, ways["tiled"])
     unit, sides = factor(restorer.vae), tuple(run.latents.shape[-2:])
-    boxes = run.predictor.tiles.boxes(*sides) + vae_tiles(vae_tile, VAE_OVERLAP).boxes(*sides)
+    (predictor,) = run.predictor.made.values()
+    boxes = predictor.tiles.boxes(*sides) + vae_tiles(vae_tile, VAE_OVERLAP).boxes(*sides)
     borders = {}
     for axis, side in zip((-2, -1), sides, strict=True):
         ends = {end for box in boxes for end in (box[axis + 2], box[axis])}

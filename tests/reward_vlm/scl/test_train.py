@@ -86,7 +86,9 @@ def test_adapters_are_in_the_language_part_alone_and_are_merged(files, tmp_path)
     assert touched and all(name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")) for name in touched)
     assert not any("visual" in name for name in touched)
     assert SCLCorrector.from_pretrained(result).config == CONFIG
-    assert train(options(files, tmp_path)) == result  # finished: nothing is done again
+    assert train(options(files, tmp_path, lora=LoRA())) == result  # finished: nothing is done again
+    with pytest.raises(ValueError, match="was begun with other options or data"):
+        train(options(files, tmp_path))
 
 
 def test_the_first_loss_is_what_the_recipe_says_and_the_image_encoder_stays(files, tmp_path):
