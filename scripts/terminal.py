@@ -18,6 +18,7 @@ EXTRAS = {
     **dict.fromkeys(("accelerate", "trl", "peft", "datasets"), "train"),
     **dict.fromkeys(("trimesh", "xatlas", "fast_simplification"), "reconstruct"),
     **dict.fromkeys(("rembg", "imageio_ffmpeg"), "views"),
+    **dict.fromkeys(("nibabel", "pydicom"), "medical"),
     **dict.fromkeys(("scipy", "skimage", "matplotlib", "open_clip", "torchvision"), "all"),
     **{"diffusers": "edit", "transformers": "judge", "lpips": "metrics"},
 }
