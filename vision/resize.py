@@ -1,17 +1,47 @@
-"""Resampling of images: MATLAB's bicubic `imresize`, as papers measure with, and OpenCV's kinds."""
+"""Resampling of images: MATLAB's bicubic `imresize`, as papers measure with, and OpenCV's kinds.
+
+Every output pixel is a weighted sum of a few input pixels (its taps), so the memory needed is that of the pictures.
+"""
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
-def imresize(
-    image: Tensor, scale: float | None = None, size: tuple[int, int] | None = None, antialias: bool = True
-) -> Tensor:
+
+class Taps(NamedTuple):
+    """What every pixel of one side of a resized picture is made of."""
+
+    index: Tensor
+    """(out_length, n) int64: input pixels."""
+    weights: Tensor
+    """(out_length, n) float64: their shares; every row sums to one."""
+
+    def apply(self, image: Tensor) -> Tensor:
+        """(..., length, width) -> (..., out_length, width); half precision is summed in float32."""
+        dtype = torch.promote_types(image.dtype, torch.float32)
+        total: Tensor | None = None
+        for index, weights in zip(self.index.T.to(image.device), self.weights.T.to(image.device, dtype), strict=True):
+            rows, weights = image.index_select(-2, index).to(dtype), weights[:, None]
+            total = rows.mul_(weights) if total is None else total.addcmul_(rows, weights)
+        assert total is not None
+        return total.to(image.dtype)
+
+
+def _resized(image: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """Both sides resized. Columns are resized as rows of the transposed image: whole rows are quick to gather."""
+    turned = rows.apply(image).transpose(-2, -1).contiguous()
+    return columns.apply(turned).transpose(-2, -1).contiguous()
+
+
+def imresize(image: Tensor, scale: float | None = None, size: Size | None = None, antialias: bool = True) -> Tensor:
     """Resize as MATLAB's `imresize(image, scale, "bicubic")` does.
 
     Cubic kernel with a = -0.5, widened by 1 / scale when shrinking with `antialias`; borders are mirrored
@@ -33,14 +63,43 @@ def imresize(
         scales = (scale, scale)
     else:
         scales = (size[0] / height, size[1] / width)
-    rows = _resize_matrix(height, size[0], float(scales[0]), antialias).to(image)
-    columns = _resize_matrix(width, size[1], float(scales[1]), antialias).to(image)
-    return rows @ image @ columns.T
+    rows, columns = (
+        _cubic_taps(length, wanted, float(factor), antialias)
+        for length, wanted, factor in zip((height, width), size, scales, strict=True)
+    )
+    return _resized(image, rows, columns)
 
 
-@lru_cache(maxsize=64)
-def _resize_matrix(length: int, out_length: int, scale: float, antialias: bool) -> Tensor:
-    """(out_length, length) float64 weights of a one-dimensional resize; each row sums to one."""
+def imresize_bands(bands: Iterable[Tensor], height: int, size: Size) -> Iterator[Tensor]:
+    """`imresize(image, size=size)` of an image that comes and goes in horizontal bands; the same numbers.
+
+    Args:
+        bands: (..., rows, width) from top to bottom, `height` rows together.
+        height: of the whole image.
+        size: (height, width) of the output.
+
+    Yields:
+        (..., out_rows, out_width) from top to bottom.
+    """
+    taps = _cubic_taps(height, size[0], size[0] / height, True)
+    ends = taps.index.amax(1).cummax(0).values + 1  # input rows that an output row has to wait for
+    starts = taps.index.amin(1).flip(0).cummin(0).values.flip(0)  # those above are not needed any more
+    kept: Tensor | None = None
+    begin = done = 0
+    for band in bands:
+        kept = band if kept is None else torch.cat([kept, band], dim=-2)
+        ready = int((ends <= begin + kept.shape[-2]).sum())
+        if ready == done:
+            continue
+        rows = Taps(taps.index[done:ready] - begin, taps.weights[done:ready])
+        yield _resized(kept, rows, _cubic_taps(band.shape[-1], size[1], size[1] / band.shape[-1], True))
+        done = ready
+        first = int(starts[done]) if done < size[0] else height
+        kept, begin = kept[..., max(first - begin, 0) :, :].clone(), max(first, begin)
+
+
+def _cubic_taps(length: int, out_length: int, scale: float, antialias: bool) -> Taps:
+    """Of one side; mirrored at the ends."""
     stretch = scale if antialias and scale < 1 else 1.0
     support = math.ceil(4.0 / stretch) + 2
     centres = (torch.arange(out_length, dtype=torch.float64) + 0.5) / scale - 0.5
@@ -48,9 +107,9 @@ def _resize_matrix(length: int, out_length: int, scale: float, antialias: bool) 
     taps = first[:, None] + torch.arange(support, dtype=torch.float64)
     weights = _cubic((centres[:, None] - taps) * stretch)
     weights = weights / weights.sum(1, keepdim=True)
-    period = torch.remainder(taps.long(), 2 * length)
-    index = torch.minimum(period, 2 * length - 1 - period)
-    return torch.zeros(out_length, length, dtype=torch.float64).scatter_add_(1, index, weights)
+    used = weights.any(0)
+    period = torch.remainder(taps[:, used].long(), 2 * length)
+    return Taps(torch.minimum(period, 2 * length - 1 - period), weights[:, used])
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -61,7 +120,7 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+def resize(image: Tensor, size: Size, mode: str) -> Tensor:
     """Resize as OpenCV's `resize` does with INTER_LINEAR, INTER_CUBIC and INTER_AREA.
 
     Linear and cubic (a = -0.75) use half-pixel centres, no antialiasing and replicated borders. Area is the
@@ -80,21 +139,19 @@ def resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
         raise ValueError(f'mode must be "linear", "cubic" or "area", got {mode!r}.')
     shrinks = size[0] <= image.shape[-2] and size[1] <= image.shape[-1]
     kind = "box" if mode == "area" and shrinks else mode
-    rows = _tap_matrix(image.shape[-2], size[0], kind).to(image)
-    columns = _tap_matrix(image.shape[-1], size[1], kind).to(image)
-    return rows @ image @ columns.T
+    rows, columns = (_opencv_taps(image.shape[side], size[side], kind) for side in (-2, -1))
+    return _resized(image, rows, columns)
 
 
-@lru_cache(maxsize=512)
-def _tap_matrix(length: int, out_length: int, kind: str) -> Tensor:
-    """(out_length, length) float64 weights of one side; box is area that shrinks, area is area that grows."""
+def _opencv_taps(length: int, out_length: int, kind: str) -> Taps:
+    """Of one side; box is area that shrinks, area is area that grows."""
     step = length / out_length
     out = torch.arange(out_length, dtype=torch.float64)
     if kind == "box":
-        pixels = torch.arange(length, dtype=torch.float64)
-        ends = torch.minimum((out[:, None] + 1) * step, pixels + 1)
-        starts = torch.maximum(out[:, None] * step, pixels)
-        return (ends - starts).clamp_min(0) / step
+        index = torch.floor(out * step)[:, None] + torch.arange(math.ceil(step) + 1)
+        ends = torch.minimum((out[:, None] + 1) * step, index + 1)
+        starts = torch.maximum(out[:, None] * step, index)
+        return Taps(index.long().clamp_max(length - 1), (ends - starts).clamp_min(0) / step)
     if kind == "area":
         left = torch.floor(out * step)
         right_share = (out + 1) - (left + 1) / step
@@ -113,5 +170,4 @@ def _tap_matrix(length: int, out_length: int, kind: str) -> Tensor:
     else:
         offsets, weights = (0, 1), (1 - right_share, right_share)
     index = torch.stack([left + offset for offset in offsets], 1).long().clamp(0, length - 1)
-    taps = torch.stack(weights, 1)
-    return torch.zeros(out_length, length, dtype=torch.float64).scatter_add_(1, index, taps)
+    return Taps(index, torch.stack(weights, 1))

@@ -26,7 +26,7 @@ from vision import hub
 from vision.config import load_config, save_config
 from vision.images import ImageLike, as_loaded, keep_grey, pad_to, pad_to_multiple, to_pil, to_tensor, to_uint8
 from vision.refine import PerItem, Step
-from vision.resize import imresize
+from vision.resize import imresize_bands
 from vision.tiles import Box, Tiles
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "iter-mini"
@@ -165,8 +165,9 @@ class ITERRestorer:
         if (height, width) == (image.shape[-2] * self.scale, image.shape[-1] * self.scale):
             yield from self._bands(image, options, finish, list(observers), progress)
             return
-        whole = _join(self._bands(image, options, lambda piece: piece, list(observers), progress))
-        yield finish(imresize(whole, size=(height, width)).clamp(0, 1))
+        own = self._bands(image, options, lambda piece: piece, list(observers), progress)
+        for band in imresize_bands(own, image.shape[-2] * self.scale, (height, width)):
+            yield finish(band.clamp(0, 1))
 
     def uses_seed(self, options: ITEROptions | None = None) -> bool:
         """Whether another seed gives another result."""
