@@ -374,8 +374,8 @@ def vl_category(id: str, rule: str = "benchmark") -> str:
     """The class of a row of VL-RewardBench.
 
     Args:
-        rule: "benchmark": hallucination (POVID, RLAIF-V, RLHF-V), reasoning or general; "release": R1-Reward's script,
-            whose lower-case names send RLAIF-V and RLHF-V to general.
+        rule: "benchmark": hallucination (POVID, RLAIF-V, RLHF-V), reasoning or general; "published": the script of
+            R1-Reward, whose lower-case names send RLAIF-V and RLHF-V to general.
     """
     name = id.lower() if rule == "benchmark" else id
     if "mmmu" in name or "mathverse" in name:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vision.files import atomic_path
+from vision.job import Unusable, keep_to
 
 
 class Results:
@@ -24,11 +25,11 @@ class Results:
         """
         self.path = path
         made_with = path.with_name(f".{path.name}.options.json")
-        text = json.dumps(facts, sort_keys=True)
-        if path.exists() and not (made_with.exists() and made_with.read_text(encoding="utf-8") == text):
-            raise ValueError(f"{path} was made with other options or rows; name another file, or remove it.")
-        with atomic_path(made_with) as part:
-            part.write_text(text, encoding="utf-8")
+        if not path.exists():
+            made_with.unlink(missing_ok=True)
+        elif not made_with.exists():
+            raise ValueError(f"{path} was not made by this job; name another file, or remove it.")
+        keep_to(made_with, facts)
         self.rows: list[dict[str, Any]] = []
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)  # texts may hold other signs that end a line
@@ -39,7 +40,14 @@ class Results:
             self.rows = [json.loads(line) for line in whole]
 
     def add(self, *rows: Mapping[str, Any]) -> None:
-        """Append rows to the file at once."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        """Append rows to the file at once.
+
+        Raises:
+            Unusable: they cannot be written.
+        """
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        except OSError as error:
+            raise Unusable(f"Cannot write {self.path}: {error.strerror}.") from error
         self.rows += [dict(row) for row in rows]

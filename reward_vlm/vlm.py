@@ -255,11 +255,6 @@ class _Draw:
         return (logits + noise.to(logits.device)).argmax(1)
 
 
-def device_of(name: str) -> str:
-    """The device that a user names; "auto" is a GPU when there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
 def load_model(folder: Path, dtype: torch.dtype, limits: dict[str, int] | None = None) -> tuple[Any, Any]:
     """Model and processor of a folder that transformers wrote; strict, from safetensors alone, without foreign code.
 

@@ -30,7 +30,7 @@ from .dispatch import Work
 SYSTEMS = {
     "gtr": Work("recon3d.gtr.benchmark", "GTRBenchmark", "every stage of reconstruction"),
     "pasd": Work("restoration.pasd.benchmark", "PASDBenchmark", "denoising steps, tiles, the preset fast"),
-    "r1": Work(".benchmark_r1", "R1Benchmark", "stability and cost of StableReinforce"),
+    "r1": Work("reward_vlm.r1.benchmark", "R1Benchmark", "stability and cost of StableReinforce"),
     "pie": Work("vision.edit.benchmark", "PIEBenchmark", "one edit, beside image-to-image"),
 }
 """System -> what times it."""

@@ -33,9 +33,9 @@ SYSTEMS = {
     "pasd": Work("restoration.pasd.evaluate", "PASDEvaluation", "restorations, beside Real-ESRGAN"),
     "pie": Work("vision.edit.evaluate", "PIEEvaluation", "progressions of a held-out brain, beside two baselines"),
     "gtr": Work("recon3d.gtr.evaluate", "GTREvaluation", "rebuilt or refined meshes"),
-    "r1": Work(".evaluate_r1", "R1Evaluation", "a judge of answers, on benchmarks or scenes"),
+    "r1": Work("reward_vlm.r1.evaluate", "R1Evaluation", "a judge of answers, on benchmarks or scenes"),
     "r1-restorations": Work(".evaluate_pictures", "PictureEvaluation", "the judge of restorations"),
-    "scl": Work(".evaluate_scl", "SCLEvaluation", "answers before and after review"),
+    "scl": Work("reward_vlm.scl.evaluate", "SCLEvaluation", "answers before and after review"),
 }
 """System -> what measures it."""
 

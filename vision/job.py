@@ -29,7 +29,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -159,7 +159,7 @@ class Job:
             for sentence in found.notes:
                 self.note(sentence)
             for sentence in found.problems:
-                self._refuse(sentence)
+                self.refuse(sentence)
         share = pairs[self.rank :: self.world]
         return [Item(self, *pair, not suffix, number, len(share)) for number, pair in enumerate(share)]
 
@@ -175,7 +175,7 @@ class Job:
         except (ValueError, OSError, MemoryError) as error:
             check_signals()
             sentence = sentence_of(error)
-            self._refuse(sentence if one_line(str(path)) in sentence else f"{one_line(str(path))}: {sentence}", path)
+            self.refuse(sentence if one_line(str(path)) in sentence else f"{one_line(str(path))}: {sentence}", path)
 
     def needs(self, load: Callable[..., T], *arguments: Any) -> T:
         """`load(*arguments)`; its failure ends the job, not only the item that is being attempted.
@@ -199,6 +199,16 @@ class Job:
         """Tell something worth knowing."""
         self.show(Event("note", one_line(sentence)))
 
+    def refuse(self, sentence: str, path: Path | None = None) -> None:
+        """Tell what could not be used, and why; the job goes on with the rest."""
+        self.problems.append(one_line(sentence))
+        self.show(Event("refused", self.problems[-1], path=path))
+
+    def leave_out(self, problems: Iterable[str]) -> None:
+        """Tell which parts of the input cannot be used, a sentence each."""
+        for sentence in problems:
+            self.refuse(f"Left out: {sentence}")
+
     def finish(self, noun: str, **facts: Any) -> Outcome:
         """Write run.json (options, versions, seconds, problems, what is known of every item) and tell what lies where.
 
@@ -208,25 +218,33 @@ class Job:
             noun: what the items are, in the plural; run.json lists them under this name.
             facts: further entries of run.json.
         """
-        from vision.report import write_run
-
         parts = self._gather((self.made, self.problems))
         made = {name: told for part, _ in parts for name, told in part.items()}
         problems = [sentence for _, part in parts for sentence in part]
-        seconds = round(time.monotonic() - self.started, 3)
-        if self.rank == 0:
-            told = {"options": to_dict(self.options), **facts, "seconds": seconds, noun: made, "problems": problems}
-            write_run(self.out, **told)
-            earlier = sum(facts["was_done"] for facts in made.values())
-            text = f"{self.out}: {len(made)} {noun if len(made) != 1 else noun.removesuffix('s')}"
-            text += f" ({earlier} done before)" if earlier else ""
-            text += f", {len(problems)} refused" if problems else ""
-            self.show(Event("result", one_line(f"{text}; run.json says how. {_duration(seconds)}"), path=self.out))
+        earlier = sum(told["was_done"] for told in made.values())
+        self.conclude(noun, len(made), earlier, **{**facts, noun: made, "problems": problems})
         return Outcome(self.out, made, problems)
 
-    def _refuse(self, sentence: str, path: Path | None = None) -> None:
-        self.problems.append(one_line(sentence))
-        self.show(Event("refused", self.problems[-1], path=path))
+    def conclude(self, noun: str, number: int, earlier: int, name: str = "run.json", **facts: Any) -> None:
+        """Write `name` into the output folder, and tell what lies where; of several processes, the first one does.
+
+        Args:
+            noun: what was made, in the plural.
+            number: how many there are.
+            earlier: how many of them were there before.
+            name: of the file.
+            facts: its further entries; `problems` are those of this job unless they are given.
+        """
+        from vision.report import write_run
+
+        if self.rank:
+            return
+        seconds, problems = round(time.monotonic() - self.started, 3), facts.setdefault("problems", self.problems)
+        write_run(self.out / name, options=to_dict(self.options), seconds=seconds, **facts)
+        text = f"{self.out}: {number} {noun if number != 1 else noun.removesuffix('s')}"
+        text += f" ({earlier} done before)" if earlier else ""
+        text += f", {len(problems)} refused" if problems else ""
+        self.show(Event("result", one_line(f"{text}; {name} says how. {_duration(seconds)}"), path=self.out))
 
     def _gather(self, value: T) -> list[T]:
         """The value of every process, in the first one."""

@@ -232,11 +232,11 @@ def save_mp4(pictures: Iterable[Picture], path: str | Path, *, fps: float = 24.0
             film.unlink(missing_ok=True)
 
 
-def write_run(folder: str | Path, **facts: Any) -> None:
-    """Write `run.json`: what was run, with which versions, and whatever `facts` say (options, source, seed, seconds,
+def write_run(path: str | Path, **facts: Any) -> None:
+    """Write a `run.json`: what was run, with which versions, and whatever `facts` say (options, source, seed, seconds,
     ...)."""
     content = {"finished": datetime.now(timezone.utc).isoformat(timespec="seconds"), "versions": versions(), **facts}
-    with atomic_path(Path(folder) / "run.json") as part:
+    with atomic_path(path) as part:
         part.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

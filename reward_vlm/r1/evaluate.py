@@ -1,183 +1,182 @@
-"""Judges on benchmarks: an honest protocol by default, and the release's numbers for comparison.
+"""Measure a judge of answers; what `burnish evaluate r1` runs.
 
-The release shows the better answer first in every row, so that a judge that always says "1" scores 100 %. Here each
-pair is judged in both orders; reported are the accuracy in a random order (drawn from a seed), the share that is right
-in both, the share of "1" (0.5 for a judge without position bias), the accuracy of K votes, and 95 % intervals.
+    burnish evaluate r1 --out runs/judge                                   (rendered scenes, embedded judge)
+    burnish evaluate r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
+    burnish evaluate r1 --benchmark vl_rewardbench --predictions predictions.jsonl --out runs/vl
+
+Every pair is judged in both orders (`reward_vlm.r1.measures`); `--published` judges once, with the better answer first
+and the authors' parser, as the published numbers were made. `--predictions` counts a file of published scores. Writes
+judged.jsonl (every pair; the same command goes on with it), categories.csv, .json and .png, and run.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-import numpy as np
+import torch
 
-from reward_vlm.data import Preference, vl_category
-from reward_vlm.parse import majority, well_formed
+from reward_vlm.data import BENCHMARKS, Preference, benchmark_row, preference, read_rows, vl_category
+from reward_vlm.job import Dtype, RowJob, place
+from reward_vlm.parse import PUBLISHED_PARSERS
 from reward_vlm.r1.judge import Query, R1Judge, Vote
+from reward_vlm.r1.measures import Judgement, acc_plus, by_category
 from reward_vlm.r1.options import R1Options
-from vision.report import wilson
+from reward_vlm.r1.published import published_table
+from reward_vlm.scenes import scene_pairs
+from reward_vlm.vlm import Reply
+from vision.config import UNNAMED, to_dict
+from vision.files import digest
+from vision.job import Event, Job, Outcome, Show, silent
+from vision.report import plot_bars, text_table, write_table
+
+Name = Literal["pairs", "vl_rewardbench", "mm_rlhf_rewardbench", "multimodal_rewardbench"]
+PARSERS = {
+    "pairs": "vl_reward_bench",
+    "vl_rewardbench": "vl_reward_bench",
+    "mm_rlhf_rewardbench": "mm_rlhf_reward_bench",
+    "multimodal_rewardbench": "multimodal_reward_bench",
+}
+SCENES_SEED = 99
+"""Of the rendered scenes that no training sees."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one pair was judged."""
+class R1Evaluation:
+    """Measure a judge on pairs of answers."""
 
-    pair: Preference
-    votes: tuple[Vote, ...]
-    """Of the order as stored first, then of the other; as many of each."""
-    random_order: int
-    """0: the order as stored counts as the random one, 1: the other."""
+    out: Path
+    """Folder for the results."""
+    benchmark: Name = "pairs"
+    """Whose file the rows are; pairs: JSON lines of preferences."""
+    rows: Path | None = None
+    """JSON lines; None: 200 rendered scenes."""
+    predictions: Path | None = None
+    """JSON lines of published scores, to be counted as the authors do; nothing is judged."""
+    published: bool = False
+    """Judge once, the better answer first, and parse as the authors do."""
+    rule: Literal["benchmark", "published"] = "benchmark"
+    """Classes of VL-RewardBench: the benchmark's own, or those of the authors' script."""
+    source: str | None = None
+    """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
+    variant: Literal["scenes", "restoration"] | None = None
+    """Which of the weights that come with the project."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU when there is one."""
+    dtype: Dtype = "float32"
+    """Numbers that the model computes with; bfloat16 halves the memory of large ones."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be used; they are reported by number."""
+    options: Annotated[R1Options, UNNAMED] = field(default_factory=lambda: R1Options(batch_size=32))
+    """How the judge is asked; orders are always both."""
 
-    def in_order(self, order: int) -> tuple[Vote, ...]:
-        """The votes of one order (0 as stored, 1 swapped)."""
-        half = len(self.votes) // 2
-        return self.votes[:half] if order == 0 else self.votes[half:]
-
-    def right(self, order: int, votes: int | None = None) -> bool:
-        """Whether the majority of the first votes in this order chose the better answer; unreadable is wrong."""
-        cast = self.in_order(order)[:votes]
-        winner = majority([vote.winner for vote in cast], [vote.reply.log_prob for vote in cast])
-        return winner == self.pair.better - 1
-
-
-def judge_pairs(
-    judge: R1Judge, pairs: Sequence[Preference], options: R1Options | None = None, *, chunk: int = 64
-) -> list[Outcome]:
-    """Judge pairs in both orders; the pictures of `chunk` pairs are in memory at a time."""
-    options = replace(options or R1Options(batch_size=chunk), orders="both")
-    flips = np.random.default_rng(options.seed).integers(0, 2, len(pairs))
-    outcomes = []
-    for start in range(0, len(pairs), chunk):
-        part = pairs[start : start + chunk]
-        queries = [Query(pair.question, pair.read_answers(), tuple(pair.media(judge.config.frames))) for pair in part]
-        judged = judge.batch(queries, replace(options, seed=options.seed + start * 2 * options.votes))
-        outcomes += [
-            Outcome(pair, found.votes, int(flip))
-            for pair, found, flip in zip(part, judged, flips[start : start + chunk], strict=True)
-        ]
-    return outcomes
+    def __post_init__(self) -> None:
+        if self.rows is None and self.predictions is None and self.benchmark != "pairs":
+            raise ValueError(f"The benchmark {self.benchmark} needs its file of --rows, or --predictions.")
+        if self.rows is not None and self.predictions is not None:
+            raise ValueError("Give --rows to judge them, or --predictions to count them, not both.")
 
 
-def counts(outcomes: Iterable[Outcome]) -> dict[str, float]:
-    """Sums over pairs that `summary` divides; sums of parts of a benchmark add up."""
-    total: dict[str, float] = {}
-    for outcome in outcomes:
-        first = [outcome.right(0), outcome.right(1)]
-        single = outcome.votes[0], outcome.in_order(1)[0]
-        row = {
-            "pairs": 1,
-            "right": first[outcome.random_order],
-            "right_in_both": all(first),
-            "right_first": first[outcome.pair.better - 1],
-            "right_second": first[2 - outcome.pair.better],
-            "said_1": sum(vote.winner == vote.pair[0] for vote in single),
-            "readable": sum(vote.winner is not None for vote in single),
-            "well_formed": sum(well_formed(vote.reply.text) for vote in single),
-            "tokens": sum(vote.reply.tokens for vote in single),
-        }
-        for votes in range(1, len(outcome.in_order(0)) + 1, 2):
-            row[f"right_of_{votes}"] = outcome.right(outcome.random_order, votes)
-        for name, value in row.items():
-            total[name] = total.get(name, 0.0) + float(value)
-    return total
+def evaluate(options: R1Evaluation, show: Show = silent) -> Outcome:
+    """Measure what is not measured yet, and show the table.
+
+    Raises:
+        ValueError: rows, weights or the folder cannot be used.
+    """
+    if options.predictions is not None:
+        rows, problems = read_rows(options.predictions, lambda data, _: dict(data), skip_bad=options.skip_bad)
+        job, earlier = Job(options.out, options, show=show), 0
+        job.leave_out(problems)
+    else:
+        pairs, problems = _pairs(options)
+        facts = {**to_dict(options), "rows": None if options.rows is None else digest(options.rows)}
+        job = growing = RowJob(options.out / "judged.jsonl", options, facts, show)
+        job.leave_out(problems)
+        rows, earlier = _judged(options, pairs, growing), growing.earlier
+    as_published = options.published or options.predictions is not None
+    table = published_table(options.benchmark, rows, options.rule) if as_published else _table(options, rows)
+    show(Event("result", text_table(table, digits=3), path=options.out))
+    write_table(table, options.out / "categories.json", options.out / "categories.csv")
+    values = [name for name in ("accuracy", "both_orders", "says_1", "acc_plus") if name in table[0]]
+    plot_bars(options.out / "categories.png", table, "category", values)
+    job.conclude("pairs", len(rows), earlier, source=options.source, seed=options.options.seed)
+    return Outcome(options.out, {row["category"]: row for row in table}, job.problems)
 
 
-def summary(sums: Mapping[str, float]) -> dict[str, float]:
-    """Shares from `counts`, with the 95 % interval (Wilson) of the accuracy in random order."""
-    pairs = max(sums["pairs"], 1.0)
-    low, high = wilson(sums["right"], pairs)
-    row = {
-        "pairs": int(sums["pairs"]),
-        "accuracy": sums["right"] / pairs,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "both_orders": sums["right_in_both"] / pairs,
-        "better_first": sums["right_first"] / pairs,
-        "better_second": sums["right_second"] / pairs,
-        "says_1": sums["said_1"] / max(sums["readable"], 1.0),
-        "readable": sums["readable"] / (2 * pairs),
-        "format": sums["well_formed"] / (2 * pairs),
-        "tokens": sums["tokens"] / (2 * pairs),
-    }
-    voted = {name: value / pairs for name, value in sums.items() if name.startswith("right_of_")}
-    return row | ({name.replace("right_of", "vote"): value for name, value in voted.items()} if len(voted) > 1 else {})
+def _pairs(options: R1Evaluation) -> tuple[list[Preference], list[str]]:
+    if options.rows is None:
+        return scene_pairs(SCENES_SEED, 200), []
+    make = preference if options.benchmark == "pairs" else benchmark_row(BENCHMARKS[options.benchmark])
+    pairs, problems = read_rows(options.rows, make, skip_bad=options.skip_bad)
+    if options.benchmark == "vl_rewardbench":
+        pairs = [replace(pair, category=vl_category(pair.id, options.rule)) for pair in pairs]
+    return pairs, problems
 
 
-def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """One row for all pairs, one per category, and the mean of the categories."""
-    categories = sorted({outcome.pair.category for outcome in outcomes} - {""})
-    rows = [{"category": "all", **summary(counts(outcomes))}]
-    parts = [
-        {"category": name, **summary(counts(outcome for outcome in outcomes if outcome.pair.category == name))}
-        for name in categories
-    ]
-    if len(parts) > 1:
-        macro = {key: sum(row[key] for row in parts) / len(parts) for key in ("accuracy", "both_orders")}
-        rows.append({"category": "mean of categories", **macro})
-    return rows + parts
+def _judged(options: R1Evaluation, pairs: Sequence[Preference], job: RowJob) -> list[dict[str, Any]]:
+    """A record of every pair, keyed by its row's number (ids of benchmarks are not unique)."""
+    if job.waiting(len(pairs)):
+        judge = R1Judge.from_pretrained(
+            options.source, **place(options.device, options.dtype), variant=options.variant, engine=options.engine
+        )
+    chosen = replace(options.options, orders="given" if options.published else "both")
+    # as published, the better answer is shown first
+    shown = [pair.better == 2 and options.published for pair in pairs]
+
+    def judged(part: Sequence[int]) -> list[dict[str, Any]]:
+        queries = []
+        for number in part:
+            answers = pairs[number].read_answers()[:: -1 if shown[number] else 1]
+            queries.append(Query(pairs[number].question, answers, tuple(pairs[number].media(judge.config.frames))))
+        seed = options.options.seed + part[0] * 2 * options.options.votes
+        found = judge.batch(queries, replace(chosen, seed=seed))
+        parser = PARSERS[options.benchmark]
+        return [_record(pairs[number], each.votes, parser) for number, each in zip(part, found, strict=True)]
+
+    names = [f"pair {number + 1} ({pair.id})" for number, pair in enumerate(pairs)]
+    return job.grow("judging", names, options.options.batch_size, judged)
 
 
-def acc_plus(outcomes: Sequence[Outcome]) -> float:
-    """Share of questions (by id) all of whose pairs are right in random order, the Acc+ of the MM-RLHF bench."""
-    questions: dict[str, bool] = {}
-    for outcome in outcomes:
-        right = outcome.right(outcome.random_order)
-        questions[outcome.pair.id] = questions.get(outcome.pair.id, True) and right
-    return sum(questions.values()) / max(len(questions), 1)
-
-
-Prediction = Mapping[str, Any]
-"""A row of a published prediction file: id, rewards [of the better answer, of the other], and what names its class."""
-
-
-def _right(row: Prediction) -> bool:
-    return row["rewards"][0] > row["rewards"][1]  # ties are wrong
-
-
-def release_vl_rewardbench(rows: Sequence[Prediction], rule: str = "release") -> dict[str, Any]:
-    """Accuracy per class, over all rows, and the mean of the classes; `rule` as in `vl_category`."""
-    found: dict[str, list[bool]] = {}
-    for row in rows:
-        found.setdefault(vl_category(row["id"], rule), []).append(_right(row))
-    categories = {name: {"samples": len(marks), "accuracy": sum(marks) / len(marks)} for name, marks in found.items()}
+def _record(pair: Preference, votes: Sequence[Vote], parser: str) -> dict[str, Any]:
+    media = str(pair.video or (pair.images[0] if pair.images and isinstance(pair.images[0], Path) else ""))
     return {
-        "categories": categories,
-        "overall": sum(map(_right, rows)) / len(rows),
-        "macro": sum(part["accuracy"] for part in categories.values()) / len(categories),
-    }
+        "id": pair.id,
+        "ID": pair.id,
+        "image": media,
+        "Category": pair.category,
+        "better": pair.better,
+        "rewards": list(PUBLISHED_PARSERS[parser](votes[0].reply.text)),
+        "votes": [
+            {"shown": list(vote.pair), "winner": vote.winner, "log_prob": vote.reply.log_prob, "text": vote.reply.text,
+             "tokens": vote.reply.tokens, "finished": vote.reply.finished}
+            for vote in votes
+        ],
+    }  # fmt: skip
 
 
-def release_mm_rlhf_rewardbench(rows: Sequence[Prediction], category: Callable[[Prediction], str]) -> dict[str, Any]:
-    """Acc (pairs), Acc+ (questions with all pairs right) and the number of pairs, per class and over all."""
-
-    def measure(part: Sequence[Prediction]) -> dict[str, Any]:
-        questions: dict[str, bool] = {}
-        for row in part:
-            questions[row["id"]] = questions.get(row["id"], True) and _right(row)
-        plus = sum(questions.values()) / len(questions)
-        return {"accuracy": sum(map(_right, part)) / len(part), "acc_plus": plus, "total": len(part)}
-
-    groups: dict[str, list[Prediction]] = {}
+def _table(options: R1Evaluation, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for all pairs and one per category, with Acc+ where the benchmark has it."""
+    if not rows:
+        raise ValueError("There are no pairs to count.")
+    generator = torch.Generator().manual_seed(options.options.seed)
+    flips = torch.randint(2, (max(row["row"] for row in rows) + 1,), generator=generator).tolist()
+    outcomes = []
     for row in rows:
-        groups.setdefault(category(row), []).append(row)
-    return {"categories": {name: measure(part) for name, part in groups.items()}, "overall": measure(rows)}
-
-
-def release_multimodal_rewardbench(rows: Sequence[Prediction]) -> dict[str, tuple[int, int]]:
-    """(right, rows) of "all" and of each class; safety and reasoning are split by the beginning of the ID."""
-    found: dict[str, list[bool]] = {"all": [_right(row) for row in rows]}
-    for row in rows:
-        name = multimodal_category(row["Category"], row["ID"])
-        found.setdefault(name, []).append(_right(row))
-    return {name: (sum(marks), len(marks)) for name, marks in found.items()}
-
-
-def multimodal_category(category: str, id: str) -> str:
-    """The class of a row of Multimodal RewardBench."""
-    if category.lower() == "safety":
-        return "safety/bias" if id.lower().startswith("pairs") else "safety/toxicity"
-    if category.lower() == "reasoning":
-        return "reasoning/math" if id.lower().startswith("math") else "reasoning/coding"
-    return category
+        votes = tuple(
+            Vote(
+                (vote["shown"][0], vote["shown"][1]),
+                vote["winner"],
+                Reply(vote["text"], vote["log_prob"], vote["tokens"], vote["finished"]),
+            )
+            for vote in row["votes"]
+        )
+        pair = Preference(row["id"], "", ("1", "2"), row["better"], category=row["Category"])
+        outcomes.append(Judgement(pair, votes, flips[row["row"]]))
+    found = by_category(outcomes)
+    if options.benchmark == "mm_rlhf_rewardbench":
+        found[0]["acc_plus"] = acc_plus(outcomes)
+    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from reward_vlm.endpoint import Endpoint
+from reward_vlm.vlm import Sampling
 
 CONFIG = "judge.json"
 
@@ -51,10 +52,14 @@ class R1Options:
     def __post_init__(self) -> None:
         if self.votes < 1 or self.batch_size < 1:
             raise ValueError(f"votes and batch_size must be at least 1, got {self.votes} and {self.batch_size}.")
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}.")
         if self.votes > 1 and self.temperature == 0:
             raise ValueError("Several votes at temperature 0 are all the same; leave temperature out or raise it.")
+        limit = 1 if self.max_new_tokens is None else self.max_new_tokens
+        Sampling(limit, self.temperature or 0.0, self.top_p)  # its own checks
+
+    def comparisons(self, answers: int) -> int:
+        """How many replies a question with so many answers takes; of a tournament by knockout, at most."""
+        return answers * (answers - 1) // 2 * self.votes * (2 if self.orders == "both" else 1)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from reward_vlm.data import JudgementRow, Preference
 from reward_vlm.endpoint import Endpoint
-from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Options, R1Training
 from reward_vlm.r1.rewards import JudgementReward, endpoint_judge, result_reward, rule_consistency
 from reward_vlm.r1.rows import training_set

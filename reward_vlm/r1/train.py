@@ -29,8 +29,8 @@ from pathlib import Path
 import torch
 
 from reward_vlm.data import JudgementRow, Preference, preference, read_rows
-from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Training
 from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set

@@ -19,8 +19,8 @@ from typing import Literal
 
 from reward_vlm.data import Preference, preference, preference_json, read_rows, write_rows
 from reward_vlm.r1.curves import plot_run, read_log
-from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
 from reward_vlm.r1.train import train as train_stage
 from reward_vlm.scenes import scene_corpus, scene_pairs

@@ -17,15 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from reward_vlm.data import Question, question, read_rows
+from reward_vlm.job import Dtype, place
 from reward_vlm.scl.corrector import PRETRAINED, SCLCorrector
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.scl.published import released, write_preferences
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
-from reward_vlm.vlm import device_of
 
 Log = Callable[[str], object]
 
@@ -58,7 +56,7 @@ class PairConstruction:
     """A pair's prompt: the first turn as it was sent, or the question alone."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Numbers that the model computes with."""
     skip_bad: bool = False
     """Leave out rows that cannot be used; they are reported by number either way."""
@@ -89,9 +87,7 @@ def train(options: PairConstruction, *, log: Log | None = None) -> Path:
     if options.held_out is not None:
         held_out, problems = read_rows(options.held_out, question, skip_bad=options.skip_bad)
         _tell(say, problems)
-    corrector = SCLCorrector.from_pretrained(
-        options.start, device=device_of(options.device), dtype=getattr(torch, options.dtype)
-    )
+    corrector = SCLCorrector.from_pretrained(options.start, **place(options.device, options.dtype))
     asking, prompt = options.asking, options.prompt
     first = (asking.reviews or corrector.config.reviews)[0]
     if options.released is not None:

@@ -60,9 +60,8 @@ class SCLOptions:
             review_text(prompt)
         if self.rounds < 1 or self.batch_size < 1:
             raise ValueError(f"rounds and batch_size must be at least 1, got {self.rounds} and {self.batch_size}.")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
-        Sampling(1, self.temperature, self.top_p)  # its own checks
+        limit = 1 if self.max_new_tokens is None else self.max_new_tokens
+        Sampling(limit, self.temperature, self.top_p)  # its own checks
 
 
 @dataclass(frozen=True)

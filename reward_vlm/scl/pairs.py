@@ -193,7 +193,11 @@ def build_pairs(
     """
     folder, options = Path(folder), options or SCLOptions()
     refuse_overlap(questions, evaluation)
-    records = answer_all(corrector, questions, folder, options, model=model, log=log)
+    say = log or (lambda line: None)
+    records = answer_all(
+        corrector, questions, folder, options, model=model,
+        told=lambda done, found: say(f"{done}/{len(questions)} questions, {found} pairs"),
+    )  # fmt: skip
     origin = made_by(corrector, options, model)
     pairs = [pair for record in records if (pair := to_pair(record, prompt, origin)) is not None]
     write_rows(folder / "pairs.jsonl", [pair_json(pair, folder) for pair in pairs])
@@ -211,17 +215,18 @@ def answer_all(
     options: SCLOptions | None = None,
     *,
     model: str = "",
-    log: Callable[[str], object] | None = None,
+    told: Callable[[int, int], object] = lambda done, pairs: None,
 ) -> list[Record]:
     """What becomes of every question, kept in folder/records.jsonl.
 
     The file grows batch by batch, and the same call goes on with it after a kill: what it holds in the end does not
-    depend on interruptions, up to the rounding of sums that are padded to another length.
+    depend on interruptions, up to the rounding of sums that are padded to another length. `told` hears how many
+    questions are answered, and how many of them can become pairs.
 
     Raises:
         ValueError: the folder was begun with other questions or options, or a question has no known answer.
     """
-    folder, options, say = Path(folder), options or SCLOptions(), log or (lambda line: None)
+    folder, options = Path(folder), options or SCLOptions()
     for question in questions:
         _known_answer(question)
     facts = {"made_by": made_by(corrector, options, model), "questions": _digest(questions)}
@@ -233,7 +238,7 @@ def answer_all(
         new = [record_json(record_of(talk), folder, start + n) for n, talk in enumerate(talks)]
         results.add(*new)
         pairs += sum(row["type"] in PAIRED for row in new)
-        say(f"{len(results.rows)}/{len(questions)} questions, {pairs} pairs")
+        told(len(results.rows), pairs)
     return [record_row(row, folder) for row in results.rows]
 
 

@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from reward_vlm.data import Question, question, read_rows
+from reward_vlm.job import place
 from reward_vlm.scl import train as training
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.evaluate import measure, summary
 from reward_vlm.scl.options import DPO, SCLOptions, SCLTraining
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.training import log_row
-from reward_vlm.vlm import device_of
 from vision.checkpoints import begin_run, forget_after
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
 
@@ -175,8 +174,7 @@ class Rounds:
 
     def _corrector(self, name: str) -> SCLCorrector:
         options = self.options
-        dtype = getattr(torch, options.dtype)
-        return SCLCorrector.from_pretrained(options.folder / name, device=device_of(options.device), dtype=dtype)
+        return SCLCorrector.from_pretrained(options.folder / name, **place(options.device, options.dtype))
 
 
 def _read(path: Path, options: SCLRounds, say: Log) -> list[Question]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reward_vlm.data import mm_rlhf_category
 from reward_vlm.parse import PUBLISHED_PARSERS
-from reward_vlm.r1 import evaluate
+from reward_vlm.r1 import published
 from reward_vlm.r1.objective import (
     group_advantages,
     stable_reinforce_loss,
@@ -193,23 +193,23 @@ def predictions(bench: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.strip()]
 
 
-@pytest.mark.parametrize("rule", ["release", "benchmark"])
+@pytest.mark.parametrize("rule", ["published", "benchmark"])
 def test_vl_rewardbench(rule):
-    found = evaluate.release_vl_rewardbench(predictions("vl_rewardbench"), rule)
-    names = {"release": "release_rule", "benchmark": "benchmark_category_rule"}
+    found = published.published_vl_rewardbench(predictions("vl_rewardbench"), rule)
+    names = {"published": "release_rule", "benchmark": "benchmark_category_rule"}
     same(found, facts("metrics")["vl_rewardbench"][names[rule]])
 
 
 def test_mm_rlhf_rewardbench():
     rows = predictions("mm_rlhf_rewardbench")
-    found = evaluate.release_mm_rlhf_rewardbench(
+    found = published.published_mm_rlhf_rewardbench(
         rows, lambda row: mm_rlhf_category(row.get("image") or row.get("video") or "")
     )
     same(found, facts("metrics")["mm_rlhf_rewardbench"]["result"])
 
 
 def test_multimodal_rewardbench():
-    found = evaluate.release_multimodal_rewardbench(predictions("multimodal_rewardbench"))
+    found = published.published_multimodal_rewardbench(predictions("multimodal_rewardbench"))
     lines = {f"acc {name}: {right} / {rows} = {right / rows}" for name, (right, rows) in found.items()}
     assert lines == set(facts("metrics")["multimodal_rewardbench"]["printed"])
 

@@ -129,7 +129,7 @@ def test_benchmarks_put_the_better_answer_first(folder):
     assert categories == {
         "vl_rewardbench": "hallucination", "mm_rlhf_rewardbench": "other", "multimodal_rewardbench": "vqa",
     }  # fmt: skip
-    assert vl_category("RLHF-V-3", "release") == "general"
+    assert vl_category("RLHF-V-3", "published") == "general"
 
 
 def test_films_are_read_evenly_and_in_the_order_of_their_numbers(tmp_path):

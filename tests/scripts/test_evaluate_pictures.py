@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from reward_vlm.photo_pairs import KINDS
+from reward_vlm.r1.evaluate_pictures import agreement
 from scripts import evaluate_pictures
 from scripts.evaluate import parse
-from scripts.evaluate_pictures import PictureEvaluation, agreement
+from scripts.evaluate_pictures import PictureEvaluation
 
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 
@@ -21,7 +22,7 @@ def test_restorations_are_compared_with_the_judge_and_with_the_truth(tmp_path):
     (tmp_path / "hr").mkdir()
     Image.open(CAT).crop((40, 20, 104, 84)).save(tmp_path / "hr" / "cat.png")
     module, options = parse(["r1-restorations", "--hr", str(tmp_path / "hr"), "--out", str(tmp_path), "--seeds", "2"])
-    assert module is evaluate_pictures and module.main(options) == 0
+    assert module is evaluate_pictures and module.evaluate(options).code == 0
     pairs = json.loads((tmp_path / "pairs.json").read_text())
     assert [(row["first"], row["second"]) for row in pairs] == [
         *(("good image", name) for name in ("bicubic", "ITER 1", "seed 0", "seed 1")),

@@ -97,7 +97,9 @@ def test_mp4_is_written_or_the_missing_package_is_named(tmp_path):
 
 
 def test_run_json_holds_facts_and_versions(tmp_path):
-    report.write_run(tmp_path, options={"seed": 3, "out": tmp_path, "loss": math.inf}, seconds=1.5, dtype=torch.float16)
+    report.write_run(
+        tmp_path / "run.json", options={"seed": 3, "out": tmp_path, "loss": math.inf}, seconds=1.5, dtype=torch.float16
+    )
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["options"] == {"seed": 3, "out": str(tmp_path), "loss": None}
     assert run["seconds"] == 1.5 and run["dtype"] == "torch.float16"

@@ -94,7 +94,7 @@ def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
     save_image(sheet.resize((2 * sheet.width, 2 * sheet.height), 0), options.out / "strips.png")
     told = bound(found)
     write_run(
-        options.out,
+        options.out / "run.json",
         options=to_dict(options),
         seconds=round(time.monotonic() - began, 1),
         bound=vars(told),

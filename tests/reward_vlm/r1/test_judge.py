@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from reward_vlm.dialogue import Video
-from reward_vlm.r1.evaluate import counts, judge_pairs, summary
 from reward_vlm.r1.judge import Query, R1Judge
+from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Config, R1Options
 from reward_vlm.scenes import QUESTION, scene_pairs
 from reward_vlm.vlm import Reply

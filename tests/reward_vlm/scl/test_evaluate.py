@@ -1,4 +1,4 @@
-"""Accuracies, rates and ranks; the script that measures models."""
+"""Accuracies, rates and ranks; the job that measures models."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import pytest
 
 from reward_vlm.data import question_json, write_rows
 from reward_vlm.scl.corrector import SCLCorrector
-from reward_vlm.scl.evaluate import by_source, mean_ranks, measure, summary
+from reward_vlm.scl.evaluate import SCLEvaluation, by_source, evaluate, mean_ranks, measure, summary
 from reward_vlm.scl.options import SCLConfig, SCLOptions
 from reward_vlm.scl.pairs import Record
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_item, scene_questions
 from reward_vlm.vlm import Reply
-from scripts import evaluate
-from scripts.evaluate_scl import SCLEvaluation, main
+from scripts.evaluate import parse
 from vision.report import wilson
 
 
@@ -89,14 +88,15 @@ def test_questions_about_scenes_are_repeatable_and_their_answers_are_right():
     assert len({question.options for question in scene_questions(5, 30)}) > 20
 
 
-def test_the_script_measures_models_and_goes_on(tmp_path, capsys):
+def test_models_are_measured_and_the_job_goes_on(tmp_path):
     write_rows(
         tmp_path / "rows.jsonl", [question_json(row, tmp_path) for row in scene_questions(4, 6)] + [{"id": "bad"}]
     )
     sources = ("a=builtin:tiny", "b=builtin:tiny")
     options = SCLEvaluation(tmp_path / "out", sources, tmp_path / "rows.jsonl", skip_bad=True)
-    assert main(options) == 2
-    assert "line 7" in capsys.readouterr().out
+    events = []
+    assert evaluate(options, events.append).code == 2
+    assert ["line 7" in event.text for event in events if event.kind == "refused"] == [True]
     rows = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
     assert {row["model"] for row in rows} == {"a", "b"} and rows[0]["questions"] == 6
     assert all(row["net_gain"] == pytest.approx(row["refined"] - row["first"]) for row in rows)
@@ -104,7 +104,7 @@ def test_the_script_measures_models_and_goes_on(tmp_path, capsys):
         assert [row["rank_first"] for row in csv.DictReader(file)] == ["1.5", "1.5"]
     assert (tmp_path / "out" / "benchmarks.png").stat().st_size > 1000
     before = (tmp_path / "out" / "a" / "records.jsonl").read_bytes()
-    assert main(options) == 2 and (tmp_path / "out" / "a" / "records.jsonl").read_bytes() == before
+    assert evaluate(options).code == 2 and (tmp_path / "out" / "a" / "records.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_script_measures_models_and_goes_on(tmp_path, capsys):
 )
 def test_wrong_options_are_sentences(arguments, sentence, capsys):
     with pytest.raises(SystemExit) as stop:
-        evaluate.parse(["scl", "--out", "out", *arguments])
+        parse(["scl", "--out", "out", *arguments])
     assert stop.value.code == 2 and sentence in capsys.readouterr().err
 
 

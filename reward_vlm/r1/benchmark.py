@@ -1,4 +1,4 @@
-"""Stability and cost of StableReinforce; called by `burnish benchmark r1`.
+"""Stability and cost of StableReinforce; what `burnish benchmark r1` runs.
 
     burnish benchmark r1 --task overhead --out runs/r1-overhead
     burnish benchmark r1 --task stress --out runs/r1-stress
@@ -13,7 +13,6 @@ run.json; finished runs are not repeated.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 
 from reward_vlm.r1.curves import read_log
 from reward_vlm.r1.judge import R1Judge
@@ -33,9 +31,9 @@ from reward_vlm.r1.train_mini import MiniR1Training
 from reward_vlm.r1.train_mini import train as train_mini
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
-from vision.config import read_json, to_dict
-from vision.files import atomic_path
-from vision.report import plot_panels, table, write_run, write_table
+from vision.config import to_dict
+from vision.job import Event, Job, Outcome, Show, keep_to, silent
+from vision.report import plot_panels, text_table, write_table
 
 ARMS = {
     "StableReinforce": StableReinforce(beta=0.0, skip_equal=False),
@@ -56,7 +54,7 @@ class R1Benchmark:
     seeds: int = 3
     """Runs per arm (stress)."""
     optimizer: Literal["adamw", "sgd"] = "sgd"
-    """See `R1Training` (stress)."""
+    """What makes steps of gradients (stress)."""
     rate: float = 1.0
     """Learning rate (stress)."""
     age: int = 16
@@ -79,14 +77,18 @@ class R1Benchmark:
             raise ValueError(f"batch must be at most 32 or a multiple of 32, got {self.batch}.")
 
 
-def main(options: R1Benchmark) -> int:
-    """Measure and write; returns 0."""
-    started = time.monotonic()
-    rows = overhead(options) if options.task == "overhead" else stress(options)
-    Console(width=160).print(table(rows))
+def benchmark(options: R1Benchmark, show: Show = silent) -> Outcome:
+    """Measure what is not measured yet, and show the table.
+
+    Raises:
+        ValueError: the folder holds runs of other options.
+    """
+    job = Job(options.out, options, show=show)
+    rows = overhead(options) if options.task == "overhead" else stress(options, job)
+    show(Event("result", text_table(rows, digits=3), path=options.out))
     write_table(rows, options.out / f"{options.task}.json", options.out / f"{options.task}.csv")
-    write_run(options.out, options=to_dict(options), seconds=round(time.monotonic() - started, 1))
-    return 0
+    job.conclude("runs", len(rows), 0)
+    return Outcome(options.out, {f"{number}": row for number, row in enumerate(rows)})
 
 
 def overhead(options: R1Benchmark) -> list[dict[str, Any]]:
@@ -127,18 +129,14 @@ def overhead(options: R1Benchmark) -> list[dict[str, Any]]:
     return rows
 
 
-def stress(options: R1Benchmark) -> list[dict[str, Any]]:
+def stress(options: R1Benchmark, job: Job) -> list[dict[str, Any]]:
     """Accuracy on unseen pairs before and after every run, its largest gradient, and why it ended early.
 
     Raises:
         ValueError: the folder holds runs of other options.
     """
     facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "task", "seeds", "updates")}
-    begun = options.out / "begun.json"
-    if begun.exists() and read_json(begun) != facts:
-        raise ValueError(f"{options.out} holds runs of other options; name another folder, or remove it.")
-    with atomic_path(begun) as part:
-        part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    keep_to(options.out / "begun.json", facts)
     rows, accuracies, gradients = [], {}, {}
     for seed in range(options.seeds):
         recipe = MiniR1Training(
@@ -158,6 +156,7 @@ def stress(options: R1Benchmark) -> list[dict[str, Any]]:
                 tolerance=1.0, seed=seed,
                 objective=replace(objective, rollout_updates=options.age, temperature=options.temperature),
             ))  # fmt: skip
+            job.progress("training", len(rows) + 1, options.seeds * len(ARMS))
             log = read_log(folder / "log.jsonl")
             held = [(row["step"], row["held_out/accuracy"]) for row in log if "held_out/accuracy" in row]
             norms = [(row["step"], row["grad_norm"]) for row in log if "grad_norm" in row]

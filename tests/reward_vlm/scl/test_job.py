@@ -1,9 +1,8 @@
-"""scripts/answer.py: one question, files of them, resumption, bad input."""
+"""Answering as a job: one question, files of them, resumption, bad input."""
 
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 from PIL import Image
@@ -11,12 +10,12 @@ from PIL import Image
 from reward_vlm.data import question_json, write_rows
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.scl.corrector import SCLCorrector
+from reward_vlm.scl.job import AnswerOptions, answer_rows
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.vlm import Reply
-from scripts.answer import AnswerOptions, call, main
+from scripts.answer import main, parse
 from scripts.main import start
-from vision.job import silent
 
 QUICK = SCLOptions(("look again",), max_new_tokens=3, batch_size=2)
 
@@ -35,8 +34,13 @@ def command(rows, out, **changes):
     return AnswerOptions(**{"rows": rows, "out": out, "source": "builtin:tiny", "options": QUICK} | changes)
 
 
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path, monkeypatch):
-    straight = main(command(rows, tmp_path / "straight.jsonl"))
+    assert answer_rows(command(rows, tmp_path / "straight.jsonl")).code == 0
+    straight = read(tmp_path / "straight.jsonl")
     assert [row["row"] for row in straight] == [0, 1, 2, 3, 4]
     assert all(row["final"] == row["tried"][-1] and len(row["turns"]) == 4 for row in straight)
     assert ["answer" in row for row in straight] == [True, True, False, True, True]
@@ -50,17 +54,19 @@ def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path, monke
     with monkeypatch.context() as patched:
         patched.setattr(SCLCorrector, "batch", killed)
         with pytest.raises(ZeroDivisionError):
-            main(command(rows, out))
+            answer_rows(command(rows, out))
     with open(out, "a") as file:
         file.write('{"row": 2, "cut')
-    assert [row["row"] for row in main(command(rows, out))] == [2, 3, 4]
-    assert out.read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
-    assert main(command(rows, out)) == []
-    with pytest.raises(ValueError, match="made with other options"):
-        main(command(rows, out, options=SCLOptions(max_new_tokens=4)))
+    events = []
+    answer_rows(command(rows, out, options=SCLOptions(("look again",), max_new_tokens=3, batch_size=3)), events.append)
+    assert "5 questions (2 done before)" in events[-1].text
+    again = read(out)
+    assert [row["turns"] for row in again] == [row["turns"] for row in straight]
+    with pytest.raises(ValueError, match="begun with other options"):
+        answer_rows(command(rows, out, options=SCLOptions(max_new_tokens=4)))
 
 
-def test_a_row_that_turns_bad_keeps_the_finished_ones(rows, tmp_path, monkeypatch, capsys):
+def test_rows_that_turn_bad_keep_the_finished_ones(rows, tmp_path, monkeypatch, capsys):
     whole = SCLCorrector.batch
 
     def later(self, questions, options):
@@ -71,20 +77,21 @@ def test_a_row_that_turns_bad_keeps_the_finished_ones(rows, tmp_path, monkeypatc
 
     monkeypatch.setattr(SCLCorrector, "batch", later)
     words = ["--rows", str(rows), "--out", str(tmp_path / "out.jsonl"), "--source", "builtin:tiny"]
-    monkeypatch.setattr(sys, "argv", ["answer.py", *words, "--batch-size", "2", "--max-new-tokens", "2"])
+    monkeypatch.setattr("sys.argv", ["answer.py", *words, "--batch-size", "2", "--max-new-tokens", "2"])
     with pytest.raises(SystemExit) as stop:
         start("answer")
-    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    told = capsys.readouterr()
+    assert stop.value.code == 2 and [f"question {n}: " in told.err for n in (3, 4, 5)] == [True] * 3
+    assert len(read(tmp_path / "out.jsonl")) == 2 and "2 questions, 3 refused" in told.out
 
 
 def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch, capsys):
     rows.write_text(rows.read_text() + '{"question": "q", "options": {"A": "a", "B": "b"}, "answer": "C"}\n')
     with pytest.raises(ValueError, match="line 6: answer must be one of A, B"):
-        main(command(rows, tmp_path / "out.jsonl"))
+        answer_rows(command(rows, tmp_path / "out.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()
-    assert len(main(command(rows, tmp_path / "out.jsonl", skip_bad=True))) == 5
-    assert "Left out: " in capsys.readouterr().err
+    assert main(command(rows, tmp_path / "out.jsonl", skip_bad=True)) == 2
+    assert "Left out: " in capsys.readouterr().err and len(read(tmp_path / "out.jsonl")) == 5
     (tmp_path / "empty.jsonl").write_text("\n")
     one = ["--question", "q", "--choices", "a", "b"]
     bad = [
@@ -92,6 +99,7 @@ def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch
         (["--rows", str(rows)], "needs a file --out"),
         (["--rows", str(rows), "--out", "o", "--choices", "a", "b"], "belong to one --question"),
         ([*one, "--out", "o"], "--out belongs to --rows"),
+        ([*one, "--max-new-tokens", "0"], "max_new_tokens must be at least 1, got 0"),
         ([*one, "--judge", "builtin:tiny"], "with --accept better alone"),
         ([*one, "--reviews", "5"], "a number from 0 to 3 or a text, got 5"),
         ([*one, "--accept", "never"], "never"),
@@ -102,7 +110,7 @@ def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch
         (["--rows", "none.jsonl", "--out", str(tmp_path / "x.jsonl")], "There is no file none.jsonl"),
     ]
     for words, sentence in bad:
-        monkeypatch.setattr(sys, "argv", ["answer.py", *words])
+        monkeypatch.setattr("sys.argv", ["answer.py", *words])
         with pytest.raises(SystemExit) as stop:
             start("answer")
         assert stop.value.code == 2
@@ -129,8 +137,7 @@ def test_one_question_shows_first_and_final_answer(tmp_path, monkeypatch, capsys
     Image.new("RGB", (56, 56), "red").save(tmp_path / "red.png")
     monkeypatch.setattr(SCLCorrector, "from_pretrained", lambda *_, judge=None, **__: SCLCorrector(Says(), judge=judge))
     monkeypatch.setattr(R1Judge, "from_pretrained", lambda *_, **__: R1Judge(First()))
-    words = [
-        "answer.py",
+    asked = [
         "--question",
         "what colour ?",
         "--choices",
@@ -138,21 +145,21 @@ def test_one_question_shows_first_and_final_answer(tmp_path, monkeypatch, capsys
         "blue",
         "--image",
         str(tmp_path / "red.png"),
+        "--source",
+        "x",
     ]
-    monkeypatch.setattr(sys, "argv", words)
-    call(sys.argv[1:], silent)
+    assert main(parse(asked)) == 0
     assert capsys.readouterr().out == "first: B. blue\n  I see. ## B ##\nfinal: A. red\n  I see. ## A ##\n"
-    monkeypatch.setattr(sys, "argv", [*words, "--accept", "better"])
-    call(sys.argv[1:], silent)
+    assert main(parse([*asked, "--accept", "better"])) == 0
     assert "final: B. blue" in capsys.readouterr().out
 
 
 def test_right_answers_are_counted_over_the_whole_file(rows, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(SCLCorrector, "from_pretrained", lambda *_, **__: SCLCorrector(Says()))
-    monkeypatch.setattr(sys, "argv", ["answer.py", "--rows", str(rows), "--out", str(tmp_path / "out.jsonl")])
+    options = parse(["--rows", str(rows), "--out", str(tmp_path / "out.jsonl")])
     answers = [json.loads(line).get("answer") for line in rows.read_text().splitlines()]
-    for made in (5, 0):
-        call(sys.argv[1:], silent)
-        told = capsys.readouterr().out
-        assert told.startswith(f"{made} questions answered now; ")
-        assert f"{answers.count('B')} first and {answers.count('A')} final answers of 4 are right." in told
+    for earlier in ("", " (5 done before)"):
+        assert main(options) == 0
+        told = capsys.readouterr()
+        assert f"{answers.count('B')} first and {answers.count('A')} final answers of 4 are right." in told.err
+        assert f"5 questions{earlier}; out.run.json says how." in told.out

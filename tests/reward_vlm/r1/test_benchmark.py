@@ -1,4 +1,4 @@
-"""scripts/benchmark.py r1: the stress runs' table and picture, and that finished runs are not repeated."""
+"""The stress runs' table and picture, and that finished runs are not repeated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from reward_vlm.data import preference_json, write_rows
+from reward_vlm.r1 import benchmark as module
+from reward_vlm.r1.benchmark import ARMS, R1Benchmark, benchmark
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Config
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import tiny_chat_model
-from scripts import benchmark_r1
-from scripts.benchmark_r1 import ARMS, R1Benchmark, main
 
 
 def test_every_algorithm_runs_once_from_the_same_start(tmp_path, monkeypatch):
@@ -25,15 +25,15 @@ def test_every_algorithm_runs_once_from_the_same_start(tmp_path, monkeypatch):
             start / "data" / f"{name}.jsonl", [preference_json(p, start / "data") for p in scene_pairs(seed, count)]
         )
     options = R1Benchmark(tmp_path, "stress", seeds=1, age=2, rounds=2, batch=2, pairs=2)
-    assert main(options) == 0
+    assert benchmark(options).code == 0
     rows = json.loads((tmp_path / "stress.json").read_text())
     assert [row["arm"] for row in rows] == list(ARMS) and {row["ended"] for row in rows} == {"as planned"}
     assert len({row["accuracy_before"] for row in rows}) == 1 and all(row["largest_gradient"] > 0 for row in rows)
     assert Image.open(tmp_path / "curves.png").format == "PNG"
-    monkeypatch.setattr(benchmark_r1, "train", None)
-    assert main(options) == 0 and json.loads((tmp_path / "stress.json").read_text()) == rows
-    with pytest.raises(ValueError, match="holds runs of other options"):
-        main(replace(options, rate=0.5))
+    monkeypatch.setattr(module, "train", None)
+    assert benchmark(options).code == 0 and json.loads((tmp_path / "stress.json").read_text()) == rows
+    with pytest.raises(ValueError, match="was begun with other options"):
+        benchmark(replace(options, rate=0.5))
 
 
 def test_options_that_cannot_be_run_are_refused(tmp_path):

@@ -1,0 +1,188 @@
+"""Judging as a job: one question, files of them, resumption, bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reward_vlm.data import write_rows
+from reward_vlm.photo_pairs import QUESTION, spoil
+from reward_vlm.r1.job import JudgeOptions, judge_question, judge_rows
+from reward_vlm.r1.judge import R1Judge, Vote, tally
+from reward_vlm.r1.options import R1Options
+from reward_vlm.vlm import Reply
+from scripts.judge import main
+from scripts.main import start
+
+CAT = Path(__file__).parents[3] / "examples" / "cat.jpg"
+QUICK = R1Options(max_new_tokens=3, batch_size=2)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Five questions about pictures, one of them with pictures as answers and one with three answers."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    Image.new("RGB", (60, 60), "red").save(folder / "red.png")
+    red = {"image": "red.png"}
+    questions = [{"question": "q", "answers": ["a", "b"], "image": "red.png", "id": str(n)} for n in range(3)]
+    questions += [{"question": "q", "answers": [red, red]}, {"question": "q", "answers": ["a", "b", "c"]}]
+    write_rows(folder / "rows.jsonl", questions)
+    return folder / "rows.jsonl"
+
+
+def command(rows, out, **changes):
+    return JudgeOptions(**{"rows": rows, "out": out, "source": "builtin:tiny", "options": QUICK} | changes)
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path, monkeypatch):
+    sampled = R1Options(max_new_tokens=3, batch_size=2, temperature=1.0)
+    assert judge_rows(command(rows, tmp_path / "straight.jsonl", options=sampled)).code == 0
+    straight = read(tmp_path / "straight.jsonl")
+    assert [row["row"] for row in straight] == [0, 1, 2, 3, 4]
+    assert [row["id"] for row in straight[:3]] == ["0", "1", "2"]
+    assert [len(row["scores"]) for row in straight] == [2, 2, 2, 2, 3] and len(straight[4]["votes"]) == 6
+    whole, calls = R1Judge.batch, []
+
+    def killed(self, *arguments):
+        calls.append(1)
+        return whole(self, *arguments) if len(calls) < 2 else 1 / 0
+
+    out = tmp_path / "killed.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(R1Judge, "batch", killed)
+        with pytest.raises(ZeroDivisionError):
+            judge_rows(command(rows, out, options=sampled))
+    with open(out, "a") as file:
+        file.write('{"row": 2, "cut')
+    events = []
+    assert len(judge_rows(command(rows, out, options=sampled), events.append).items) == 5
+    assert "5 questions (2 done before)" in events[-1].text
+    assert [event.done for event in events if event.kind == "progress"] == [4, 5]
+    for first, second in zip(read(out), straight, strict=True):
+        assert [vote["text"] for vote in first["votes"]] == [vote["text"] for vote in second["votes"]]
+    judge_rows(command(rows, out, options=sampled), events.append)
+    assert "5 questions (5 done before)" in events[-1].text
+    assert json.loads((tmp_path / "killed.run.json").read_text())["questions"] == 5
+    with pytest.raises(ValueError, match="begun with other options"):
+        judge_rows(command(rows, out, options=replace(sampled, max_new_tokens=4)))
+    rows.write_text(rows.read_text().replace('"a"', '"z"', 1))
+    with pytest.raises(ValueError, match="begun with other options or data: rows"):
+        judge_rows(command(rows, out, options=sampled))
+
+
+def test_a_file_that_somebody_else_wrote_is_not_continued(rows, tmp_path):
+    (tmp_path / "notes.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="was not made by this job"):
+        judge_rows(command(rows, tmp_path / "notes.jsonl"))
+    assert (tmp_path / "notes.jsonl").read_text() == "{}\n"
+
+
+def test_a_row_that_cannot_be_judged_costs_a_sentence_and_its_own_result(rows, tmp_path, monkeypatch):
+    whole = R1Judge.batch
+
+    def narrow(self, queries, options):
+        if any(query.media == () and len(query.answers) == 2 for query in queries):  # the fourth row
+            raise ValueError("a picture is too narrow.")
+        return whole(self, queries, options)
+
+    monkeypatch.setattr(R1Judge, "batch", narrow)
+    events = []
+    outcome = judge_rows(command(rows, tmp_path / "out.jsonl"), events.append)
+    assert outcome.code == 2 and [row["row"] for row in read(tmp_path / "out.jsonl")] == [0, 1, 2, 4]
+    refused = [event.text for event in events if event.kind == "refused"]
+    assert refused == [f"{rows} question 4: a picture is too narrow."]
+    monkeypatch.setattr(R1Judge, "batch", whole)
+    assert judge_rows(command(rows, tmp_path / "out.jsonl")).code == 0
+    assert [row["row"] for row in read(tmp_path / "out.jsonl")] == [0, 1, 2, 4, 3]
+
+
+def test_a_full_disk_ends_the_job_with_one_sentence(rows, tmp_path, monkeypatch):
+    events = []
+    judge_rows(command(rows, tmp_path / "out.jsonl"))
+    (tmp_path / "out.jsonl").write_text("")
+    (tmp_path / "out.jsonl").chmod(0o444)
+    monkeypatch.setattr("builtins.open", _full(tmp_path / "out.jsonl"))
+    with pytest.raises(ValueError, match=r"Cannot write .*out.jsonl: No space left on device."):
+        judge_rows(command(rows, tmp_path / "out.jsonl"), events.append)
+    assert not [event for event in events if event.kind == "refused"]
+
+
+def _full(path):
+    own = open
+
+    def opened(name, mode="r", **settings):
+        if Path(str(name)) == path and "a" in mode:
+            raise OSError(28, "No space left on device")
+        return own(name, mode, **settings)
+
+    return opened
+
+
+def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch, capsys):
+    rows.write_text(rows.read_text() + '{"question": "q", "answers": ["a"]}\n')
+    with pytest.raises(ValueError, match="line 6: answers must be a list of two or more"):
+        judge_rows(command(rows, tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()
+    assert main(command(rows, tmp_path / "out.jsonl", skip_bad=True)) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("Left out: ") and len(read(tmp_path / "out.jsonl")) == 5
+    assert "5 questions, 1 refused" in told.out
+    two = ["--question", "q", "--answers", "a", "b"]
+    bad = [
+        (["--rows", str(rows)], "needs a file --out"),
+        (["--question", "q", "--answers", "a"], "two or more --answers"),
+        ([*two, "--pictures", "a.png", "b.png"], "two or more --answers, or two or more --pictures"),
+        ([], "Give either one --question with its --answers"),
+        ([*two, "--out", "o"], "--out belongs to --rows"),
+        ([*two, "--skip-bad"], "--skip-bad belongs to --rows"),
+        (["--rows", str(rows), "--out", "o", "--answers", "a", "b"], "--answers belong to one --question"),
+        ([*two, "--windows", "4"], "give --pictures too"),
+        ([*two, "--max-new-tokens", "0"], "max_new_tokens must be at least 1, got 0"),
+        ([*two, "--top-p", "0"], "top_p must lie in (0, 1], got 0.0"),
+        ([*two, "--source", "builtin:tiny", "--variant", "scenes"], "leave out --source"),
+        ([*two, "--source", "./missing"], "There is no folder or file missing."),
+        ([*two, "--image", "none.png", "--source", "builtin:tiny"], "There is no file"),
+        ([*two, "--device", "abacus"], "There is no device 'abacus'"),
+    ]
+    for words, sentence in bad:
+        monkeypatch.setattr("sys.argv", ["judge.py", *words])
+        with pytest.raises(SystemExit) as stop:
+            start("judge")
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
+
+
+def test_pictures_are_compared_pixel_for_pixel(tmp_path):
+    good = Image.open(CAT).convert("RGB")
+    good.save(tmp_path / "good.png")
+    spoil(good, "noise", 0.7, np.random.default_rng(0)).save(tmp_path / "noisy.png")
+    pictures = (tmp_path / "noisy.png", tmp_path / "good.png")
+    options = JudgeOptions(question=QUESTION, pictures=pictures, variant="restoration")
+    found = judge_question(options)
+    assert found.choice == 1 and found.scores[1] > 0.9 and len(found.votes) == 4 * 2
+    assert len(judge_question(replace(options, windows=0)).votes) == 2
+
+
+def test_words_that_the_weights_never_saw_are_named():
+    events = []
+    judge_question(JudgeOptions(question="is the zebra red ?", answers=("yes", "no"), options=QUICK), events.append)
+    assert [event.text for event in events if "zebra" in event.text and "never saw" in event.text]
+    assert not any("'red'" in event.text for event in events)
+
+
+def test_one_question_prints_reasons_and_scores(monkeypatch, capsys):
+    votes = [Vote((0, 1), winner, Reply(f"<think>because {winner}</think>", -1.0, 3, True)) for winner in (1, 1, 1, 0)]
+    monkeypatch.setattr("scripts.judge.judge_question", lambda *_: tally(2, votes))
+    assert main(JudgeOptions(question="q", answers=("one", "two"))) == 0
+    assert capsys.readouterr().out == "because 1\n  0.25  one\n* 0.75  two\n"
