@@ -7,18 +7,13 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
-from vision.config import UNNAMED, Positional
+from restoration.restorer import Restorer, find_system
+from vision.config import UNNAMED, Positional, to_dict
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
 
-PRETRAINED = Path(__file__).parent / "pretrained"
-SYSTEMS = {  # name -> module, pipeline, its options
-    "iter": ("restoration.iter", "ITERRestorer", "ITERCommand"),
-    "pasd": ("restoration.pasd", "PASDRestorer", "PASDCommand"),
-}
 NEUTRAL = ("inputs", "device", "compare", "previews", "max_pixels")
 """Options that leave a result as it is."""
 T = TypeVar("T")
@@ -38,9 +33,11 @@ class RestoreOptions(Generic[T]):
     """Folder for the results. They keep the names of their inputs: a.png becomes a.png, a.jpg becomes a_jpg.png."""
     options: Annotated[T, UNNAMED]
     """What the system may change."""
-    system: Literal["iter", "pasd"] = "iter"
-    """Which system restores; --help beside it lists that system's options. Take iter, or pasd with published weights
-    (--source): the small ones of pasd that come with the project only show the machinery."""
+    system: str = "iter"
+    """Which system restores; --help beside it lists that system's options. iter; iter:photo@0.5 or iter:clean@1
+    (weights and fidelity); pasd or pasd:PRESET (the small weights that come with the project only show the machinery;
+    name published ones with --source); network:FILE, any network that spandrel reads; my_file.py:MyRestorer, a class of
+    your own; bicubic; none."""
     source: str | None = None
     """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
     device: str = "auto"
@@ -69,8 +66,6 @@ class RestoreOptions(Generic[T]):
             raise ValueError(f"best_of must be at least 1, got {self.best_of}.")
         if self.judge is not None and self.best_of == 1:
             raise ValueError("A judge picks the best of several results; give --best-of as well.")
-        if self.best_of > 1 and not hasattr(self.options, "seed"):
-            raise ValueError("--best-of needs a system whose results depend on a seed.")
         if not self.inputs:
             raise ValueError("Name at least one image, folder or .txt list to restore.")
         if self.max_pixels < 1:
@@ -104,19 +99,15 @@ class _Restoring:
     """One run of `restore`: networks are loaded when the first picture needs them."""
 
     def __init__(self, options: RestoreOptions[Any], show: Show, load_judge: Callable[..., PairJudge] | None):
-        from vision.hub import on_disk
-
         if options.best_of > 1 and load_judge is None:
             raise ValueError("best_of asks a judge; give load_judge.")
-        loading = getattr(options.options, "loading", {})
-        further = [loading[name] for name in ("pasd", "style") if loading.get(name) is not None]
-        embedded = PRETRAINED / f"{options.system}-mini"
-        weights = [embedded] * embedded.exists() if options.source is None else [on_disk(options.source, None)]
-        files = [*weights, *(on_disk(path, None) for path in further)]
+        self.system = find_system(options.system)
+        self.chosen = self.system.completed(options.options)
+        files = self.system.weights(options.source, self.chosen)
         self.options, self.load_judge = options, load_judge
         self.device = choose_device(options.device)
         self.job = Job(options.out, options, neutral=NEUTRAL, files=files, show=show, overwrite=options.overwrite)
-        self.restorer: Any = None
+        self.restorer: Restorer | None = None
         self.judge: PairJudge | None = None
 
     def run(self) -> Outcome:
@@ -124,7 +115,7 @@ class _Restoring:
             with self.job.attempt(item):
                 self._item(item)
             self.job.progress("restoring", item.number + 1, item.total)
-        seed = getattr(self.options.options, "seed", None)
+        seed = to_dict(self.chosen).get("seed")
         return self.job.finish("images", source=self.options.source, seed=seed, device=str(self.device))
 
     def _item(self, item: Item) -> None:
@@ -141,10 +132,10 @@ class _Restoring:
         redo = not done or (options.previews and not item.has(previews))
         if not redo and (item.has(compared) or not options.compare):
             return
-        if redo and self.restorer is None:
-            self.restorer = self.job.needs(self._load)
         if redo:
-            height, width = self.restorer.output_size(loaded.rgb.height, loaded.rgb.width, options.options)
+            self.restorer = self.restorer or self.job.needs(self._load)
+            self._check(loaded)
+            height, width = self.restorer.output_size(loaded.rgb.height, loaded.rgb.width, self.chosen)
             check_format(item.path, width, height)
         with item.results(*[compared] * options.compare, keep=done) as folder:
             result = folder / item.name if redo else item.path
@@ -153,14 +144,28 @@ class _Restoring:
             if options.compare:
                 _compare(loaded, result, folder / compared)
 
+    def _check(self, loaded: Any) -> None:
+        """Whether the restorer can do what is asked, with this picture.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        facts = self.restorer.facts(self.chosen)
+        dial = "; give a --fidelity below 1" if "fidelity" in to_dict(self.chosen) else ""
+        if self.options.best_of > 1 and not facts.seed:
+            raise ValueError(f"best_of compares seeds, and this result of {facts.name} depends on none{dial}.")
+        if self.options.previews and not facts.steps:
+            raise ValueError(f"previews show steps, and this result of {facts.name} is made in one{dial}.")
+        if min(loaded.rgb.size) < facts.smallest:
+            size = f"{loaded.rgb.width} x {loaded.rgb.height}"
+            raise ValueError(f"{facts.name} needs at least {facts.smallest} pixels per side, got {size}.")
+
     def _restore(self, item: Item, loaded: Any, result: Path, previews: Path | None) -> None:
         """Restore a picture into a file: once, or with several seeds of which the judge keeps one."""
-        options, count = self.options.options, self.options.best_of
+        options, count = self.chosen, self.options.best_of
         if count == 1:
             self._write(item, loaded, result, options, previews)
             return
-        if not self.restorer.uses_seed(options):
-            raise ValueError("best_of compares seeds, and this result depends on none; give a --fidelity below 1.")
         self.judge = self.judge or self.job.needs(self.load_judge, self.options.judge)
         candidates, best = result.parent / ".candidates", None
         for number, seed in enumerate(range(options.seed, options.seed + count)):
@@ -181,6 +186,8 @@ class _Restoring:
         def progress(part: float) -> None:
             self.job.progress("restoring", item.number + begin + part / of, item.total)
 
+        if self.restorer.facts(options).copies and self.options.background is None and _copied(item.input, result):
+            return
         pixels = to_tensor(loaded)
         height, width = self.restorer.output_size(*pixels.shape[-2:], options)
         observers = [] if previews is None else [_previews(self.restorer, previews)]
@@ -190,16 +197,26 @@ class _Restoring:
         except RuntimeError as error:  # torch has no type of its own for a CPU whose memory is full
             if "memory" not in str(error):
                 raise
-            raise ValueError("There is not enough memory; choose a smaller --tile.") from error
+            advice = "; choose a smaller --tile" if self.restorer.facts(options).tiling else ""
+            raise ValueError(f"There is not enough memory{advice}.") from error
 
-    def _load(self) -> Any:
+    def _load(self) -> Restorer:
         import torch
 
-        module, name, _ = SYSTEMS[self.options.system]
-        chosen = getattr(self.options.options, "loading", {})
-        pipeline = getattr(import_module(module), name)
         dtype = getattr(torch, self.options.dtype)
-        return pipeline.from_pretrained(self.options.source, device=self.device, dtype=dtype, **chosen)
+        return self.system.load(self.options.source, self.chosen, device=self.device, dtype=dtype)
+
+
+def _copied(source: Path, result: Path) -> bool:
+    """Copy the file of a picture, if its format is that of the result's name; whether it is."""
+    import PIL.Image
+
+    with PIL.Image.open(source) as image:
+        same = image.format == PIL.Image.registered_extensions()[result.suffix]
+    if same:
+        result.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, result)
+    return same
 
 
 def _compare(loaded: Any, result: Path, path: Path) -> None:

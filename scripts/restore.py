@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ if not __package__:  # run as a file
     from scripts.main import start
 
     start("restore")
-from restoration.job import PRETRAINED, SYSTEMS, RestoreOptions, restore
-from vision.config import cli
+from restoration.job import RestoreOptions, restore
+from restoration.restorer import find_system
+from vision.config import cli, fail
 from vision.job import Show
 
 from .terminal import Terminal
@@ -32,12 +32,14 @@ from .terminal import Terminal
 
 def parse(arguments: Sequence[str]) -> RestoreOptions[Any]:
     """Options from the command line; --system decides which there are."""
-    words = " ".join(arguments).replace("=", " ").split()
-    system = words[words.index("--system") + 1] if "--system" in words[:-1] else "iter"
-    module, _, name = SYSTEMS.get(system, SYSTEMS["iter"])
-    options = RestoreOptions[getattr(import_module(module), name)]
-    embedded = PRETRAINED / ("iter-mini/photo" if system != "pasd" else "pasd-mini") / "config.json"
-    return cli(options, prog="burnish restore", description=__doc__, args=arguments, embedded=embedded)
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--system=") else [word])]
+    name = words[words.index("--system") + 1] if "--system" in words[:-1] else "iter"
+    try:
+        system = find_system(name)
+        options = RestoreOptions[system.options]
+    except (ValueError, FileNotFoundError) as error:
+        fail(str(error))
+    return cli(options, prog="burnish restore", description=__doc__, args=arguments, embedded=system.config)
 
 
 def main(options: RestoreOptions[Any], show: Show | None = None) -> int:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, get_type_hints
 
 import PIL.Image
 import pytest
 
-from restoration import job
+from scripts import restore
 from scripts.main import COMMANDS
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -54,17 +52,12 @@ def test_links_lead_somewhere(page):
         assert ((PROJECT / page).parent / link).exists(), link
 
 
-def test_a_restorer_of_twenty_lines_restores(tmp_path, monkeypatch):
+def test_a_restorer_of_twenty_lines_restores(tmp_path):
     (block,) = blocks(CONTRIBUTING)
     assert len([line for line in block.splitlines() if line.strip()]) <= 20
-    home = type(job)("nearest")
-    monkeypatch.setitem(sys.modules, "nearest", home)
-    home.__dict__["__name__"] = "nearest"
-    exec(block, home.__dict__)
-    monkeypatch.setitem(job.SYSTEMS, "nearest", ("nearest", "NearestRestorer", "NearestOptions"))
+    (tmp_path / "my_file.py").write_text(block, encoding="utf-8")
     PIL.Image.effect_noise((9, 7), 50).convert("RGB").save(tmp_path / "a.png")
-    options = job.RestoreOptions((tmp_path / "a.png",), tmp_path / "out", home.NearestOptions(3), system="nearest")
-    assert job.restore(options).code == 0
-    assert get_type_hints(job.RestoreOptions)["system"] == Literal["iter", "pasd"]
+    words = [str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--scale", "3", "--device", "cpu"]
+    assert restore.main(restore.parse([*words, "--system", f"{tmp_path}/my_file.py:MyRestorer"])) == 0
     with PIL.Image.open(tmp_path / "a.png") as small, PIL.Image.open(tmp_path / "out" / "a.png") as large:
         assert large.tobytes() == small.resize((27, 21), PIL.Image.Resampling.NEAREST).tobytes()

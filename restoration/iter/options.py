@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -117,11 +117,6 @@ class ITERCommand(ITEROptions):
     variant: Variant | None = None
     """Which of the weights that come with the project: photo (also when None) for photographs with real faults, clean
     for sharp pictures that are only small."""
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        """Arguments of `ITERRestorer.from_pretrained`."""
-        return {} if self.variant is None else {"variant": self.variant}
 
 
 BUILTIN = {

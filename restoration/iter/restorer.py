@@ -10,23 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restoration.bands import resized, scaled, tiled, whole
 from restoration.iter.mini import MiniITER
 from restoration.iter.options import BUILTIN, ITERConfig, ITEROptions, Variant
 from restoration.iter.published import PublishedITER
 from restoration.iter.sampling import Keep, PlacedNoise, SamplingOptions, TokenSampler, TokenState
+from restoration.restorer import Facts
 from vision import hub
 from vision.config import load_config, save_config
-from vision.images import ImageLike, as_loaded, keep_grey, pad_to, pad_to_multiple, to_pil, to_tensor, to_uint8
+from vision.images import ImageLike, keep_grey, pad_to, pad_to_multiple, to_tensor
 from vision.refine import PerItem, Step
-from vision.resize import imresize_bands
 from vision.tiles import Box, Tiles
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "iter-mini"
@@ -42,6 +43,8 @@ class ITERRestorer:
         model: the network.
         config: what it was made with.
     """
+
+    Options = ITEROptions
 
     def __init__(self, model: nn.Module, config: ITERConfig):
         self.model, self.config = model, config
@@ -129,16 +132,7 @@ class ITERRestorer:
         Returns:
             What was given: PIL image (for paths too; transparency is enlarged beside), array, or float32 tensor.
         """
-        options = options or ITEROptions()
-        if isinstance(image, Tensor):
-            result = _join(self.bands(to_tensor(image), options, observers=observers, progress=progress))
-            return result if image.ndim == 4 else result[0]
-        loaded = None if isinstance(image, np.ndarray) else as_loaded(image)
-        pixels = to_tensor(image if loaded is None else loaded)
-        result = _join(self.bands(pixels, options, finish=to_uint8, observers=observers, progress=progress))
-        if loaded is None:
-            return result[0].permute(1, 2, 0).contiguous().numpy()
-        return loaded.with_colours(to_pil(result))
+        return whole(image, partial(self.bands, options=options, observers=observers, progress=progress))
 
     def bands(
         self,
@@ -161,22 +155,20 @@ class ITERRestorer:
         options = options or ITEROptions()
         self._check(options)
         finish = keep_grey(image, finish)
-        height, width = self.output_size(*image.shape[-2:], options)
-        if (height, width) == (image.shape[-2] * self.scale, image.shape[-1] * self.scale):
-            yield from self._bands(image, options, finish, list(observers), progress)
-            return
-        own = self._bands(image, options, lambda piece: piece, list(observers), progress)
-        for band in imresize_bands(own, image.shape[-2] * self.scale, (height, width)):
-            yield finish(band.clamp(0, 1))
+        own = scaled(*image.shape[-2:], self.scale)
+        make = partial(self._bands, image, options, observers=list(observers), progress=progress)
+        yield from resized(self.output_size(*image.shape[-2:], options), own, make, finish)
 
-    def uses_seed(self, options: ITEROptions | None = None) -> bool:
-        """Whether another seed gives another result."""
-        return self._fidelity(options or ITEROptions()) < 1
+    def facts(self, options: ITEROptions | None = None) -> Facts:
+        """What a caller must know of this restorer with these options."""
+        options = options or ITEROptions()
+        sampled = self._fidelity(options) < 1
+        scale = self.scale if options.scale is None else options.scale
+        return Facts("ITER", scale, tiling=options.tile != 0, seed=sampled, steps=sampled)
 
     def output_size(self, height: int, width: int, options: ITEROptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""
-        scale = self.scale if options is None or options.scale is None else options.scale
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        return scaled(height, width, self.facts(options).scale)
 
     def steps(
         self,
@@ -248,21 +240,10 @@ class ITERRestorer:
         if tiles is None or max(height, width) <= tiles.size:
             yield finish(self._restore(image, options, report))
             return
-        padded = pad_to_multiple(image, self.model.unit)
-        report.total = len(tiles.boxes(*padded.shape[-2:]))
+        report.total = len(tiles.boxes(*(math.ceil(side / tiles.unit) * tiles.unit for side in (height, width))))
         minimal = replace(options, padding="minimal")
-        left = height * self.scale
-        bands = tiles.bands(
-            lambda boxes, tile: self._restore(tile, minimal, report, boxes[0]),
-            padded,
-            scale=self.scale,
-            with_boxes=True,
-            finish=finish,
-        )
-        for band in bands:
-            if left > 0:
-                yield band[..., :left, : width * self.scale]
-            left -= band.shape[-2]
+        restore = lambda boxes, tile: self._restore(tile, minimal, report, boxes[0])  # noqa: E731
+        yield from tiled(image, restore, tiles, self.scale, finish)
 
     def _official_tiles(
         self, image: Tensor, options: ITEROptions, finish: Callable[[Tensor], Tensor], report: _Progress
@@ -391,11 +372,6 @@ class _Progress:
         self.done += 1
         if self.progress is not None:
             self.progress(self.done / self.total)
-
-
-def _join(bands: Iterable[Tensor]) -> Tensor:
-    bands = list(bands)
-    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
 
 
 def _build(config: ITERConfig) -> nn.Module:

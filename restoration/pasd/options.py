@@ -177,12 +177,6 @@ class PASDCommand(PASDOptions):
     compile: bool = False
     """Compile the networks: the first picture of a size takes minutes more, and the weights need twice the memory."""
 
-    @property
-    def loading(self) -> dict[str, Any]:
-        """Arguments of `PASDRestorer.from_pretrained`."""
-        names = ("pasd", "style", "style_weight", "scheduler", "compile")
-        return {name: getattr(self, name) for name in names}
-
 
 PRESETS: dict[str | None, dict[str, Any]] = {
     "faithful": {"guidance_scale": 3.0, "conditioning_scale": 1.1, "start_level": 600},

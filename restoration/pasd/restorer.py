@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from restoration.bands import scaled, whole
 from restoration.pasd.components import PASDComponents
 from restoration.pasd.memory import free_bytes, largest_tile, largest_vae_tile
 from restoration.pasd.options import PASDOptions
@@ -25,13 +25,14 @@ from restoration.pasd.predictor import BatchPredictor, NoisePredictor
 from restoration.pasd.prompts import Describer, full_prompt
 from restoration.pasd.sizes import Sizes, as_gray, finish, plan, prepare, transfer_chroma
 from restoration.pasd.unet import is_trained
+from restoration.restorer import Facts
 from vision.diffusion.backbone import (
     Text,
 )
 from vision.diffusion.denoise import At, Denoising, denoise_steps, set_steps
 from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, vae_tiles
 from vision.diffusion.tiling import GaussianTiles
-from vision.images import ImageLike, as_loaded, keep_grey, to_pil, to_tensor, to_uint8
+from vision.images import ImageLike, keep_grey, to_pil, to_tensor
 from vision.refine import Step, drain, item_generators
 from vision.refine.step import Stop
 from vision.tiles import Tiles
@@ -65,6 +66,14 @@ class Run:
 class PASDRestorer(PASDComponents):
     """Restores, colourizes and stylizes pictures; see `PASDComponents` for its parts."""
 
+    Options = PASDOptions
+
+    def facts(self, options: PASDOptions | None = None) -> Facts:
+        """What a caller must know of this restorer with these options; the scale is 1 where they give a size."""
+        options = (options or PASDOptions()).resolved(self.config)
+        scale = 1.0 if self.config.task == "colorize" or options.scale is None else options.scale
+        return Facts("PASD", scale, tiling=options.tile != 0, seed=True, steps=True)
+
     def output_size(self, height: int, width: int, options: PASDOptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""
         options = (options or PASDOptions()).resolved(self.config)
@@ -72,7 +81,7 @@ class PASDRestorer(PASDComponents):
             return height, width
         if options.size is not None:
             return options.size[1], options.size[0]
-        return max(1, round(height * options.scale)), max(1, round(width * options.scale))
+        return scaled(height, width, options.scale)
 
     def __call__(
         self,
@@ -97,18 +106,12 @@ class PASDRestorer(PASDComponents):
         Returns:
             What was given: PIL image (for paths too; transparency is enlarged beside), array, or float32 tensor.
         """
-        loaded = None if isinstance(image, (Tensor, np.ndarray)) else as_loaded(image)
-        pixels = to_tensor(image if loaded is None else loaded)
-        found = self.restore(pixels, options, prompts=prompts, observers=observers, progress=progress, **more)
-        if isinstance(image, Tensor):
-            return found if image.ndim == 4 else found[0]
-        if loaded is None:
-            return to_uint8(found)[0].permute(1, 2, 0).contiguous().numpy()
-        return loaded.with_colours(to_pil(found))
 
-    def uses_seed(self, options: PASDOptions | None = None) -> bool:
-        """Whether another seed gives another result: always."""
-        return True
+        def bands(pixels: Tensor, finish: Callable[[Tensor], Tensor] | None) -> Iterator[Tensor]:
+            found = self.restore(pixels, options, prompts=prompts, observers=observers, progress=progress, **more)
+            yield found if finish is None else finish(found)
+
+        return whole(image, bands)
 
     def bands(
         self,

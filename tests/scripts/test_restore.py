@@ -250,7 +250,12 @@ def test_devices_that_are_not_there_are_one_sentence(folder, tmp_path):
     [
         (["in", "--out", "o", "--fidelitee", "1"], "--fidelitee"),
         (["in", "--out", "o", "--fidelity", "3"], "fidelity must lie in [0, 1], got 3.0."),
-        (["in", "--out", "o", "--system", "none"], "none"),
+        (["in", "--out", "o", "--system", "magic"], "There is no system 'magic'; choose none, bicubic, iter"),
+        (["in", "--out", "o", "--system", "bicubic:4"], "takes nothing after its name, got 'bicubic:4'"),
+        (["in", "--out", "o", "--system", "iter:sharp"], "must name one of photo, clean behind the colon, got 'sharp'"),
+        (["in", "--out", "o", "--system=pasd:quick"], "must name one of faithful, balanced, creative, fast behind"),
+        (["in", "--out", "o", "--system", "iter:photo@much"], "A fidelity is a number in [0, 1], got 'much'"),
+        (["in", "--out", "o", "--system", "nowhere.py:Mine"], "There is no file nowhere.py for the system"),
         (["in"], "--out"),
         (["--out", "o"], "Name at least one image"),
         (["in", "--out", "o", "--source", "./none"], "There is no folder or file"),

@@ -256,7 +256,7 @@ def test_only_sampled_texture_depends_on_the_seed(mini):
     image = noise_picture(1, 3, 8, 8)
     for fidelity in (None, 0.0, 0.5, 1.0):
         results = [mini(image, ITEROptions(threshold=1.1, fidelity=fidelity, seed=seed)) for seed in (0, 1)]
-        assert mini.uses_seed(ITEROptions(fidelity=fidelity)) is not torch.equal(*results)
+        assert mini.facts(ITEROptions(fidelity=fidelity)).seed is not torch.equal(*results)
 
 
 def test_grey_pictures_stay_grey_and_others_keep_their_colours(mini):
