@@ -87,8 +87,7 @@ def benchmark(options: GTRBenchmark, show: Show = silent) -> list[dict[str, obje
     }
     for name, make in stages.items():
         stage = make()
-        moves = stage.schedule[1:]  # without the one that only measures
-        timed(name, n, partial(refine, stage.fit, stage.propose, moves))
+        timed(name, n, partial(refine, stage.fit, stage.propose, stage.schedule))
     timed("B geometry step, dense", n, lambda: dense_geometry(fit, views, n, options.grid_size))
     if options.large:
         timed(f"surface of {options.large}^3, sparse", 1, lambda: _one_surface(fit, options.large))

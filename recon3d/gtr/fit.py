@@ -21,11 +21,14 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class At:
-    """Where a run is: a stage, the number of its move (0 measures only) and how many there are."""
+    """Where a run is."""
 
     stage: str
+    """Name of the stage."""
     number: int
+    """Of the move, from 1; 0 where the start was judged."""
     total: int
+    """Moves of the stage."""
     resolution: int = 0
     """Grid points per side of the surface, where there is one."""
 
@@ -216,17 +219,14 @@ class Budget:
             rules.append(no_progress(self.patience))
         return any_of(*rules) if rules else None
 
-    def judged(self, at: At) -> bool:
-        """Whether a verdict is due."""
-        return at.number % self.evaluate_every == 0 or at.number == at.total
+    def judged(self, at: At | None) -> bool:
+        """Whether a verdict is due: of the start (None), every few moves and of the last one."""
+        return at is None or at.number % self.evaluate_every == 0 or at.number == at.total
 
     def schedule(self, stage: str, resolutions: Sequence[int] = (0,)) -> list[At]:
-        """Move 0 measures only; the resolutions share the moves evenly, the last one is used for measuring."""
-        ats = [At(stage, 0, self.steps, resolutions[-1])]
-        for number in range(self.steps):
-            resolution = resolutions[number * len(resolutions) // self.steps]
-            ats.append(At(stage, number + 1, self.steps, resolution))
-        return ats
+        """The moves; the resolutions share them evenly."""
+        parts = (resolutions[number * len(resolutions) // self.steps] for number in range(self.steps))
+        return [At(stage, number, self.steps, resolution) for number, resolution in enumerate(parts, 1)]
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Stage:
     """The state: a `Fit`, or a mesh that keeps its topology."""
     schedule: list[At]
     propose: Callable[[Any, At], Any]
-    evaluate: Callable[[Any, At], Verdict]
+    evaluate: Callable[[Any, At | None], Verdict]
     stop: Callable[[Step], bool] | None = None
 
 

@@ -6,8 +6,8 @@ B. Geometry: marching cubes surfaces of the density are rendered and compared wi
 Vertices of the surface, once bumps are taken off it, or of a mesh whose faces must stay (rigged, unwrapped, hand-made),
    then descend on the same pictures. Their gradients are smoothed, so that the surface stays smooth. Not published.
 
-Every stage starts with a move that changes nothing and only measures, so that the best state is never worse than
-what the stage was given, in PSNR over the views it sees.
+Every stage judges its start, so that the best state is never worse than what the stage was given, in PSNR over the
+views it sees.
 """
 
 from __future__ import annotations
@@ -100,8 +100,6 @@ def volume_stage(
         return render_rays(field, origins[rays], directions[rays], fit.box, rates.samples, jitter=jitter)
 
     def propose(fit: Fit, at: At) -> Fit:
-        if at.number == 0:
-            return fit
         rays = draw(rates.rays if prior is None else rates.rays - rates.rays // 32, fit.generator)
         if prior is not None:
             rays = torch.cat([rays, draw(rates.rays // 32, fit.generator, 1)])
@@ -112,7 +110,7 @@ def volume_stage(
         return fit
 
     @torch.no_grad()
-    def evaluate(fit: Fit, at: At) -> Verdict:
+    def evaluate(fit: Fit, at: At | None) -> Verdict:
         if not budget.judged(at):
             return Verdict()
         rgb, _ = march(judged_rays, None)
@@ -177,8 +175,6 @@ def geometry_stage(
         return ray_opacity_loss(fit.density(points)[:, None], lengths, hit)
 
     def propose(fit: Fit, at: At) -> Fit:
-        if at.number == 0:
-            return fit
         chosen = torch.randperm(len(views), generator=fit.generator)[: rates.views].tolist()
         loss = rates.ray_opacity * empty_space(fit)
         vertices, faces = fit.surface(at.resolution, level)
@@ -188,7 +184,7 @@ def geometry_stage(
         return fit
 
     @torch.no_grad()
-    def evaluate(fit: Fit, at: At) -> Verdict:
+    def evaluate(fit: Fit, at: At | None) -> Verdict:
         if not budget.judged(at):
             return Verdict()
         vertices, faces = fit.surface(budget_resolution, level)
@@ -266,8 +262,6 @@ def vertex_stage(
     judged = views[spread_over(len(views), rates.judged_views)]
 
     def propose(fit: MeshFit, at: At) -> MeshFit:
-        if at.number == 0:
-            return fit
         chosen = torch.randperm(len(views), generator=fit.generator)[: rates.views].tolist()
         mesh, loss = fit.current(), fit.places.new_zeros(())
         for number in chosen:
@@ -284,7 +278,7 @@ def vertex_stage(
         return fit
 
     @torch.no_grad()
-    def evaluate(fit: MeshFit, at: At) -> Verdict:
+    def evaluate(fit: MeshFit, at: At | None) -> Verdict:
         if not budget.judged(at):
             return Verdict()
         shown = render(fit.current(), judged.cameras, color=color)

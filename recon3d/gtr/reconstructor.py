@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from recon3d.cameras import surround
 from recon3d.gtr.fields import TriplaneField
-from recon3d.gtr.fit import Budget, Fit, MeshFit, Stage, new_fit, new_mesh_fit, pack, unpacker
+from recon3d.gtr.fit import At, Budget, Fit, MeshFit, Stage, new_fit, new_mesh_fit, pack, unpacker
 from recon3d.gtr.geometry import (
     VolumeRates,
     geometry_stage,
@@ -35,9 +34,8 @@ from recon3d.smoothing import drop_crumbs, smooth
 from recon3d.surfaces import drop_hidden, simplify
 from recon3d.views import Views
 from vision.config import load_config, save_config
-from vision.files import atomic_path
 from vision.hub import find, load_weights, read_index, save_weights, write_index
-from vision.refine import Step, checkpoints, load_checkpoint, refine_steps
+from vision.refine import Step, checkpoints, load_checkpoint, observed, refine_steps
 
 COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
 MAX_FACES = 200_000
@@ -304,7 +302,7 @@ class GTRReconstructor:
         shape = new_mesh_fit(smooth(surface), torch.Generator().manual_seed(options.seed))
         budget = Budget(2 * options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=20)
         stage = vertex_stage(shape, run.views, budget, color=fit.color, name="surface")
-        rough = stage.evaluate(new_mesh_fit(surface, shape.generator), stage.schedule[0]).score
+        rough = stage.evaluate(new_mesh_fit(surface, shape.generator), None).score
         yield from run.stage(stage)
         _, smoothed = run.scores["surface"]
         run.scores["surface"] = rough, smoothed
@@ -353,17 +351,10 @@ class _Run:
 
     def stage(self, stage: Stage, keep_last: bool = False) -> Generator[Step, None, None]:
         """Run one stage with checkpoints; the fit then holds its best state (or its last)."""
-        name = stage.name
-        fit: Fit | MeshFit = stage.fit
-        trace: list[Callable[[Step], object]] = []
-        resume, before = None, None
-        if self.folder is not None:
-            before_file = self.folder / name / "before.json"
-            trace.append(checkpoints(self.folder / name, every=5, pack=pack))
-            resume = load_checkpoint(self.folder / name, unpack=unpacker(fit))
-            before = json.loads(before_file.read_text()) if resume is not None else None
-        last = resume
-        for step in refine_steps(
+        name, fit = stage.name, stage.fit
+        folder = None if self.folder is None else self.folder / name
+        resume = last = None if folder is None else load_checkpoint(folder, unpack=unpacker(fit))
+        steps = refine_steps(
             fit,
             stage.propose,
             stage.schedule,
@@ -371,22 +362,15 @@ class _Run:
             stop=stage.stop,
             keep_best=lambda state: state.weights(),
             resume=resume,
-        ):
-            last = step
-            if before is None:
-                before = float(step.score)
-                if self.folder is not None:
-                    with atomic_path(before_file) as part:
-                        part.write_text(json.dumps(before))
-            for observe in trace:
-                observe(step)
-            yield step
-        assert last is not None and before is not None, "a schedule has at least its measuring move"
-        if self.folder is not None and last is not resume:
-            checkpoints(self.folder / name, pack=pack)(last)
+            evaluate_start=True,
+        )
+        for last in observed(steps, [] if folder is None else [checkpoints(folder, every=5, pack=pack)]):
+            yield last if last.at else replace(last, at=At(name, 0, len(stage.schedule)))
+        if folder is not None and last is not resume:
+            checkpoints(folder, pack=pack)(last)
         if not keep_last:
             fit.load(last.best)
-        self.scores[name] = (before, float(last.score if keep_last else last.best_score))
+        self.scores[name] = (float(last.start_score), float(last.score if keep_last else last.best_score))
         self.seconds[name] = last.seconds
 
 

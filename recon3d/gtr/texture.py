@@ -1,7 +1,7 @@
 """Refine the texture of one object (stage C): its surface stays as it is (paper, section 3.3).
 
-Triplane and colour MLP are tuned on the views. The first move changes nothing and only measures, so that the best state
-is never worse than what the stage was given, in PSNR over the views.
+Triplane and colour MLP are tuned on the views. The start is judged, so that the best state is never worse than what the
+stage was given, in PSNR over the views.
 
 The published code (`texture_stage(mode="published")`) differs from the default in this: the loss is the absolute error,
 not the squared one, and pixels at the outline count as wholly covered; the rate of the triplane stays constant, the
@@ -27,7 +27,7 @@ from recon3d.mesh import Mesh
 from recon3d.projection import Projector, painted
 from recon3d.raster import interpolate, rasterize
 from recon3d.views import Views
-from vision.refine import Verdict, refine, refine_steps
+from vision.refine import Trace, Verdict, refine
 
 TextureMode = Literal["default", "published"]
 
@@ -161,8 +161,6 @@ def texture_stage(
         return difference.abs().mean() if published else squared, squared.detach()
 
     def propose(fit: Fit, at: At) -> Fit:
-        if at.number == 0:
-            return fit
         step = at.number - 1
         factor = cosine_factor(step, rates.schedule_steps or at.total, rates.floor, warm_up=1 if published else 0)
         for index, group in enumerate(optimizer.param_groups):
@@ -177,7 +175,7 @@ def texture_stage(
         fit.optimizer.step()
         return fit
 
-    def evaluate(fit: Fit, at: At) -> Verdict:
+    def evaluate(fit: Fit, at: At | None) -> Verdict:
         if not budget.judged(at):
             return Verdict()
         with torch.enable_grad():
@@ -217,13 +215,12 @@ def paint_stage(
 
     @torch.no_grad()
     def propose(fit: MeshFit, at: At) -> MeshFit:
-        if at.number > 0:
-            change = projector.carried(fit.paint, speaking)
-            fit.paint = {name: (value + change[name]).clamp(0, 1) for name, value in fit.paint.items()}
+        change = projector.carried(fit.paint, speaking)
+        fit.paint = {name: (value + change[name]).clamp(0, 1) for name, value in fit.paint.items()}
         return fit
 
     @torch.no_grad()
-    def evaluate(fit: MeshFit, at: At) -> Verdict:
+    def evaluate(fit: MeshFit, at: At | None) -> Verdict:
         return Verdict(psnr_of(projector.error(fit.paint, judged)))
 
     return Stage(name, fit, budget.schedule(name), propose, evaluate, budget.stop())
@@ -236,8 +233,10 @@ def helpful_moves(fit: MeshFit, projector: Projector, most: int = PAINT_MOVES) -
     where the surface is exact; where it is not, they would paint the errors of its shape.
     """
     stage = paint_stage(replace(fit), projector, Budget(most, patience=1), list(range(0, len(projector.views), 3)))
-    steps = refine_steps(stage.fit, stage.propose, stage.schedule, evaluate=stage.evaluate, stop=stage.stop)
-    scores = [step.score for step in steps]
+    trace = Trace()
+    refine(stage.fit, stage.propose, stage.schedule, evaluate=stage.evaluate, stop=stage.stop, observers=[trace],
+           evaluate_start=True)  # fmt: skip
+    scores = [row["score"] for row in trace.rows]
     best = max(range(len(scores)), key=scores.__getitem__)
     return best if scores[0] < EXACT and scores[best] > scores[0] + WORTH else 0
 
@@ -250,4 +249,4 @@ def repainted(mesh: Mesh, views: Views) -> Mesh:
     if moves == 0:
         return mesh
     stage = paint_stage(fit, projector, Budget(moves))
-    return painted(fit.mesh, refine(stage.fit, stage.propose, stage.schedule[1:]).state.paint)
+    return painted(fit.mesh, refine(stage.fit, stage.propose, stage.schedule).state.paint)

@@ -59,17 +59,18 @@ def reinforce(
     several, memory = options.rounds > 1, options.folder / "rounds"
     resume = load_checkpoint(memory, types=(Policy,)) if several else None
     if several and rounds.is_main:
-        forget_after(options.folder / "log.jsonl", (resume.index if resume else 0) * options.steps)
+        forget_after(options.folder / "log.jsonl", (resume.index + 1 if resume else 0) * options.steps)
     run = refine(
         resume.state if resume else rounds.policy() if several else Policy({}, {}),
         rounds.propose,
-        range(options.rounds + 1),  # 0 judges the start
+        range(1, options.rounds + 1),
         evaluate=rounds.evaluate,
         accept=roll_back_if_worse(options.tolerance) if several else None,
         keep_best=clone_items if several else None,
         resume=resume,
         observers=[checkpoints(memory)] if several and rounds.is_main else [],
         result="best" if several else "last",
+        evaluate_start=True,
     )
     if several:
         rounds.load(run.state)
@@ -134,9 +135,7 @@ class Rounds:
                     self.optimizer.state.pop(value, None)
 
     def propose(self, policy: Policy, number: int) -> Policy:
-        """Round `number`: select prompts, sample, score, update. Round 0 leaves the start as it is."""
-        if number == 0:
-            return policy
+        """Round `number`: select prompts, sample, score, update."""
         if self.options.rounds > 1:
             self.load(policy)
         checkpoint = None if self.options.rounds > 1 else last_checkpoint(self.options.folder)
@@ -146,8 +145,9 @@ class Rounds:
             self.trainer.train(resume_from_checkpoint=checkpoint)
         return self.policy() if self.options.rounds > 1 else policy
 
-    def evaluate(self, policy: Policy, number: int) -> Verdict:
-        """Held-out accuracy in random order; the log gets the whole summary."""
+    def evaluate(self, policy: Policy, number: int | None) -> Verdict:
+        """Held-out accuracy in random order; the log gets the whole summary. None: of the start."""
+        number = number or 0
         if self.options.rounds > 1:
             self.load(policy)
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -95,17 +95,18 @@ def train(options: SCLRounds, *, log: Log | None = None) -> Path:
         raise ValueError("Rounds run in one process; for several, make the pairs first and train on them.")
     run = Rounds(options, _read(options.questions, options, say), _read(options.held_out, options, say), say)
     resume = load_checkpoint(options.folder / "rounds")
-    forget_after(options.folder / "rounds.jsonl", resume.index if resume else -1)
+    forget_after(options.folder / "rounds.jsonl", resume.index + 1 if resume else -1)
     done = refine(
         run.start(),
         run.propose,
-        range(options.rounds + 1),  # 0 judges the start
+        range(1, options.rounds + 1),
         evaluate=run.evaluate,
         accept=roll_back_if_worse(options.tolerance, restore=str),
         keep_best=str,
         resume=resume,
         observers=[checkpoints(options.folder / "rounds")],
         result="best",
+        evaluate_start=True,
     )
     say(f"the best weights are {done.state}: {done.score:.3f} of the held-out questions right at the first answer")
     part = options.folder / "weights.part"
@@ -129,14 +130,11 @@ class Rounds:
         return training.kept_corrector(self.options.start, self.options.folder, self.options.dtype).name
 
     def propose(self, name: str, number: int) -> str:
-        """Round `number`: pairs, and weights trained on them. Round 0 leaves the start as it is, and so does a later
-        round without pairs.
+        """Round `number`: pairs, and weights trained on them; a later round without pairs leaves them as they are.
 
         Raises:
             ValueError: the first round has no pairs.
         """
-        if number == 0:
-            return name
         options, folder = self.options, self.options.folder / f"round-{number}"
         asking = replace(options.asking, seed=options.seed * 1_000_003 + number * 100_003)
         pairs = build_pairs(
@@ -155,9 +153,10 @@ class Rounds:
         )  # fmt: skip
         return str(weights.relative_to(options.folder))
 
-    def evaluate(self, name: str, number: int) -> Verdict:
+    def evaluate(self, name: str, number: int | None) -> Verdict:
         """The share of right first answers to the held-out questions, the most probable ones; `rounds.jsonl` gets the
-        whole summary."""
+        whole summary. None: of the start."""
+        number = number or 0
         asking = replace(self.options.asking, temperature=0.0)
         row = summary(measure(self._corrector(name), self.held_out, asking))
         log_row(self.options.folder / "rounds.jsonl", {"step": number, "weights": name, **row})

@@ -412,7 +412,7 @@ def test_texture_refinement_as_released(case: Case) -> None:
     fit = Fit(torch.nn.Parameter(init["code"][0].clone()), field, field.aabb.clone(), torch.Generator())
     stage = texture_stage(fit, surface, images, Budget(meta["iters"]), mode="published", rates=rates)
     trace = Trace(lambda step: {"loss": step.verdict.detail["loss"]})
-    refine(stage.fit, stage.propose, stage.schedule, evaluate=stage.evaluate, observers=[trace])
+    refine(stage.fit, stage.propose, stage.schedule, evaluate=stage.evaluate, observers=[trace], evaluate_start=True)
     losses = torch.tensor([row["loss"] for row in trace.rows])
     close(losses[: meta["iters"]], case["losses"], 1e-5)
     final = case.part("final.")

@@ -1,7 +1,7 @@
 """Iterative refinement: a move folded over a schedule, with rules to judge, accept and stop."""
 
 from vision.refine.items import PerItem, clone_items, item_generators, put_items, take_items, where_items
-from vision.refine.loop import drain, refine, refine_steps
+from vision.refine.loop import drain, observed, refine, refine_steps
 from vision.refine.observe import ProgressBar, Trace, checkpoints, load_checkpoint, previews
 from vision.refine.rules import (
     any_of,
@@ -32,6 +32,7 @@ __all__ = [
     "load_checkpoint",
     "max_seconds",
     "no_progress",
+    "observed",
     "previews",
     "put_items",
     "reaches",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -67,6 +68,7 @@ def refine_steps(
         memory = Step(-1, None, state, state, verdict)
         if verdict.score is not None:
             memory = _judged(memory, None, state, 0, verdict.score, keep_best)
+            memory = replace(memory, start_score=memory.score)
         memory = replace(memory, seconds=time.perf_counter() - began)
         memory, ended = _stopped(memory, stop)
         yield memory
@@ -74,16 +76,16 @@ def refine_steps(
             return
     for index in range(start, len(schedule)):
         at = schedule[index]
-        active = memory.active if memory else None
+        active, start_score = (memory.active, memory.start_score) if memory else (None, None)
         items = _taking_part(active if drop_finished or waits is not None else None, waits, index)
         if items is not None and len(items) == 0:
             before = candidate = after = state
-            step = _carried(Step(index, at, state, state, None, items, active=active), memory)
+            step = _carried(Step(index, at, state, state, None, items, active=active, start_score=start_score), memory)
         else:
             before = state if items is None else take_items(state, items)
             candidate = propose(before, at)
             verdict = evaluate(candidate, at) if evaluate else None
-            step = Step(index, at, before, candidate, verdict, items, active=active)
+            step = Step(index, at, before, candidate, verdict, items, active=active, start_score=start_score)
             if verdict is not None and verdict.score is not None:
                 batch = len(active) if active is not None else 0 if waits is None else len(waits)
                 step = _judged(step, memory, state, batch, verdict.score, keep_best)
@@ -103,13 +105,21 @@ def refine_steps(
             return
 
 
+def observed(
+    steps: Iterable[Step[State, At]], observers: Iterable[Observer[State, At]] = ()
+) -> Iterator[Step[State, At]]:
+    """The same steps, each shown to the observers first."""
+    observers = list(observers)
+    for step in steps:
+        for observe in observers:
+            observe(step)
+        yield step
+
+
 def drain(steps: Iterable[Step[State, At]], observers: Iterable[Observer[State, At]] = ()) -> Step[State, At] | None:
     """Run to the end and show every step to the observers; the last step, or None when there was none."""
-    observers, last = list(observers), None
-    for last in steps:
-        for observe in observers:
-            observe(last)
-    return last
+    last = deque(observed(steps, observers), maxlen=1)
+    return last[0] if last else None
 
 
 def refine(
@@ -246,13 +256,10 @@ def _never_judged(step: Step, state: Any, batch: int, score: Tensor, keep_best: 
 
 def _only(step: Step, items: Tensor) -> Step:
     """The step restricted to the items that were proposed for, as an accept rule sees it."""
-    full = {"score": step.score, "best": step.best, "best_score": step.best_score, "since": step.steps_since_best}
     if not isinstance(step.score, Tensor) or step.score.dim() == 0:
         return step
-    part = take_items(full, items)
-    return replace(
-        step, score=part["score"], best=part["best"], best_score=part["best_score"], steps_since_best=part["since"]
-    )
+    names = ("score", "best", "best_score", "start_score", "steps_since_best")
+    return replace(step, **take_items({name: getattr(step, name) for name in names}, items))
 
 
 def _ends(stop: bool | Tensor, active: Tensor | None) -> tuple[bool, Tensor | None]:

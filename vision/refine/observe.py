@@ -16,8 +16,10 @@ from torch import Tensor
 from vision.refine.items import PerItem
 from vision.refine.step import Step
 
-VERSION = 2
-"""Of saved steps; in the first one, some runs counted the judged start as a step."""
+VERSION = 3
+"""Of saved steps; in earlier ones, some runs counted the judged start as a step."""
+KEPT = ("score", "best_score", "start_score", "steps_since_best", "active")
+"""What a saved step holds besides its place, time and states."""
 
 
 class ProgressBar:
@@ -97,7 +99,7 @@ def checkpoints(folder: Path | str, every: int = 1, pack: Callable[[Any], Any] |
             "state": _flatten(convert(step.state), "state", tensors),
             "best": None if step.best is None else _flatten(convert(step.best), "best", tensors),
         }
-        for name in ("score", "best_score", "steps_since_best", "active"):
+        for name in KEPT:
             record[name] = _flatten(getattr(step, name), name, tensors)
         record["file"] = f"step_{step.index:06d}.safetensors"
         temporary = folder / "step.tmp"
@@ -140,9 +142,7 @@ def load_checkpoint(
     convert = unpack or (lambda tree: tree)
     state = convert(_rebuild(record["state"], tensors, known))
     best = None if record["best"] is None else convert(_rebuild(record["best"], tensors, known))
-    rest = {
-        name: _rebuild(record[name], tensors, known) for name in ("score", "best_score", "steps_since_best", "active")
-    }
+    rest = {name: _rebuild(record[name], tensors, known) for name in KEPT}
     return Step(record["index"], None, state, state, best=best, seconds=record["seconds"], **rest)
 
 

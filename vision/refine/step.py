@@ -44,6 +44,8 @@ class Step(Generic[State, At]):
     """`keep_best` of the best-scored candidate so far, per item when scores are."""
     best_score: Tensor | float | None = None
     """The score that `best` got."""
+    start_score: Tensor | float | None = None
+    """Of the start, where it was judged."""
     steps_since_best: Tensor | int = 0
     """Steps since the best score rose, per item when scores are."""
     active: Tensor | None = None

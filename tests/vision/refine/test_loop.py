@@ -175,6 +175,7 @@ def test_the_start_is_judged_before_the_first_move():
     assert [step.index for step in rest] == [0, 1] and rest[-1].best == 2.0
     result = refine(2.0, lambda s, at: s + at, [1.0, -3.0], result="best", **rules)
     assert (result.state, result.score, result.steps) == (2.0, 0.0, 2)
+    assert [step.start_score for step in (first, *rest)] == [0.0] * 3
     good_enough = refine(2.0, lambda s, at: s + at, [1.0], stop=reaches(0.0), **rules)
     assert good_enough.steps == 0 and good_enough.last.index == -1
     with pytest.raises(ValueError, match="needs evaluate"):

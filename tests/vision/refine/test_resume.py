@@ -74,6 +74,16 @@ def test_resumed_equals_straight(tmp_path, cut, accept):
         assert resumed.index == straight.index and equal(straight, resumed)
 
 
+@pytest.mark.parametrize("cut", [0, 1, 9])
+def test_a_resumed_run_knows_the_score_of_its_judged_start(tmp_path, cut):
+    rules = {**RULES, "evaluate_start": True}
+    straight = list(refine_steps(start(), move, range(STEPS), **rules))
+    assert torch.equal(straight[-1].start_score, straight[0].score) and len(straight) > cut
+    refine(start(), move, range(cut), observers=[checkpoints(tmp_path)], **rules)
+    resumed = refine(start(), move, range(STEPS), resume=load_checkpoint(tmp_path, like=start()), **rules).last
+    assert equal(straight[-1], resumed) and torch.equal(resumed.start_score, straight[0].score)
+
+
 def test_a_finished_run_stays_finished(tmp_path):
     rules = {**RULES, "stop": lambda step: step.index >= 4}
     straight = refine(start(), move, range(STEPS), observers=[checkpoints(tmp_path)], **rules)
