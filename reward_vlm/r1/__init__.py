@@ -1,8 +1,8 @@
 """R1-Reward: a judge that reasons before it chooses, trained by StableReinforce."""
 
 from reward_vlm.r1.judge import Judged, Query, R1Judge
-from reward_vlm.r1.objective import group_advantages, stable_reinforce_loss, token_returns, whiten_and_filter
 from reward_vlm.r1.options import R1Config, R1Options
+from reward_vlm.rl.objective import group_advantages, stable_reinforce_loss, token_returns, whiten_and_filter
 
 __all__ = [
     "Judged",

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from reward_vlm.photo_pairs import KINDS, spoil
 from reward_vlm.r1.pictures import PictureJudge
-from reward_vlm.strategies import best_of
 from vision.images import to_pil, to_tensor
 from vision.job import Event, Job, Outcome, Show, silent
 from vision.metrics import psnr, ssim
 from vision.report import text_table, write_table
+from vision.strategies.best import best_of
 
 GOOD = "good image"
 """Name of the truth among the restorations."""

@@ -64,7 +64,7 @@ class R1Options:
 
 @dataclass(frozen=True)
 class StableReinforce:
-    """The objective of reinforcement, see `reward_vlm.r1.objective`."""
+    """The objective of reinforcement, see `reward_vlm.rl.objective`."""
 
     samples: int = 1
     """Judgements per prompt."""

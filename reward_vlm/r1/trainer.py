@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from reward_vlm.r1.objective import group_advantages, stable_reinforce_loss, token_kl, token_returns, whiten_and_filter
+from reward_vlm.rl.objective import group_advantages, stable_reinforce_loss, token_kl, token_returns, whiten_and_filter
 
 
 @dataclass

@@ -19,7 +19,9 @@ from torch import Tensor
 from reward_vlm.data import mm_rlhf_category
 from reward_vlm.parse import PUBLISHED_PARSERS
 from reward_vlm.r1 import published
-from reward_vlm.r1.objective import (
+from reward_vlm.r1.prompts import TEMPLATES, fill
+from reward_vlm.r1.rewards import AskedConsistency, consistency_prompt, format_reward, result_reward, total_reward
+from reward_vlm.rl.objective import (
     group_advantages,
     stable_reinforce_loss,
     token_kl,
@@ -27,8 +29,6 @@ from reward_vlm.r1.objective import (
     token_rewards,
     whiten_and_filter,
 )
-from reward_vlm.r1.prompts import TEMPLATES, fill
-from reward_vlm.r1.rewards import AskedConsistency, consistency_prompt, format_reward, result_reward, total_reward
 from tests.parity.conftest import golden_root
 
 ROOT = golden_root() / "r1_reward"

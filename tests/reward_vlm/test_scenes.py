@@ -10,8 +10,8 @@ from reward_vlm import photo_pairs
 from reward_vlm.photo_pairs import KINDS, PhotoPairs, level, spoil
 from reward_vlm.r1.rewards import rule_consistency
 from reward_vlm.scenes import GROUNDS, OBJECTS, scene_corpus, scene_pair, scene_pairs
-from reward_vlm.strategies import best_of
 from reward_vlm.tiny import build_tokenizer
+from vision.strategies.best import best_of
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from reward_vlm.r1.objective import stable_reinforce_loss
 from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.rewards import JudgementReward
 from reward_vlm.r1.rows import judgement_row, training_set
+from reward_vlm.rl.objective import stable_reinforce_loss
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import tiny_chat_model
 from reward_vlm.vlm import ChatModel

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_vlm.r1.objective import group_advantages, stable_reinforce_loss, token_kl, token_returns, whiten_and_filter
+from reward_vlm.rl.objective import group_advantages, stable_reinforce_loss, token_kl, token_returns, whiten_and_filter
 
 
 def batch(seed=0, rows=6, tokens=9):

@@ -1,0 +1,87 @@
+"""Propose and verify in turns until a verification says yes, or until one candidate is surely the best.
+
+Source: "Boosting LLM Reasoning via Spontaneous Self-Correction" (SPOC, arXiv 2506.06923), section 3: solution and
+verification alternate in one run, which ends with the first verification that says correct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vision.refine import Step, Verdict, refine
+from vision.strategies.values import Candidate, Choice, score_of
+
+History = tuple[tuple[Candidate, Verdict], ...]
+"""What was proposed and what the verifications said, in order."""
+Enough = Callable[[Sequence[Verdict]], "int | None"]
+"""Place of the candidate to end with, or None: go on."""
+
+
+def says_yes(threshold: float = 0.5) -> Enough:
+    """End with a candidate as soon as its verification scores above the threshold."""
+
+    def enough(verdicts: Sequence[Verdict]) -> int | None:
+        return len(verdicts) - 1 if score_of(verdicts[-1]) > threshold else None
+
+    return enough
+
+
+def clears_the_others(at_least: int = 2) -> Enough:
+    """End as soon as the interval of one candidate lies above those of all others.
+
+    The detail of a verdict is its interval (low, high).
+
+    Args:
+        at_least: candidates that are looked at in any case, 2 or more.
+    """
+    if at_least < 2:
+        raise ValueError(f"A candidate is compared with others; at_least must be 2 or more, got {at_least}.")
+
+    def enough(verdicts: Sequence[Verdict]) -> int | None:
+        if len(verdicts) < at_least:
+            return None
+        leader = max(range(len(verdicts)), key=lambda place: verdicts[place].detail[0])
+        others = (verdict.detail[1] for place, verdict in enumerate(verdicts) if place != leader)
+        return leader if verdicts[leader].detail[0] > max(others) else None
+
+    return enough
+
+
+def interleave(
+    propose: Callable[[History, int], Candidate],
+    verify: Callable[[Candidate], Verdict],
+    max_turns: int,
+    *,
+    enough: Enough | None = None,
+    otherwise: Callable[[Sequence[Verdict]], int] = lambda verdicts: len(verdicts) - 1,
+) -> Choice:
+    """Turns of a proposer and a verifier.
+
+    Args:
+        propose: a candidate, from all that was said before and the number of the turn.
+        verify: its verification.
+        max_turns: at most so many candidates.
+        enough: when to end; None: with the first verification that scores above 0.5.
+        otherwise: what is kept when the turns run out: the last, as in the paper, or `values.best`.
+
+    Raises:
+        ValueError: there is no turn.
+    """
+    if max_turns < 1:
+        raise ValueError(f"There must be at least 1 turn, got {max_turns}.")
+    satisfied = enough or says_yes()
+
+    def turn(history: History, number: int) -> History:
+        made = propose(history, number)
+        return (*history, (made, verify(made)))
+
+    def stop(step: Step[History, Any]) -> bool:
+        return satisfied([verdict for _, verdict in step.state]) is not None
+
+    history: History = refine((), turn, range(max_turns), stop=stop).state
+    candidates, verdicts = zip(*history, strict=True)
+    place = satisfied(verdicts)
+    turns = f"{len(history)} turn{'s' if len(history) > 1 else ''}"
+    why = f"verified after {turns}" if place is not None else f"not verified in {turns}"
+    return Choice(candidates[0].task, candidates, verdicts, otherwise(verdicts) if place is None else place, why)
