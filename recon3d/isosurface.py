@@ -27,20 +27,19 @@ RING = 1.0
 
 @dataclass(frozen=True)
 class Topology:
-    """Which grid edges a surface cuts and how its vertices are joined.
-
-    `edge_lo`, `edge_hi`: (edges, 3) int64 grid indices of the ends, -1 or n on the padding ring. `members`:
-    (centres, 12)
-    int64 indices of cut edges, -1 where there are fewer: vertices in the middle of an ambiguous cell, the mean
-    of its cut
-    edges; they follow after the edge vertices. `faces`: (faces, 3) int64, outward normals. `resolution`: the grid size.
-    """
+    """Which grid edges a surface cuts and how its vertices are joined."""
 
     edge_lo: Tensor
+    """(edges, 3) int64 grid indices of the lower ends, -1 or n on the padding ring."""
     edge_hi: Tensor
+    """(edges, 3) int64 grid indices of the upper ends."""
     members: Tensor
+    """(centres, 12) int64 indices of cut edges, -1 where there are fewer: vertices in the middle of an ambiguous
+    cell, the mean of its cut edges; they follow after the edge vertices."""
     faces: Tensor
+    """(faces, 3) int64, outward normals."""
     resolution: tuple[int, int, int]
+    """The grid's size."""
 
     def positions(self, lo_values: Tensor, hi_values: Tensor) -> Tensor:
         """(vertices, 3) in grid-index units from the signed distances (edges,) at both ends of the cut edges."""

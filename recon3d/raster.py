@@ -22,17 +22,16 @@ Backend = Literal["auto", "torch", "nvdiffrast"]
 
 @dataclass(frozen=True)
 class Fragments:
-    """What is visible in one picture.
-
-    `face_id`: (height, width) int64, -1 where nothing is. `pixel_index`: (fragments,) int64 flat indices of the covered
-    pixels. `bary`: (fragments, 3) perspective-correct barycentrics, differentiable. `depth`: (fragments,) z /
-    w, without gradient.
-    """
+    """What is visible in one picture."""
 
     face_id: Tensor
+    """(height, width) int64, -1 where nothing is."""
     pixel_index: Tensor
+    """(fragments,) int64 flat indices of the covered pixels."""
     bary: Tensor
+    """(fragments, 3) perspective-correct barycentrics, differentiable."""
     depth: Tensor
+    """(fragments,) z / w, without gradient."""
 
     @property
     def size(self) -> tuple[int, int]:

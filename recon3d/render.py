@@ -16,18 +16,18 @@ from recon3d.views import Views
 
 @dataclass(frozen=True)
 class Surface:
-    """What a camera sees of a mesh, channels last.
-
-    `fragments`: visibility. `position`: (fragments, 3) world points. `mask`: (height, width, 1) antialiased coverage.
-    `depth`: (height, width, 1) along the optical axis, 0 outside. `normal`: (height, width, 3) antialiased and
-    normalised.
-    """
+    """What a camera sees of a mesh, channels last."""
 
     fragments: Fragments
+    """Visibility."""
     position: Tensor
+    """(fragments, 3) world points."""
     mask: Tensor
+    """(height, width, 1) antialiased coverage."""
     depth: Tensor
+    """(height, width, 1) along the optical axis, 0 outside."""
     normal: Tensor | None
+    """(height, width, 3) antialiased and normalised; None when it was not asked for."""
 
 
 def render_surface(

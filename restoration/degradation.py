@@ -45,8 +45,11 @@ class Draws:
     """The three random streams that one degradation draws from; they advance as it runs."""
 
     python: random.Random
+    """Of the order and the kinds of the steps."""
     numpy: np.random.RandomState
+    """Of strengths and noise."""
     torch: torch.Generator
+    """Of what tensors draw."""
 
     @classmethod
     def from_seeds(cls, python: int, numpy: int, torch_: int) -> Draws:

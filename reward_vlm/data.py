@@ -41,7 +41,9 @@ class Preference:
     """A question with two answers of which one is better, in the order in which they are stored."""
 
     id: str
+    """As the data set names it; may be empty."""
     question: str
+    """What was asked."""
     answers: tuple[str, str] | tuple[Picture, Picture]
     """Texts, or pictures."""
     better: int
@@ -51,6 +53,7 @@ class Preference:
     video: Path | None = None
     """Folder of a film's frames."""
     category: str = ""
+    """Class of the benchmark; empty without one."""
     rationale: str | None = None
     """The reasoning to be learnt, without tags, for the stored order."""
     difficulty: int | None = None
@@ -80,12 +83,15 @@ class Question:
     """A multiple-choice question."""
 
     id: str
+    """As the data set names it; may be empty."""
     question: str
+    """What is asked."""
     options: tuple[tuple[str, str], ...]
     """(letter, text) in order; empty when the question's text holds the options."""
     answer: str | None
     """The letter of the right option; None when it is not known."""
     images: tuple[Picture, ...] = ()
+    """Pictures or their paths."""
     source: str = ""
     """Data set that the question belongs to."""
 
@@ -104,14 +110,17 @@ class JudgementRow:
     """A prompt of a judge as it is sent, and the accepted answers: the rows that judges are trained on."""
 
     id: str
+    """As the data set names it; may be empty."""
     messages: tuple[Mapping[str, Any], ...]
     """{role, content} messages; image blocks hold no pictures."""
     images: tuple[Picture, ...]
+    """Pictures or their paths, in the order of the image blocks."""
     answers: tuple[str, ...]
     """Accepted answers, such as "<answer>2</answer>"."""
     target: str | None = None
     """The whole reply to be learnt in the cold start."""
     difficulty: int | None = None
+    """Tries that a strong model needed; None: not measured, 0: it never agreed."""
 
     def dialogue(self) -> Dialogue:
         """The prompt with its pictures."""
@@ -319,6 +328,7 @@ class Benchmark:
     """How the rows of a published benchmark are read; the better answer is always stored first."""
 
     name: str
+    """Of the benchmark, as options call it."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Names of id, question, image, video, category in its files."""
 

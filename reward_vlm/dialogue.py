@@ -22,6 +22,7 @@ class Video:
     """Frames of a film, evenly spaced, RGB."""
 
     frames: tuple[PIL.Image.Image, ...]
+    """In order, all of one size."""
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -36,7 +37,9 @@ class Turn:
     """What one side says: texts, pictures and films in the order in which the model reads them."""
 
     role: Role
+    """Who speaks."""
     parts: tuple[Part, ...]
+    """What is said and shown."""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -73,6 +76,7 @@ class Dialogue:
     """Turns of one conversation."""
 
     turns: tuple[Turn, ...] = ()
+    """In order."""
 
     def system(self, text: str) -> Dialogue:
         """This dialogue and one more system turn."""

@@ -29,8 +29,11 @@ class Scene:
     """What is in a picture."""
 
     colour: str
+    """Of the object."""
     ground: str
+    """Colour of the background."""
     shape: str = "disc"
+    """Of the object."""
 
     def describe(self) -> str:
         """The scene as an answer to `QUESTION`."""

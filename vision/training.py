@@ -94,11 +94,17 @@ class Objective:
     """
 
     name: str
+    """By which losses find the module."""
     module: nn.Module
+    """Whose parameters are trained."""
     loss: Callable[[Batch, Context], tuple[Tensor, Mapping[str, Tensor | float]]]
+    """See above."""
     learning_rate: float | None = None
+    """None: the run's own."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW."""
     weight_decay: float = 0.0
+    """Of AdamW."""
     start: int = 0
     """First update in which this objective is stepped."""
 
@@ -114,6 +120,7 @@ class Context:
     modules: Mapping[str, nn.Module]
     """The prepared modules by their objectives' names."""
     device: torch.device
+    """Where batches and modules are."""
     shared: dict[str, Any]
     """What an earlier objective of this update left for later ones on the same batch, e.g. generated pictures."""
 

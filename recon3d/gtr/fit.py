@@ -35,20 +35,22 @@ class At:
 
 @dataclass
 class Fit:
-    """One object while it is being fitted; moves write in place.
-
-    `code`: (3, channels, height, width) triplane. `box`: (6,) minimum and maximum corner of the part of [-1, 1]^3
-    that may hold the object; there is no density outside. `generator`: random numbers of rays and views. `prediction`:
-    colours that the last verdict computed with gradient, for the next move to use; it is not saved.
-    """
+    """One object while it is being fitted; moves write in place."""
 
     code: nn.Parameter
+    """(3, channels, height, width) triplane."""
     field: TriplaneField
+    """Turns features of the triplane into densities and colours."""
     box: Tensor
+    """(6,) minimum and maximum corner of the part of [-1, 1]^3 that may hold the object; no density lies outside."""
     generator: torch.Generator
+    """Random numbers of rays and views."""
     optimizer: torch.optim.Optimizer | None = None
+    """Of the code and the field; None until a stage makes one."""
     prediction: Tensor | None = None
+    """Colours that the last verdict computed with gradient, for the next move to use; not saved."""
     hull: Tensor | None = None
+    """What the silhouettes leave of the box; None: unknown."""
 
     def weights(self) -> Weights:
         """Copies of triplane, field and box."""
@@ -124,17 +126,20 @@ class MeshFit:
     """A mesh while it is being refined: its vertices and its colours, with the faces left alone; moves write in place.
 
     Vertices at one place move together, so that the seams of textures stay closed.
-
-    `places`: (places, 3) the distinct positions of the vertices. `place_of`: (vertices,) which one a vertex has.
-    `paint`: vertex colours (vertices, 3) and textures (height, width, 3), as far as they colour it.
     """
 
     mesh: Mesh
+    """As it was given."""
     places: nn.Parameter
+    """(places, 3) the distinct positions of the vertices."""
     place_of: Tensor
+    """(vertices,) int64, which of the places a vertex has."""
     paint: Paint
+    """Vertex colours (vertices, 3) and textures (height, width, 3), as far as they colour it."""
     generator: torch.Generator
+    """Random numbers of the views."""
     optimizer: torch.optim.Optimizer | None = None
+    """Of places and paint; None until a stage makes one."""
 
     def weights(self) -> Weights:
         """Copies of all that is refined."""
@@ -234,12 +239,17 @@ class Stage:
     """A stage as arguments of the refinement core."""
 
     name: str
+    """Of the stage, as it is told."""
     fit: Any
     """The state: a `Fit`, or a mesh that keeps its topology."""
     schedule: list[At]
+    """The places that it steps through."""
     propose: Callable[[Any, At], Any]
+    """The move."""
     evaluate: Callable[[Any, At | None], Verdict]
+    """The verdict on a candidate; on the start, where the place is None."""
     stop: Callable[[Step], bool] | None = None
+    """Ends the stage early; None: it runs to its end."""
 
 
 def cosine_factor(step: int, steps: int, floor: float, warm_up: int = 0) -> float:

@@ -20,24 +20,26 @@ from recon3d.views import Views
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A finished object in the box [-1, 1]^3, and how it came about.
-
-    `surface`: the mesh that was refined, without colours unless `fit` is None. `fit`: triplane and field that
-    colour it. `centre`, `scale`: the box holds (x - centre) * scale of the user's world. `views`: pictures in the box's
-    world, in their own size, that paint the mesh; None: the field alone does. `kept`: a mesh in the user's world whose
-    vertices stayed where they were. `scores`: PSNR over the input views, by stage: before and after. `seconds`: by
-    stage. `notes`: sentences for the user.
-    """
+    """A finished object in the box [-1, 1]^3, and how it came about."""
 
     surface: Mesh
+    """The mesh that was refined, without colours unless `fit` is None."""
     fit: Fit | None
+    """Triplane and field that colour it."""
     centre: Tensor
+    """(3,) the middle of the box in the user's world."""
     scale: float
+    """The box holds (x - centre) * scale of the user's world."""
     views: Views | None = None
+    """Pictures in the box's world, in their own size, that paint the mesh; None: the field alone does."""
     kept: Mesh | None = None
+    """A mesh in the user's world whose vertices stayed where they were."""
     scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """PSNR over the input views, by stage: before and after."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Time by stage."""
     notes: tuple[str, ...] = ()
+    """Sentences for the user."""
 
     def color(self, points: Tensor) -> Tensor:
         """(points, 3) colours of surface points in the box."""

@@ -57,16 +57,16 @@ PUBLISHED_RATES = TextureRates(schedule_steps=500, max_grad_norm=1.0)
 
 @dataclass(frozen=True)
 class SurfacePoints:
-    """Surface points seen by pixels, fixed while the texture is refined.
-
-    `points`: (points, 3). `pixel_index`: (points,) flat index into (views, height, width). `size`: views, height,
-    width. `coverage`: (points, 1) share of the pixel that the surface covers, the rest is white; None: all of it.
-    """
+    """Surface points seen by pixels, fixed while the texture is refined."""
 
     points: Tensor
+    """(points, 3) in the box's world."""
     pixel_index: Tensor
+    """(points,) int64, flat index into (views, height, width)."""
     size: tuple[int, int, int]
+    """Views, height, width."""
     coverage: Tensor | None = None
+    """(points, 1) share of the pixel that the surface covers, the rest is white; None: all of it."""
 
     def picture(self, colors: Tensor) -> Tensor:
         """(views, 3, height, width) colours (points, 3) on white."""

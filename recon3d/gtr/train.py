@@ -98,7 +98,9 @@ class GTRTraining(TrainOptions):
     lpips: float = 0.5
     """Weight of LPIPS, when its weights are installed."""
     batch_size: int = 2
+    """Objects per update."""
     learning_rate: float = 4e-4
+    """Of Adam, at its highest."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -54,13 +54,17 @@ class Run:
     image: Tensor
     """(b, 3, H, W) float32, what the networks see, RGB in [0, 1]."""
     sizes: Sizes
+    """Of the input, of what the networks see and of the result."""
     options: PASDOptions
     """Without None, apart from tiles that are chosen by the free memory."""
     latents: Tensor
     """(b, 4, h, w) to start from."""
     predictor: BatchPredictor
+    """The guided networks, as a function of latents and timestep."""
     scheduler: Any
+    """Its own copy, set to the steps of this run."""
     generators: Sequence[torch.Generator]
+    """One per picture."""
 
 
 class PASDRestorer(PASDComponents):

@@ -39,8 +39,11 @@ class Query:
     """A question about pictures (or a film) with at least two answers, which are texts or pictures."""
 
     question: str
+    """What was asked."""
     answers: tuple[Part, ...]
+    """Two or more texts or pictures."""
     media: tuple[Part, ...] = ()
+    """Pictures and films that the question is about."""
 
     def __post_init__(self) -> None:
         if len(self.answers) < 2:
@@ -56,6 +59,7 @@ class Vote:
     winner: int | None
     """Index of the chosen answer; None when the reply could not be read."""
     reply: Reply
+    """With its log-probability and length."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ class R1Judge(WithChat):
 
     config_name: ClassVar[str] = CONFIG
     chat: Chat
+    """The model."""
     config: R1Config = field(default_factory=R1Config)
+    """How it was taught to be asked."""
 
     @classmethod
     def from_pretrained(

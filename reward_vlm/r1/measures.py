@@ -25,6 +25,7 @@ class Judgement:
     """How one pair was judged."""
 
     pair: Preference
+    """The answers, and which is better."""
     votes: tuple[Vote, ...]
     """Of the order as stored first, then of the other; as many of each."""
     random_order: int

@@ -79,7 +79,9 @@ class AskedConsistency:
     """A language model as the judge; replies that say nothing are asked for again."""
 
     ask: Ask
+    """Sends prompts and gives the replies, None for those that failed."""
     tries: int = TRIES
+    """Times that a question is asked."""
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
         """+1, -1, or 0 when the judge gave no usable reply."""
@@ -144,7 +146,9 @@ class JudgementReward:
     """The reward function that the trainer calls; its parts are logged."""
 
     consistency: Consistency = rule_consistency
+    """Whether reasons support choices."""
     mode: Literal["strict", "lenient"] = "strict"
+    """How answers are compared."""
     signed: bool = True
     """Inconsistency counts -1 as in the release; False: 0 as in the paper."""
     __name__: str = field(default="judgement", init=False)

@@ -44,6 +44,7 @@ class Policy:
     """Weights and optimiser moments of a policy, on the CPU: the state of the rounds."""
 
     weights: dict[str, Tensor]
+    """By parameter."""
     moments: dict[str, Tensor]
     """Of AdamW, and its step numbers, by parameter; plain gradient descent has none."""
 

@@ -29,21 +29,35 @@ from reward_vlm.rl.objective import group_advantages, stable_reinforce_loss, tok
 class StableReinforceConfig(GRPOConfig):
     """TRL's configuration with the defaults of the paper's method and its own fields."""
 
-    loss_type: str = field(default="grpo", metadata={"help": "Fixed: mean over tokens, then sequences."})
-    num_generations: int = field(default=1, metadata={"help": "Samples per prompt."})
-    beta: float = field(default=1e-3, metadata={"help": "Weight of the k1 divergence in the token rewards."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "As in the release."})
-    preclip: float | None = field(default=1000.0, metadata={"help": "Bound of the ratio before exp; None: no bound."})
-    advantage_filter: str = field(default="sigma", metadata={"help": "sigma, release or none."})
-    filter_width: float = field(default=3.0, metadata={"help": "Of the filter, in standard deviations."})
-    advantage_estimator: str = field(default="reinforce", metadata={"help": "reinforce, rloo or group_mean."})
-    gamma: float = field(default=1.0, metadata={"help": "Discount of the token rewards."})
-    skip_equal: bool = field(default=False, metadata={"help": "Rollouts with equal rewards move no weights."})
-    reward_clip: float = field(default=10.0, metadata={"help": "Largest sequence reward, in absolute value."})
+    loss_type: str = "grpo"
+    """Fixed: mean over tokens, then sequences."""
+    num_generations: int = 1
+    """Samples per prompt."""
+    beta: float = 1e-3
+    """Weight of the k1 divergence in the token rewards."""
+    adam_beta2: float = 0.95
+    """As in the release."""
+    preclip: float | None = 1000.0
+    """Bound of the ratio before exp; None: no bound."""
+    advantage_filter: str = "sigma"
+    """sigma, release or none."""
+    filter_width: float = 3.0
+    """Of the filter, in standard deviations."""
+    advantage_estimator: str = "reinforce"
+    """reinforce, rloo or group_mean."""
+    gamma: float = 1.0
+    """Discount of the token rewards."""
+    skip_equal: bool = False
+    """Rollouts with equal rewards move no weights."""
+    reward_clip: float = 10.0
+    """Largest sequence reward, in absolute value."""
 
-    lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "As in the release."})
-    lr_scheduler_kwargs: Any = field(default_factory=lambda: {"min_lr_rate": 0.1}, metadata={"help": "Lowest rate."})
-    warmup_steps: float = field(default=0.03, metadata={"help": "Updates, or below 1 their share of all."})
+    lr_scheduler_type: str = "cosine_with_min_lr"
+    """As in the release."""
+    lr_scheduler_kwargs: Any = field(default_factory=lambda: {"min_lr_rate": 0.1})
+    """Lowest rate."""
+    warmup_steps: float = 0.03
+    """Updates, or below 1 their share of all."""
 
     def __post_init__(self) -> None:
         if self.steps_per_generation is None and self.generation_batch_size is None:

@@ -56,6 +56,7 @@ class Talk:
     """The dialogue about one question so far: the state of the loop."""
 
     question: Question
+    """What it is about."""
     dialogue: Dialogue = field(default_factory=Dialogue)
     """What led to the answer that stands."""
     tried: tuple[Answer, ...] = ()
@@ -81,7 +82,9 @@ class Talks:
     """A batch of them with their random numbers."""
 
     talks: PerItem[Talk]
+    """One per question."""
     generators: PerItem[torch.Generator]
+    """One per question, for sampling."""
 
 
 @dataclass
@@ -90,7 +93,9 @@ class SCLCorrector(WithChat):
 
     config_name: ClassVar[str] = CONFIG
     chat: Chat
+    """The model."""
     config: SCLConfig = field(default_factory=SCLConfig)
+    """How it was taught to be asked."""
     judge: Judge | None = None
     """Decides with `accept="better"`."""
 

@@ -46,6 +46,7 @@ class Record:
     """What became of one question."""
 
     id: str
+    """Of the question."""
     source: str
     """Data set of the question."""
     question: str
@@ -59,6 +60,7 @@ class Record:
     gold: str
     """The right option."""
     images: tuple[Picture, ...] = ()
+    """Pictures of the question, or their paths."""
 
     @property
     def type(self) -> int:
@@ -71,13 +73,19 @@ class Pair:
     """A prompt with a better and a worse reply."""
 
     id: str
+    """Of the question."""
     source: str
+    """Data set of the question."""
     prompt: str
+    """What was asked, as text."""
     chosen: str
+    """The better reply."""
     rejected: str
+    """The worse reply."""
     type: int
     """2: the review corrected the answer; 3: it spoiled it."""
     images: tuple[Picture, ...] = ()
+    """Pictures of the question, or their paths."""
     made_by: Mapping[str, Any] = field(default_factory=dict)
     """Where the replies come from: model, prompts, seed."""
 
@@ -96,9 +104,13 @@ class Counts:
     """How many questions are of each type."""
 
     right_right: int = 0
+    """Right before and after review."""
     wrong_right: int = 0
+    """Corrected by the review."""
     right_wrong: int = 0
+    """Spoiled by the review."""
     wrong_wrong: int = 0
+    """Wrong before and after review."""
 
     @property
     def total(self) -> int:

@@ -121,9 +121,13 @@ class Rounds:
     """What the rounds work with; a state is the name of a folder of weights inside the run's folder."""
 
     options: SCLRounds
+    """Of the run."""
     questions: Sequence[Question]
+    """That rounds draw from."""
     held_out: Sequence[Question]
+    """That rounds are measured with."""
     say: Log
+    """Gets lines about progress."""
 
     def start(self) -> str:
         """A copy of the weights to start from."""

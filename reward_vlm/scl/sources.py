@@ -39,12 +39,15 @@ class Benchmark:
     repository: str | None
     """On the hub; None: the set comes as a file of tab-separated values."""
     split: str = "test"
+    """The one that the release uses."""
     id: str | None = None
     """Field of the id; None: the running number."""
     options: Callable[[Row], list[tuple[str, Any]]] = lambda row: []
     """(letter, text) of a row; none when the question's text holds them."""
     pictures: Callable[[Row], Sequence[Any]] = lambda row: [row.get("image")]
+    """Of a row, as its file holds them."""
     answer: Callable[[Row], Any] = lambda row: row["answer"]
+    """Of a row: a letter or what names the right option."""
     blank: str | None = None
     """What the release has for an option that is missing; None: its printed form."""
     asked: Callable[[Row], bool] = lambda row: True

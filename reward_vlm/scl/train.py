@@ -154,6 +154,7 @@ class WithAnswers:
     """A data collator that refuses batches in which an answer has no token left."""
 
     collate: Callable[[list[Mapping[str, Any]]], dict[str, Any]]
+    """Makes the batches."""
 
     def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
         """The batch.

@@ -36,7 +36,9 @@ class TextEncoders:
     """One pair of tokenizer and encoder (Stable Diffusion 1.x and 2.x) or two (SDXL)."""
 
     tokenizers: tuple[Any, ...]
+    """One or two."""
     encoders: tuple[nn.Module, ...]
+    """One per tokenizer."""
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], *, truncate: bool = False) -> Text:
@@ -129,9 +131,13 @@ class Backbone:
     """The parts of a base model."""
 
     vae: nn.Module
+    """AutoencoderKL of diffusers."""
     text: TextEncoders
+    """Tokenizers and encoders."""
     scheduler: Any
+    """Of diffusers, as it was saved."""
     folder: Path
+    """Where the other parts lie."""
 
 
 def load_backbone(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Backbone:

@@ -48,6 +48,7 @@ class Labelled:
     path: str
     """Relative to the set's folder; of CheXpert to the folder above it."""
     prompt: str
+    """What the picture shows, in words."""
     target: tuple[float, ...]
     """Numbers that the labels stand for; NaN is unknown."""
 

@@ -41,6 +41,7 @@ class Edit:
     """One edit and what it went through."""
 
     beginning: Beginning
+    """Where the loop started."""
     denoised: Tensor
     """(b, c, h, w) result of the loop."""
     latents: Tensor
@@ -70,6 +71,7 @@ class Run:
     options: PIEOptions
     """Without None, apart from rules to stop."""
     score: Score | None = None
+    """Measures frames; None: nothing does."""
 
 
 @dataclass(frozen=True)
