@@ -184,7 +184,7 @@ def geometry(mesh: Mesh) -> dict[str, Any]:
         "faces": len(mesh.faces),
         "vertices": len(places),
         "parts": int(connected_parts(faces, len(places)).max()) + 1,
-        "closed": not mesh.notes(),
+        "closed": not mesh.surface_notes(),
         "box": [low.tolist(), high.tolist()],
         "area": float(mesh.face_areas().sum()),
     }

@@ -35,11 +35,11 @@ def lit(mesh: Mesh, cameras: Cameras, *, bare: bool = False, supersample: int = 
     The light comes from the upper left and wraps around the object, so that nothing is black.
     """
     places, place = torch.unique(mesh.vertices, dim=0, return_inverse=True)
-    normals = vertex_normals(places, place[mesh.faces])[place]  # seams of textures are no edges
+    normals = vertex_normals(places, place[mesh.faces])[place].float()  # seams of textures are no edges
     fine = cameras.resized(cameras.height * supersample, cameras.width * supersample).to(mesh.vertices.device)
-    light = torch.nn.functional.normalize(fine.c2w[:, :3, :3] @ fine.c2w.new_tensor([-0.5, -0.6, -0.8]), dim=-1)
+    light = torch.nn.functional.normalize(fine.c2w[:, :3, :3] @ fine.c2w.new_tensor([-0.5, -0.6, -0.8]), dim=-1).float()
     pictures = []
-    for number, clip in enumerate(fine.clip(mesh.vertices)):
+    for number, clip in enumerate(fine.clip(mesh.vertices).float()):
         fragments = rasterize(clip, mesh.faces, (fine.height, fine.width))
         facing = interpolate(normals, mesh.faces, fragments) @ light[number]
         color = 0.75 if bare else mesh.surface_color(fragments.visible, fragments.bary).clamp(0, 1)

@@ -1,34 +1,63 @@
 """Triangle meshes with colours or textures.
 
-Colours are plain display values in [0, 1]; nothing is lit and no colour space is converted. Texture row 0 is the top
-(v = 1), the UV origin is bottom left, textures repeat.
+Colours are display values (sRGB) in [0, 1], and nothing is lit. Where a surface has a vertex colour and a texture,
+their light is multiplied. Texture row 0 is the top (v = 1), the UV origin is bottom left.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from recon3d.raster import gather
+from recon3d.textures import REPEAT, Wrap, sample_texture, times
+
+
+class Source(Protocol):
+    """The file that a mesh was read from: a copy of it takes what was refined, and keeps all the rest."""
+
+    suffix: str
+    """Ending of the files that it writes."""
+
+    def moved(self, centre: Tensor, scale: float) -> Source:
+        """The file of the mesh in a world where x becomes (x - centre) * scale."""
+        ...
+
+    def fits(self, mesh: Mesh) -> bool:
+        """Whether the mesh still has the faces, texture coordinates and number of textures of the file."""
+        ...
+
+    def save(self, mesh: Mesh, path: Path) -> list[str]:
+        """Write the file with the vertices, colours and textures of the mesh; returns what it cannot hold."""
+        ...
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A triangle mesh; the colour of a surface point is the vertex colour times the texture.
-
-    `vertices`: (vertices, 3). `faces`: (faces, 3) int64, counter-clockwise seen from outside. `colors`:
-    (vertices, 3) in [0, 1], None for white. `uv`: (vertices, 2). `textures`: pictures (height, width, 3) in [0, 1].
-    `face_texture`: (faces,) int64, which texture a face wears, -1 for none.
-    """
+    """A triangle mesh; the colour of a surface point is the vertex colour times the texture."""
 
     vertices: Tensor
+    """(vertices, 3) float32, or float64 where float32 would move them by more than a millionth of the mesh's size."""
     faces: Tensor
+    """(faces, 3) int64, counter-clockwise seen from outside."""
     colors: Tensor | None = None
+    """(vertices, 3) in [0, 1]; None for white."""
     uv: Tensor | None = None
+    """(vertices, 2) texture coordinates."""
     textures: tuple[Tensor, ...] = ()
+    """Pictures (height, width, 3) in [0, 1]."""
     face_texture: Tensor | None = None
+    """(faces,) int64, which texture a face wears, -1 for none."""
+    wraps: tuple[Wrap, ...] = ()
+    """How each texture goes on outside [0, 1]; () when all repeat."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what the file held that the mesh does not show."""
+    source: Source | None = None
+    """The file that it was read from; None for a mesh made otherwise."""
 
     def check(self) -> Mesh:
         """Return the mesh, or raise ValueError where it cannot be rendered or measured."""
@@ -39,12 +68,18 @@ class Mesh:
             raise ValueError(f"The mesh has {bad} vertices that are NaN or infinite.")
         if int(self.faces.min()) < 0 or int(self.faces.max()) >= len(self.vertices):
             raise ValueError("The mesh has faces that name vertices it does not have.")
+        if self.uv is not None and not bool(torch.isfinite(self.uv).all()):
+            raise ValueError("The mesh has texture coordinates that are NaN or infinite.")
         size = float((self.vertices.amax(0) - self.vertices.amin(0)).amax())
         if size == 0 or float(self.face_areas().sum()) <= 1e-12 * size * size:
             raise ValueError("The surface of the mesh has no area.")
         return self
 
     def notes(self) -> list[str]:
+        """Sentences on what its file held that is not shown, and on what is unusual about the surface."""
+        return [*self.remarks, *self.surface_notes()]
+
+    def surface_notes(self) -> list[str]:
         """Sentences on what is unusual about the surface; empty for a closed manifold."""
         # Seams of textures double vertices; compare places, not numbers.
         places, place = torch.unique(self.vertices, dim=0, return_inverse=True)
@@ -76,18 +111,22 @@ class Mesh:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
 
-        return Mesh(
-            self.vertices.to(device),
-            self.faces.to(device),
-            move(self.colors),
-            move(self.uv),
-            tuple(texture.to(device) for texture in self.textures),
-            move(self.face_texture),
+        return replace(
+            self,
+            vertices=self.vertices.to(device),
+            faces=self.faces.to(device),
+            colors=move(self.colors),
+            uv=move(self.uv),
+            textures=tuple(texture.to(device) for texture in self.textures),
+            face_texture=move(self.face_texture),
         )
 
     def moved(self, centre: Tensor, scale: float) -> Mesh:
         """The mesh in a world where x becomes (x - centre) * scale."""
-        return replace(self, vertices=(self.vertices - centre) * scale)
+        source = None if self.source is None else self.source.moved(centre.detach().double().cpu(), scale)
+        exact = torch.float64 if self.vertices.device.type != "mps" else torch.float32  # all that Metal has
+        vertices = (self.vertices.to(exact) - centre.to(self.vertices.device, exact)) * scale
+        return replace(self, vertices=precise(vertices), source=source)
 
     def normalised(self, size: float = 1.6) -> Mesh:
         """The box moved to the origin and its longest side scaled to `size`."""
@@ -118,15 +157,21 @@ class Mesh:
         def mix(values: Tensor) -> Tensor:
             return (gather(values, corners) * bary.unsqueeze(-1).to(values.dtype)).sum(1)
 
-        color = mix(self.colors) if self.colors is not None else self.vertices.new_ones(len(faces), 3)
+        color = mix(self.colors) if self.colors is not None else torch.ones_like(bary, dtype=torch.float32)
         if self.face_texture is None or self.uv is None:
             return color
         texture, uv = self.face_texture[faces], mix(self.uv)
         for number, picture in enumerate(self.textures):
             wears = (texture == number).nonzero().squeeze(-1)
             if len(wears):
-                color = color.index_copy(0, wears, color[wears] * sample_texture(picture, uv[wears]))
+                worn = sample_texture(picture, uv[wears], self.wrap(number))
+                worn = worn if self.colors is None else times(color[wears], worn)
+                color = color.index_copy(0, wears, worn)
         return color
+
+    def wrap(self, number: int) -> Wrap:
+        """How texture `number` goes on outside [0, 1]."""
+        return self.wraps[number] if self.wraps else REPEAT
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Uniform points on the surface: points (count, 3), their faces (count,) and barycentrics (count, 3)."""
@@ -138,22 +183,14 @@ class Mesh:
         return (self.vertices[self.faces[face]] * bary.unsqueeze(-1)).sum(1), face, bary
 
 
-def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
-    """(points, 3) bilinear look-up with repeat in (height, width, 3) at uv (points, 2), origin bottom left."""
-    height, width = texture.shape[:2]
-    x = uv[:, 0] * width - 0.5
-    y = (1 - uv[:, 1]) * height - 0.5
-    left, top = x.floor(), y.floor()
-    fx, fy = (x - left).unsqueeze(-1), (y - top).unsqueeze(-1)
-    left, top = left.long(), top.long()
-    flat = texture.reshape(height * width, -1)
-
-    def texel(row: Tensor, column: Tensor) -> Tensor:
-        return flat.index_select(0, (row % height) * width + column % width)
-
-    upper = texel(top, left) * (1 - fx) + texel(top, left + 1) * fx
-    lower = texel(top + 1, left) * (1 - fx) + texel(top + 1, left + 1) * fx
-    return upper * (1 - fy) + lower * fy
+def precise(vertices: Tensor) -> Tensor:
+    """Vertices (vertices, 3) as float32, unless that moves one by more than a millionth of their extent."""
+    short = vertices.float()
+    if not len(vertices) or bool(
+        (short - vertices).abs().amax() <= 1e-6 * (vertices.amax(0) - vertices.amin(0)).amax()
+    ):
+        return short
+    return vertices
 
 
 def join(parts: list[Mesh]) -> Mesh:
@@ -162,11 +199,12 @@ def join(parts: list[Mesh]) -> Mesh:
         return parts[0]
     vertex_offset, texture_offset = 0, 0
     colored, textured = any(p.colors is not None for p in parts), any(p.textures for p in parts)
-    faces, colors, uv, worn = [], [], [], []
+    faces, colors, uv, worn, wraps = [], [], [], [], []
     for part in parts:
         faces.append(part.faces + vertex_offset)
         colors.append(part.colors if part.colors is not None else torch.ones_like(part.vertices))
         uv.append(part.uv if part.uv is not None else torch.zeros_like(part.vertices[:, :2]))
+        wraps += [part.wrap(number) for number in range(len(part.textures))]
         none = torch.full((len(part.faces),), -1, device=part.faces.device)
         own = part.face_texture if part.face_texture is not None else none
         worn.append(torch.where(own >= 0, own + texture_offset, -1))
@@ -179,6 +217,8 @@ def join(parts: list[Mesh]) -> Mesh:
         torch.cat(uv) if textured else None,
         tuple(texture for part in parts for texture in part.textures),
         torch.cat(worn) if textured else None,
+        tuple(wraps),
+        tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)),
     )
 
 

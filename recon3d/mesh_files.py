@@ -15,7 +15,11 @@ import trimesh
 from PIL import Image
 from torch import Tensor
 
+from recon3d.gltf import read_scene
+from recon3d.gltf_save import save_glb
 from recon3d.mesh import Mesh, join, with_vertex_colors
+from recon3d.textures import texture_image
+from vision.images import BadImage
 
 FORMATS = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 """File name endings that can be read; `.glb`, `.obj` and `.ply` can be written."""
@@ -25,6 +29,10 @@ OTHER_MAPS = ("map_ka", "map_ks", "map_ke", "map_ns", "map_d", "map_bump", "bump
 """Statements whose pictures are not."""
 PLAIN = 0.6
 """Grey level of a surface that comes without any colour."""
+
+
+DAMAGES = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError)
+"""What a damaged file makes of a reader."""
 
 
 def load_mesh(path: str | Path) -> Mesh:
@@ -42,6 +50,8 @@ def load_mesh(path: str | Path) -> Mesh:
         raise FileNotFoundError(f"There is no mesh file {path}.")
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path.name} is no mesh file; known endings are {', '.join(FORMATS)}.")
+    if path.suffix.lower() in (".glb", ".gltf"):
+        return _load_gltf(path).check()
     _check_named_files(path)
     try:
         scene = trimesh.load_scene(path, process=False, resolver=_Beside(str(path)))
@@ -56,6 +66,15 @@ def load_mesh(path: str | Path) -> Mesh:
     if not parts:
         raise ValueError(f"{path.name} holds a mesh without faces.")
     return join(parts).check()
+
+
+def _load_gltf(path: Path) -> Mesh:
+    try:
+        return read_scene(path).mesh
+    except (BadImage, FileNotFoundError):
+        raise
+    except DAMAGES as error:
+        raise ValueError(f"{path.name} cannot be read as a mesh: {error}.") from error
 
 
 def _check_named_files(path: Path) -> None:
@@ -174,53 +193,20 @@ def save_mesh(mesh: Mesh, path: str | Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mesh-") as folder:
         target = Path(folder) / path.name
         if suffix == ".ply":
-            _to_trimesh(with_vertex_colors(mesh), path.stem).export(target)
+            _to_trimesh(with_vertex_colors(mesh)).export(target)
         elif suffix == ".obj":
             _save_obj(mesh, target)
         else:
-            scene = trimesh.Scene()
-            for name, part in _by_texture(mesh, path.stem):
-                scene.add_geometry(_to_trimesh(part, name), node_name=name, geom_name=name)
-            scene.export(target)
+            save_glb(mesh, target)
         # The mesh file last: whoever sees it finds its materials and pictures too.
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
             shutil.move(file, path.parent / file.name)
 
 
-def _by_texture(mesh: Mesh, stem: str) -> list[tuple[str, Mesh]]:
-    """The mesh cut into parts that wear one texture or none."""
-    if mesh.face_texture is None:
-        return [(stem, mesh)]
-    parts = []
-    for number in mesh.face_texture.unique().tolist():
-        part = mesh.keep_faces(mesh.face_texture == number)
-        worn = (mesh.textures[number],) if number >= 0 else ()
-        part = replace(part, textures=worn, face_texture=torch.full_like(part.face_texture, 0 if worn else -1))
-        parts.append((stem if not parts else f"{stem}_{number}", part))
-    return parts
-
-
-def _to_trimesh(mesh: Mesh, name: str) -> trimesh.Trimesh:
-    if mesh.textures and mesh.uv is not None:
-        tint = mesh.colors if mesh.colors is not None else torch.ones(1, 3)
-        flat = bool((tint == tint[0]).all())
-        material = trimesh.visual.material.PBRMaterial(
-            name=name,
-            baseColorTexture=texture_image(mesh.textures[0] * (tint[0] if flat else 1)),
-            metallicFactor=0.0,
-            roughnessFactor=1.0,
-        )
-        visual = trimesh.visual.TextureVisuals(uv=mesh.uv.double().numpy(), material=material)
-    else:
-        colors = mesh.colors if mesh.colors is not None else torch.ones_like(mesh.vertices)
-        rgb = (colors.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        visual = trimesh.visual.ColorVisuals(vertex_colors=np.concatenate([rgb, np.full_like(rgb[:, :1], 255)], 1))
+def _to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
+    rgb = (mesh.colors.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    visual = trimesh.visual.ColorVisuals(vertex_colors=np.concatenate([rgb, np.full_like(rgb[:, :1], 255)], 1))
     return trimesh.Trimesh(mesh.vertices.detach().numpy(), mesh.faces.numpy(), visual=visual, process=False)
-
-
-def texture_image(texture: Tensor) -> Image.Image:
-    """PIL picture of a texture (height, width, 3) in [0, 1]."""
-    return Image.fromarray((texture.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
 
 
 def _save_obj(mesh: Mesh, path: Path) -> None:

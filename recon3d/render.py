@@ -73,14 +73,15 @@ def render(
     """
     fine = cameras.resized(cameras.height * supersample, cameras.width * supersample).to(mesh.vertices.device)
     images, masks, depths = [], [], []
-    for number, clip in enumerate(fine.clip(mesh.vertices)):
+    for clip in fine.clip(mesh.vertices).float():
         fragments = rasterize(clip, mesh.faces, (fine.height, fine.width))
-        position = interpolate(mesh.vertices, mesh.faces, fragments)
-        rgb = mesh.surface_color(fragments.visible, fragments.bary) if color is None else color(position)
-        depth = (position - fine.c2w[number, :3, 3]) @ fine.c2w[number, :3, 2]
+        if color is None:
+            rgb = mesh.surface_color(fragments.visible, fragments.bary)
+        else:
+            rgb = color(interpolate(mesh.vertices, mesh.faces, fragments))
         images.append(fragments.scatter(rgb.clamp(0, 1), 1.0))
         masks.append(fragments.mask[..., None])
-        depths.append(fragments.scatter(depth[:, None]))
+        depths.append(fragments.scatter(interpolate(clip[:, 3:], mesh.faces, fragments)))
 
     def shrink(pictures: list[Tensor]) -> Tensor:
         return torch.nn.functional.avg_pool2d(torch.stack(pictures).permute(0, 3, 1, 2), supersample)

@@ -28,16 +28,17 @@ def simplify(mesh: Mesh, num_faces: int) -> Mesh:
     if len(mesh.faces) <= num_faces:
         return mesh
     plain = Mesh(*merge_vertices(mesh.vertices.cpu(), mesh.faces.cpu()))
-    simpler, flawless = plain, not plain.notes()
+    middle = plain.vertices.mean(0) * (plain.vertices.dtype == torch.float64)  # far from the origin float32 is coarse
+    simpler, flawless = plain, not plain.surface_notes()
     for aggression in AGGRESSIONS if len(plain.faces) > num_faces else ():
         vertices, faces = fast_simplification.simplify(
-            plain.vertices.float().numpy(), plain.faces.int().numpy(), target_count=num_faces, agg=aggression
+            (plain.vertices - middle).float().numpy(), plain.faces.int().numpy(), target_count=num_faces, agg=aggression
         )
-        simpler = Mesh(torch.from_numpy(vertices).to(mesh.vertices.dtype), torch.from_numpy(faces).long())
+        simpler = Mesh(torch.from_numpy(vertices).to(middle) + middle, torch.from_numpy(faces).long())
         if not flawless:
             break
         simpler = simpler.keep_faces(~folded(simpler.faces))
-        if not simpler.notes():
+        if not simpler.surface_notes():
             break
     simpler = simpler.to(mesh.vertices.device)
     return replace(simpler, colors=nearest_color(mesh, simpler.vertices))
@@ -62,7 +63,7 @@ def seen_faces(mesh: Mesh, cameras: Cameras | None = None) -> Tensor:
     """(faces,) bool: visible in at least one pixel of the cameras (48 views around the unit box by default)."""
     cameras = surround() if cameras is None else cameras
     seen = torch.zeros(len(mesh.faces), dtype=torch.bool, device=mesh.faces.device)
-    for clip in cameras.to(mesh.vertices.device).clip(mesh.vertices.detach().float()):
+    for clip in cameras.to(mesh.vertices.device).clip(mesh.vertices.detach()).float():
         ids = visible_faces(clip, mesh.faces, (cameras.height, cameras.width))
         seen[ids[ids >= 0]] = True
     return seen

@@ -1,0 +1,420 @@
+"""What glTF files say about places and colours; files made by code, one feature each."""
+
+import base64
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recon3d.mesh_files import load_mesh
+
+CORNERS = {
+    (-0.5, 0.5): (200, 40, 40),
+    (0.5, 0.5): (40, 200, 40),
+    (-0.5, -0.5): (40, 40, 200),
+    (0.5, -0.5): (200, 200, 40),
+}
+FLAT = [(0, 1), (1, 1), (1, 0), (0, 0)]
+
+
+def uri(content, kind="application/octet-stream"):
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(array)).save(file, "PNG")
+    return file.getvalue()
+
+
+def quarters(size=64, alpha=None):
+    """A picture whose quarters have the colours of `CORNERS`; `alpha` (size, size)."""
+    picture = np.zeros((size, size, 3), np.uint8)
+    half = size // 2
+    for (x, y), color in CORNERS.items():
+        picture[half * (y < 0) : half * (y < 0) + half, half * (x > 0) : half * (x > 0) + half] = color
+    return picture if alpha is None else np.dstack([picture, alpha.astype(np.uint8)])
+
+
+class Maker:
+    """A glTF document of one square in z = 0 from -1 to 1, to which a test adds what it is about."""
+
+    def __init__(self, picture=None, uv=FLAT, **material):
+        self.document = {
+            "asset": {"version": "2.0"},
+            "scenes": [{"nodes": [0]}],
+            "nodes": [{"mesh": 0}],
+            "meshes": [{"primitives": [{"attributes": {}}]}],
+            "accessors": [], "bufferViews": [], "buffers": [],
+        }  # fmt: skip
+        self.primitive = self.document["meshes"][0]["primitives"][0]
+        self.attributes = self.primitive["attributes"]
+        self.attributes["POSITION"] = self.add([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)])
+        self.primitive["indices"] = self.add([[0], [1], [2], [0], [2], [3]], np.uint16)
+        if uv is not None:
+            self.attributes["TEXCOORD_0"] = self.add(uv)
+        if picture is not None:
+            self.document["images"] = [{"uri": uri(png(picture))}]
+            self.document["textures"] = [{"source": 0}]
+            material.setdefault("pbrMetallicRoughness", {})["baseColorTexture"] = {"index": 0}
+        if material:
+            self.primitive["material"] = 0
+            self.document["materials"] = [material]
+
+    def add(self, values, dtype=np.float32, **further):
+        values = np.asarray(values, dtype)
+        kind = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}[values.shape[1]]
+        component = {"f4": 5126, "u1": 5121, "i1": 5120, "u2": 5123, "u4": 5125}[values.dtype.str[1:]]
+        self.document["buffers"].append({"byteLength": values.nbytes, "uri": uri(values.tobytes())})
+        self.document["bufferViews"].append({"buffer": len(self.document["buffers"]) - 1, "byteLength": values.nbytes})
+        accessor = {"bufferView": len(self.document["bufferViews"]) - 1, "componentType": component, "type": kind}
+        self.document["accessors"].append({**accessor, "count": len(values), **further})
+        return len(self.document["accessors"]) - 1
+
+    @property
+    def base(self):
+        return self.document["materials"][0]["pbrMetallicRoughness"]
+
+    def write(self, folder):
+        (folder / "a.gltf").write_text(json.dumps(self.document))
+        return folder / "a.gltf"
+
+    def load(self, folder):
+        return load_mesh(self.write(folder))
+
+
+def color_at(mesh, x, y):
+    """8-bit display colour of the surface at (x, y), seen along z; None beside it."""
+    corners = mesh.vertices[mesh.faces][..., :2].double()
+    a, b, c = corners.unbind(1)
+    point = torch.tensor([x, y], dtype=torch.float64)
+
+    def cross(p, q):
+        return p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]
+
+    weights = torch.stack([cross(b - point, c - point), cross(c - point, a - point), cross(a - point, b - point)], -1)
+    area = weights.sum(-1, keepdim=True)
+    bary = weights / torch.where(area == 0, 1, area)
+    inside = ((bary.amin(-1) >= -1e-9) & (area[:, 0] != 0)).nonzero().flatten()[:1]
+    if not len(inside):
+        return None
+    return tuple((mesh.surface_color(inside, bary[inside].float())[0] * 255).round().int().tolist())
+
+
+def corner_colors(mesh):
+    return {place: color_at(mesh, *place) for place in CORNERS}
+
+
+def near(color, expected, by=1):
+    return color is not None and max(abs(a - b) for a, b in zip(color, expected, strict=True)) <= by
+
+
+def linear(value):
+    return ((value / 255 + 0.055) / 1.055) ** 2.4
+
+
+def test_a_picture_and_a_plain_grey_square(tmp_path):
+    assert corner_colors(Maker(quarters()).load(tmp_path)) == CORNERS
+    assert color_at(Maker().load(tmp_path), 0.3, 0.3) == (153, 153, 153)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.uint16])
+@pytest.mark.parametrize("opaque", [False, True])
+def test_vertex_colours_are_light(tmp_path, dtype, opaque):
+    maker = Maker(pbrMetallicRoughness={})
+    scale = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    values = np.tile([[linear(128), linear(200), 0, 1][: 3 + opaque]], (4, 1)) * scale
+    values = values if dtype == np.float32 else values.round()
+    maker.attributes["COLOR_0"] = maker.add(values, dtype, normalized=dtype != np.float32)
+    assert near(color_at(maker.load(tmp_path), 0.2, 0.1), (128, 200, 0), by=2 if dtype == np.uint8 else 0)
+
+
+def test_factor_colours_and_texture_multiply_light(tmp_path):
+    maker = Maker(quarters(), pbrMetallicRoughness={"baseColorFactor": [0.5, 0.1, 1, 1]})
+    maker.attributes["COLOR_0"] = maker.add([[0.5, 1, 0.2]] * 4)
+    mesh = maker.load(tmp_path)
+    for place, color in CORNERS.items():
+        light = np.array([linear(c) for c in color]) * (0.25, 0.1, 0.2)
+        expected = [round(255 * (12.92 * x if x <= 0.0031308 else 1.055 * x ** (1 / 2.4) - 0.055)) for x in light]
+        assert near(color_at(mesh, *place), expected)
+    flat = Maker(pbrMetallicRoughness={"baseColorFactor": [linear(128)] * 3 + [1]}).load(tmp_path)
+    assert color_at(flat, 0, 0) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_normalised_texture_coordinates(tmp_path, dtype):
+    maker = Maker(quarters())
+    maker.attributes["TEXCOORD_0"] = maker.add(np.array(FLAT) * np.iinfo(dtype).max, dtype, normalized=True)
+    assert corner_colors(maker.load(tmp_path)) == CORNERS
+
+
+def test_second_texture_coordinates(tmp_path):
+    maker = Maker(quarters(), uv=[(0.1, 0.1)] * 4)
+    maker.attributes["TEXCOORD_1"] = maker.add(FLAT)
+    maker.base["baseColorTexture"]["texCoord"] = 1
+    assert corner_colors(maker.load(tmp_path)) == CORNERS
+    maker.base["baseColorTexture"] = {"index": 0, "extensions": {"KHR_texture_transform": {"texCoord": 1}}}
+    assert corner_colors(maker.load(tmp_path)) == CORNERS
+
+
+def test_texture_transform_turns_scales_and_moves(tmp_path):
+    """The example of the extension: the lower left quarter, turned clockwise."""
+    gradient = np.zeros((256, 256, 3), np.uint8)
+    gradient[..., 0], gradient[..., 1] = np.arange(256), np.arange(256)[:, None]  # red is u, green is v
+    maker = Maker(gradient)
+    transform = {"offset": [0, 1], "rotation": np.pi / 2, "scale": [0.5, 0.5]}
+    maker.base["baseColorTexture"]["extensions"] = {"KHR_texture_transform": transform}
+    mesh = maker.load(tmp_path)
+    assert near(color_at(mesh, -0.5, 0.5), (32, 224, 0), 2)  # u = v = 1/4 of the square, v down
+    assert near(color_at(mesh, 0.5, 0.5), (32, 160, 0), 2)
+    transform.update(offset=[0.1, 0.2], rotation=0.0, scale=[0.5, 0.25])
+    assert near(color_at(maker.load(tmp_path), 0, 0), (0.35 * 255, 0.325 * 255, 0), 2)
+
+
+@pytest.mark.parametrize(("wrap", "beyond"), [(33071, (200, 40, 40)), (33648, (200, 40, 40)), (10497, (200, 200, 40))])
+def test_samplers_clamp_mirror_and_repeat(tmp_path, wrap, beyond):
+    maker = Maker(quarters(), uv=[(-0.5, 1.5), (1.5, 1.5), (1.5, -0.5), (-0.5, -0.5)])
+    maker.document["textures"][0]["sampler"] = 0
+    maker.document["samplers"] = [{"wrapS": wrap, "wrapT": wrap}]
+    mesh = maker.load(tmp_path)
+    assert color_at(mesh, -0.25, 0.25) == (200, 40, 40)
+    assert color_at(mesh, -0.7, 0.7) == beyond
+
+
+def test_deep_grey_and_spec_gloss_and_glowing_textures(tmp_path):
+    assert color_at(Maker(np.full((8, 8), 32768, np.uint16)).load(tmp_path), 0, 0) == (128, 128, 128)
+    maker = Maker(quarters())
+    glow = {"emissiveFactor": [1, 1, 1], "emissiveTexture": {"index": 0}}
+    maker.document["materials"] = [{**glow, "pbrMetallicRoughness": {"baseColorFactor": [0, 0, 0, 1]}}]
+    mesh = maker.load(tmp_path)
+    assert corner_colors(mesh) == CORNERS and not mesh.remarks
+    old = {"KHR_materials_pbrSpecularGlossiness": {"diffuseTexture": {"index": 0}}}
+    maker.document["materials"] = [{"extensions": old, "normalTexture": {"index": 0}}]
+    mesh = maker.load(tmp_path)
+    assert corner_colors(mesh) == CORNERS and "normal maps" in mesh.remarks[0]
+
+
+def disc(size=64, radius=20):
+    y, x = np.mgrid[:size, :size] + 0.5 - size / 2
+    return 255 * (x * x + y * y < radius * radius)
+
+
+@pytest.mark.parametrize("mode", ["MASK", "BLEND"])
+def test_transparent_parts_are_cut_out(tmp_path, mode):
+    mesh = Maker(quarters(alpha=disc()), alphaMode=mode).load(tmp_path)
+    assert float(mesh.face_areas().sum()) == pytest.approx(np.pi * (20 / 32) ** 2, rel=0.03)
+    assert color_at(mesh, -0.3, 0.3) == (200, 40, 40) and color_at(mesh, 0.9, 0.9) is None
+    assert "cut out" in mesh.remarks[0]
+    assert len(Maker(quarters(alpha=disc())).load(tmp_path).faces) == 2  # opaque: opacity means nothing
+
+
+@pytest.mark.parametrize("wrap", [10497, 33648, 33071])
+def test_transparent_parts_repeat_as_the_picture_does(tmp_path, wrap):
+    left = np.repeat(255 * (np.arange(64) < 32)[None], 64, 0)  # the left half is opaque
+    maker = Maker(quarters(alpha=left), uv=[(0, 1), (2, 1), (2, 0), (0, 0)], alphaMode="MASK")
+    maker.document["textures"][0]["sampler"] = 0
+    maker.document["samplers"] = [{"wrapS": wrap, "wrapT": wrap}]
+    mesh = maker.load(tmp_path)
+    there = [color_at(mesh, x, 0.3) is not None for x in (-0.75, -0.25, 0.25, 0.75)]
+    assert there == {10497: [1, 0, 1, 0], 33648: [1, 0, 0, 1], 33071: [1, 0, 0, 0]}[wrap]
+
+
+def test_mask_with_factor_colours_and_cutoff(tmp_path):
+    maker = Maker(alphaMode="MASK", alphaCutoff=0.3, pbrMetallicRoughness={"baseColorFactor": [1, 0, 0, 0.5]})
+    assert len(maker.load(tmp_path).faces) == 2
+    maker.attributes["COLOR_0"] = maker.add([[1, 1, 1, 0.5], [1, 1, 1, 0.5], [1, 1, 1, 1], [1, 1, 1, 1]])
+    assert len(maker.load(tmp_path).faces) == 2
+    maker.attributes["COLOR_0"] = maker.add([[1, 1, 1, 0.5]] * 4)
+    with pytest.raises(ValueError, match="all of its surface is transparent"):
+        maker.load(tmp_path)
+
+
+def test_glass_is_shown_as_if_white_were_behind_it(tmp_path):
+    mesh = Maker(alphaMode="BLEND", pbrMetallicRoughness={"baseColorFactor": [0, 0, 0, 0.25]}).load(tmp_path)
+    assert near(color_at(mesh, 0, 0), (191, 191, 191)) and "25% opaque" in mesh.remarks[0]
+    mesh = Maker(quarters(), alphaMode="BLEND", pbrMetallicRoughness={"baseColorFactor": [1, 1, 1, 0.5]}).load(tmp_path)
+    assert near(color_at(mesh, -0.5, 0.5), (228, 148, 148))
+    with pytest.raises(ValueError, match="all of its surface is transparent"):
+        Maker(alphaMode="BLEND", pbrMetallicRoughness={"baseColorFactor": [1, 0, 0, 0]}).load(tmp_path)
+
+
+def test_instances_nodes_and_mirrors(tmp_path):
+    maker = Maker()
+    maker.document["nodes"] = [
+        {"children": [1, 2], "translation": [0, 0, 5]},
+        {"mesh": 0, "scale": [2, 1, 1], "rotation": [0, 0, np.sin(np.pi / 4), np.cos(np.pi / 4)]},
+        {"mesh": 0, "matrix": [-1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 9, 0, 0, 1]},
+    ]
+    mesh = maker.load(tmp_path)
+    low, high = mesh.bounds()
+    torch.testing.assert_close(low, torch.tensor([-1.0, -2, 5])) and torch.testing.assert_close(high[:2], low[:2])
+    assert high.tolist() == [10, 2, 5]
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    assert bool((torch.cross(b - a, c - a, dim=-1)[:, 2] > 0).all())  # the mirrored one too
+    moves = maker.add([(0, 0, 0), (3, 0, 0), (6, 0, 0)])
+    extension = {"EXT_mesh_gpu_instancing": {"attributes": {"TRANSLATION": moves}}}
+    maker.document["nodes"] = [{"mesh": 0, "extensions": extension}]
+    mesh = maker.load(tmp_path)
+    assert len(mesh.faces) == 6 and mesh.bounds()[1].tolist() == [7, 1, 0]
+
+
+@pytest.mark.parametrize(("mode", "indices"), [(5, [0, 1, 3, 2]), (6, [0, 1, 2, 3])])
+def test_strips_and_fans(tmp_path, mode, indices):
+    maker = Maker()
+    maker.primitive.update(mode=mode, indices=maker.add([[i] for i in indices], np.uint8))
+    mesh = maker.load(tmp_path)
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    assert float(torch.cross(b - a, c - a, dim=-1)[:, 2].sum()) == 8 and len(mesh.faces) == 2
+
+
+def test_skins_and_morphs_are_shown_at_rest(tmp_path):
+    maker = Maker()
+    maker.attributes["JOINTS_0"] = maker.add([(0, 0, 0, 0), (0, 0, 0, 0), (1, 0, 0, 0), (1, 0, 0, 0)], np.uint8)
+    maker.attributes["WEIGHTS_0"] = maker.add([(1, 0, 0, 0)] * 4)
+    back = np.eye(4)
+    back[3, 2] = -1  # column-major: inverse bind moves by -1 along z
+    maker.document["skins"] = [{"joints": [1, 2], "inverseBindMatrices": maker.add([np.eye(4).ravel(), back.ravel()])}]
+    maker.document["nodes"] = [{"mesh": 0, "skin": 0, "translation": [9, 9, 9]}, {}, {"translation": [0, 3, 1]}]
+    maker.document["scenes"] = [{"nodes": [0, 1, 2]}]
+    mesh = maker.load(tmp_path)
+    assert sorted(mesh.vertices.tolist()) == [[-1, -1, 0], [-1, 4, 0], [1, -1, 0], [1, 4, 0]]
+    assert "skeleton" in mesh.remarks[0]
+    maker = Maker()
+    maker.primitive["targets"] = [{"POSITION": maker.add([(0, 0, 2)] * 4)}]
+    maker.document["meshes"][0]["weights"] = [0.5]
+    assert maker.load(tmp_path).vertices[:, 2].tolist() == [1] * 4
+
+
+def test_sparse_accessors(tmp_path):
+    maker = Maker()
+    index, value = maker.add([[2]], np.uint16), maker.add([(5, 5, 0)])
+    maker.document["accessors"][0]["sparse"] = {
+        "count": 1,
+        "indices": {"bufferView": index, "componentType": 5123},
+        "values": {"bufferView": value},
+    }
+    assert maker.load(tmp_path).bounds()[1].tolist() == [5, 5, 0]
+
+
+def test_pictures_that_are_missing_or_not_read_cost_a_note(tmp_path):
+    maker = Maker(quarters())
+    for image, word in (
+        ({"uri": "gone.png"}, "gone.png, which is missing"),
+        ({"uri": "../gone.png"}, "outside its own folder"),
+        ({"uri": uri(b"\xabKTX 20\xbb\r\n\x1a\n" + bytes(40), "image/ktx2")}, "KTX2"),
+    ):
+        maker.document["images"] = [image]
+        mesh = maker.load(tmp_path)
+        assert color_at(mesh, 0, 0) == (153, 153, 153)
+        assert len(mesh.notes()) == 2 and word in mesh.notes()[0]
+    maker.document["images"] = [{"uri": uri(png(quarters()))}]
+    maker.document["textures"] = [{"extensions": {"KHR_texture_basisu": {}}}]
+    assert "names no picture" in maker.load(tmp_path).notes()[0]
+
+
+def huge_png(side):
+    """A small file that says it holds side x side pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    content = png(quarters(8))
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def broken(change):
+    maker = Maker(quarters())
+    change(maker.document, maker)
+    return maker
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda d, m: d.update(images=None), "images are no list"),
+        (lambda d, m: d.update(images=[{"uri": 7}]), "uri is 7"),
+        (lambda d, m: d.update(images=[{"uri": uri(huge_png(20000))}]), "larger than textures may be"),
+        (lambda d, m: d.update(images=[{"uri": "data:;base64,AAA"}]), "base64"),
+        (lambda d, m: d.update(images=[{"uri": uri(b"nothing")}]), "not an image"),
+        (lambda d, m: d.update(nodes=[{"mesh": 0, "children": [0]}]), "circle"),
+        (lambda d, m: d["scenes"][0].update(nodes=[4]), "names 4 among its 1 nodes"),
+        (lambda d, m: d["buffers"][0].update(uri="../b.bin"), "outside its own folder"),
+        (lambda d, m: d["buffers"][0].update(uri="b.bin"), "b.bin, which is missing"),
+        (lambda d, m: d["bufferViews"][0].update(byteLength=10**30), "beyond its buffer"),
+        (lambda d, m: d["accessors"][0].update(count=2**31), "elements"),
+        (lambda d, m: d["accessors"][0].pop("bufferView") or d["accessors"][0].update(count=2**31), "elements"),
+        (lambda d, m: d["accessors"][0].update(count=5), "beyond"),
+        (lambda d, m: d["accessors"][0].update(componentType=[]), "component type"),
+        (lambda d, m: d["accessors"][0].update(count=3), "vertex 3"),
+        (lambda d, m: m.primitive.update(attributes=[]), "without faces"),
+        (lambda d, m: d["nodes"][0].update(translation=[1, 2]), "must be 3 numbers"),
+        (lambda d, m: d["nodes"][0].update(matrix=[10**400] * 16), "must be 16 numbers"),
+        (lambda d, m: d["materials"][0].update(alphaMode="SOLID"), "SOLID"),
+        (lambda d, m: m.base.update(baseColorTexture={"index": True}), "among its 1 textures"),
+        (lambda d, m: d.update(extensionsRequired=["EXT_meshopt_compression"]), "EXT_meshopt_compression"),
+        (lambda d, m: d["asset"].update(version="1.0"), "glTF 1.0"),
+        (lambda d, m: m.primitive.update(extensions=7), "cannot be read"),
+    ],
+)
+def test_damaged_files_are_refused_with_a_sentence(tmp_path, change, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        broken(change).load(tmp_path)
+
+
+def test_texts_that_are_no_documents(tmp_path):
+    for text in ("[]", "7", '{"asset": 3}', "[" * 100_000, '{"a": 1', "", '{"asset": {"version": "2.0"}}'):
+        (tmp_path / "a.gltf").write_text(text)
+        with pytest.raises(ValueError, match="cannot be read as a mesh"):
+            load_mesh(tmp_path / "a.gltf")
+    for content in (
+        b"glTF",
+        b"glTF" + struct.pack("<II", 2, 500) + bytes(30),
+        b"glTF" + struct.pack("<II", 1, 20) + bytes(8),
+    ):
+        (tmp_path / "a.glb").write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read as a mesh"):
+            load_mesh(tmp_path / "a.glb")
+
+
+@pytest.mark.parametrize(
+    ("stored", "names"),
+    [
+        (
+            "wood a.png",
+            ["wood a.png", "wood%20a.png", "C:\\me\\wood a.png", "/home/me/Wood%20a.png", "not/there/wood a.png"],
+        ),
+        ("wood%20a.png", ["wood%20a.png", "WOOD%20A.png", "./wood%20a.png"]),
+        ("Textures/Wood A.PNG", ["textures/wood%20a.png", "Textures\\Wood A.png", "./textures//wood a.png"]),
+    ],
+)
+def test_files_beside_are_found_however_they_are_spelled(tmp_path, stored, names):
+    (tmp_path / stored).parent.mkdir(exist_ok=True)
+    (tmp_path / stored).write_bytes(png(quarters()))
+    for name in names:
+        maker = Maker(quarters())
+        maker.document["images"] = [{"uri": name}]
+        assert corner_colors(maker.load(tmp_path)) == CORNERS, name
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path):
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    (tmp_path / "secret.png").write_bytes(png(quarters()))
+    (folder / "t.png").symlink_to(tmp_path / "secret.png")
+    maker = Maker(quarters())
+    for name in ("t.png", "../secret.png", str(tmp_path / "secret.png")):
+        maker.document["images"] = [{"uri": name}]
+        assert not maker.load(folder).textures
+
+
+def test_places_far_from_the_origin_stay_exact(tmp_path):
+    maker = Maker()
+    maker.document["nodes"] = [{"mesh": 0, "translation": [455000.3, 5400000.6, 120]}]
+    mesh = maker.load(tmp_path)
+    assert mesh.vertices.dtype == torch.float64 and mesh.bounds()[0].tolist() == [454999.3, 5399999.6, 120]
+    assert mesh.normalised().vertices.dtype == torch.float32
+    centre, scale = mesh.placement()
+    back = mesh.moved(centre, scale).moved(-centre * scale, 1 / scale)
+    assert float((back.vertices - mesh.vertices).abs().max()) < 1e-6
