@@ -66,7 +66,17 @@ def read_look(file: GltfFile, index: Any) -> tuple[Look, list[str]]:
         raise ValueError(f"material {name} has the alphaMode {mode!r}")
     cutoff = float(numbers([material.get("alphaCutoff", 0.5)], 1, (0.5,), f"alphaCutoff of material {name}")[0])
     look = Look(factor.clip(0, 1), given, alpha=mode, cutoff=cutoff)
-    return (look, []) if info is None else _textured(file, look, info, (*slot, keys[-1]), name)
+    if info is None:
+        return look, []
+    if _unused_diffuse(file, base):
+        look = replace(look, factor=np.append(np.ones(3), look.factor[3]))
+    return _textured(file, look, info, (*slot, keys[-1]), name)
+
+
+def _unused_diffuse(file: GltfFile, base: dict[str, Any]) -> bool:
+    """Whether trimesh made this material of one of an OBJ file: the texture stood in place of the colour there."""
+    by_trimesh = "github.com/mikedh/trimesh" in str(file.document.get("asset", {}).get("generator"))
+    return by_trimesh and set(base) == {"baseColorFactor", "baseColorTexture", "roughnessFactor"}
 
 
 def _base(material: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

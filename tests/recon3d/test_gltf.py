@@ -146,6 +146,13 @@ def test_factor_colours_and_texture_multiply_light(tmp_path):
     assert color_at(flat, 0, 0) == (128, 128, 128)
 
 
+def test_the_colour_that_trimesh_leaves_beside_the_texture_of_an_obj_is_unused(tmp_path):
+    maker = Maker(quarters(), pbrMetallicRoughness={"baseColorFactor": [0.6, 0.6, 0.6, 1], "roughnessFactor": 0.3})
+    assert corner_colors(maker.load(tmp_path)) != CORNERS
+    maker.document["asset"]["generator"] = "https://github.com/mikedh/trimesh"
+    assert corner_colors(maker.load(tmp_path)) == CORNERS
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_normalised_texture_coordinates(tmp_path, dtype):
     maker = Maker(quarters())
