@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 
 from reward_vlm.rl.duel import duel_loss
 from reward_vlm.rl.selectors import downsample, error_penalty, format_penalty, mixed_groups
+from reward_vlm.scl.balance import Answer, balance_score, mean_balance, select, select_to_size
 from reward_vlm.writers.splices import Attempt, splice, worth_splicing
 from tests.parity.conftest import golden_root
 from vision.refine import Verdict
-from vision.strategies.balance import Answer, balance_score, mean_balance, select, select_to_size
 from vision.strategies.lookahead import exploitation, exploration, find_first_error, step_score, td_lookahead
 from vision.strategies.need import gate_metrics
 from vision.strategies.prompts import best_prompts, prompt_scores

@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from vision.refine import Verdict
+from vision.regression import regression
 from vision.strategies.values import Choice, best
-
-NEWTON_STEPS = 50
-"""At most; the loss is convex, and some ten are taken."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class StrategySelector:
         inputs = _with_offset((rows - means) / deviations)
         targets = torch.tensor([strategies.index(lesson.strategy) for lesson in lessons])
         counts = torch.tensor([lesson.weight for lesson in lessons], dtype=torch.float64)
-        weights = _regression(inputs, targets, counts / counts.sum(), len(strategies), decay / len(lessons))
+        weights = regression(inputs, targets, counts / counts.sum(), len(strategies), decay / len(lessons))
         rounded = tuple(tuple(row) for row in weights.tolist())
         return cls(strategies, features, tuple(means.tolist()), tuple(deviations.tolist()), rounded)
 
@@ -131,40 +129,6 @@ class StrategySelector:
         if not names:
             raise ValueError(f"None of the strategies {', '.join(self.strategies)} is there to be picked.")
         return max(names, key=chances.__getitem__)
-
-
-def _regression(inputs: Tensor, targets: Tensor, counts: Tensor, classes: int, decay: float) -> Tensor:
-    """(classes, columns) float64 weights of a multinomial regression of (n, columns) inputs on (n,) classes, by damped
-    Newton steps on the convex loss; the last column is the offset.
-
-    Args:
-        counts: (n,) how much each row counts; they sum to 1.
-        decay: weight of the squared weights, offsets left out.
-    """
-    columns = inputs.shape[1]
-    wanted = torch.nn.functional.one_hot(targets, classes).double()
-    ridge = torch.full((classes, columns), 2 * decay, dtype=torch.float64)
-    ridge[:, -1] = 1e-9  # equal offsets of all classes change nothing, and must not make the system singular
-    weights = torch.zeros_like(ridge)
-
-    def loss(at: Tensor) -> Tensor:
-        fit = -(counts[:, None] * wanted * (inputs @ at.T).log_softmax(1)).sum()
-        return fit + (ridge * at.square()).sum() / 2
-
-    for _ in range(NEWTON_STEPS):
-        chances = (inputs @ weights.T).softmax(1)
-        gradient = (counts[:, None] * (chances - wanted)).T @ inputs + ridge * weights
-        spread = torch.diag_embed(chances) - chances[:, :, None] * chances[:, None, :]
-        curvature = torch.einsum("n,nab,nf,ng->afbg", counts, spread, inputs, inputs)
-        curvature = curvature.reshape(classes * columns, -1) + torch.diag(ridge.flatten())
-        step = torch.linalg.solve(curvature, gradient.flatten()).view_as(weights)
-        before, size = loss(weights), 1.0
-        while size > 1e-6 and loss(weights - size * step) > before:
-            size /= 2
-        weights = weights - size * step
-        if step.abs().max() < 1e-9:
-            break
-    return weights
 
 
 def _row(facts: Mapping[str, float], features: Sequence[str], task: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Best of several, ranking, prompts, duels, verifiers and balance."""
+"""Best of several, ranking and prompts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 
 from vision.refine import Verdict
-from vision.strategies.balance import Answer, Tuner, balance_score, mean_balance, select
 from vision.strategies.best import best_of_n, distil, found_by, sharpened
-from vision.strategies.duel import duel, payoff
 from vision.strategies.prompts import prompt_scores, search_prompts
 from vision.strategies.ranking import Row, Weights, rank
 from vision.strategies.values import Candidate, Choice
-from vision.strategies.verify import process_f1, self_verify, verifier_report
 
 # Best of several
 
@@ -145,124 +142,3 @@ def test_a_search_is_never_worse_than_its_seeds():
     assert found.prompts == ("seed",) and asked == ["seed", "mutant"]  # and nothing is asked twice
     with pytest.raises(ValueError, match="at least one prompt"):
         search_prompts([], lambda prompt, number: [], solves)
-
-
-# Duel
-
-
-def test_payoffs_are_zero_sum_and_invalid_faults_are_dropped():
-    assert payoff(True) == (-1.0, 1.0) and payoff(False) == (1.0, -1.0)
-    learnt = []
-    game = duel(
-        ["a", "bb", "ccc"],
-        sneaky=lambda task, round: Candidate(task, (len(task), round), "sneaky"),
-        critic=lambda candidate: 2,
-        valid=lambda task, candidate: task != "ccc",
-        right=lambda candidate, says: candidate.value[0] == says,
-        rounds=2,
-        learn=lambda bouts: learnt.append(len(bouts)),
-    )
-    assert game.invalid == 2 and learnt == [2, 2] and game.found(0) == 0.5
-    assert [bout.rewards for bout in game.bouts] == [payoff(False), payoff(True)] * 2
-    with pytest.raises(ValueError, match="Round 7 has no valid fault"):
-        game.found(7)
-
-
-def test_a_critic_that_learns_finds_more_round_by_round():
-    """The critic remembers the kinds of fault that fooled it."""
-    known = set()
-    game = duel(
-        [str(i) for i in range(30)],
-        sneaky=lambda task, round: Candidate(task, int(task) % 5, "sneaky"),
-        critic=lambda candidate: candidate.value if candidate.value in known else None,
-        valid=lambda task, candidate: True,
-        right=lambda candidate, says: says == candidate.value,
-        rounds=3,
-        learn=lambda bouts: known.update(bout.planted.value for bout in bouts[: 2 + len(known)] if not bout.found),
-    )
-    assert 0 == game.found(0) < game.found(1) < game.found(2)
-
-
-# Verifiers
-
-
-def test_among_what_is_judged_right_the_majority_decides_and_else_among_all():
-    samples = ["a", "a", "a", "b", "b"]
-    assert self_verify(samples, lambda s: s == "b").answer == "b"
-    none = self_verify(samples, lambda s: False)
-    assert none.answer == "a" and none.fell_back
-    assert self_verify(samples, lambda s: True).answer == "a"
-    with pytest.raises(ValueError, match="no samples"):
-        self_verify([], lambda s: True)
-
-
-def test_a_report_has_exact_rates_and_tells_difficulties_apart():
-    said = [True, True, True, False, False, True]
-    truth = [True, True, False, True, False, False]
-    report = verifier_report(said, truth, [0, 0, 0, 1, 1, 1])
-    assert (report.all.precision, report.all.recall, report.all.specificity) == (2 / 4, 2 / 3, 1 / 3)
-    assert dict(report.by_difficulty)[0].precision == 2 / 3 and dict(report.by_difficulty)[1].precision == 0
-    assert dict(report.by_difficulty)[0].count == 3
-
-
-def test_a_verifier_that_always_says_yes_or_is_at_chance_is_flagged_and_a_good_one_is_not():
-    draws = np.random.default_rng(0)
-    truth = (draws.random(400) < 0.7).tolist()
-    assert "always says right" in verifier_report([True] * 400, truth).warning
-    assert "always says wrong" in verifier_report([False] * 400, truth).warning
-    assert "at chance" in verifier_report((draws.random(400) < 0.7).tolist(), truth).warning
-    good = [t if draws.random() < 0.8 else not t for t in truth]
-    assert verifier_report(good, truth).warning is None
-    assert verifier_report([True, False], [True, True]).all.specificity is None
-
-
-def test_the_f1_of_first_errors_is_a_harmonic_mean():
-    assert process_f1([2, 1, None, None], [2, 3, None, 0]) == pytest.approx(2 * (1 / 3) * 1 / (1 / 3 + 1))
-    assert process_f1([None, None], [None, 1]) == 0.0 and process_f1([], []) == 0.0
-
-
-# Balance
-
-
-def test_balance_scores_weigh_number_and_share_of_the_right_ones():
-    exact = [balance_score(*pair) for pair in ((0, 5), (8, 8), (4, 4), (8, 16), (0, 0), (20, 20))]
-    assert exact == [0, 1, 0.5, 0.5, 0, 1]
-    for wrong in ((3, 2), (-1, 2)):
-        with pytest.raises(ValueError):
-            balance_score(*wrong)
-    assert mean_balance([[], []]) == 0
-
-
-def test_a_selection_keeps_the_best_and_each_text_once():
-    answers = [Answer("a", True, 0.9), Answer("b", False, 0.5), Answer("a", True, 0.9), Answer("c", True, 1.1)]
-    assert [a.text for a in select(answers, 0.5)] == ["c", "a"]
-    assert [a.text for a in select(answers, -1.0, cap=3)] == ["c", "a"]  # the cap counts both of "a"
-
-
-def test_a_tuner_finds_the_planted_optimum_and_moves_when_the_policy_collapses():
-    def policy(diverse):
-        """Hot samples differ more and are wrong more often; a collapsed policy says one thing when cold."""
-
-        def sample(temperature):
-            different = round(diverse * temperature * 10)
-            return [
-                [
-                    Answer(f"{i % max(different, 1)}", i % 10 >= 9 * (temperature - 0.5), 0.5 + i / 100)
-                    for i in range(20)
-                ]
-                for _ in range(5)
-            ]
-
-        return sample
-
-    tuner = Tuner((0.5, 0.8, 1.1), (0.0, 0.6, 2.0))
-    fresh, collapsed = tuner.tune(policy(2.0)), tuner.tune(policy(0.4))
-    assert fresh.temperature < collapsed.temperature and fresh.balance > collapsed.balance
-    grid = [
-        mean_balance([select(answers, threshold) for answers in policy(2.0)(temperature)])
-        for temperature in tuner.temperatures
-        for threshold in tuner.thresholds
-    ]
-    assert fresh.balance == max(grid)
-    with pytest.raises(ValueError, match="at least one temperature"):
-        Tuner((), (0.0,))

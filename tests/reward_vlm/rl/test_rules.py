@@ -1,0 +1,241 @@
+"""What reinforcement keeps of its rollouts, what it learns next, when it begins anew, what parts of a reply earn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reward_vlm.rl.curriculum import AdaptiveCurriculum, difficulty_shift, guided
+from reward_vlm.rl.duel import duel, duel_loss, payoff
+from reward_vlm.rl.objective import group_advantages
+from reward_vlm.rl.reference import ReferenceReset
+from reward_vlm.rl.selectors import downsample, error_penalty, format_penalty, mixed_groups
+from reward_vlm.rl.spans import message_rewards, progress_reward, span_advantages
+from vision.strategies.progress import BestOfKProver
+from vision.strategies.values import Candidate
+
+# Down-sampling
+
+
+def draw(seed, total, share=0.5):
+    draws = np.random.default_rng(seed)
+    return (draws.random(total) < share).astype(float).tolist(), draws.random(total).round(1).tolist()
+
+
+@pytest.mark.parametrize("total", [2, 3, 7, 10, 16, 33])
+@pytest.mark.parametrize("minima", [(-1, -1), (0, 0), (1, 1), (2, 0)])
+def test_every_group_gives_exactly_what_is_kept_odd_ones_too(total, minima):
+    for seed in range(40):
+        rewards, penalties = draw(seed, total, [0.1, 0.5, 0.9][seed % 3])
+        for keep in range(max(1, sum(max(m, 0) for m in minima)), total + 1):
+            kept = downsample(rewards, penalties, keep, *minima)
+            assert len(kept) == keep and kept == sorted(set(kept))
+            right = sum(rewards[place] for place in kept)
+            assert right >= min(minima[0], sum(rewards)) and keep - right >= min(minima[1], total - sum(rewards))
+
+
+def test_the_remainder_of_two_half_shares_goes_to_the_right_ones():
+    """5 and 5 of 10 for 5: both shares are 2.5, which Python rounds to 2; the release stops here."""
+    kept = downsample([1.0] * 5 + [0.0] * 5, [0.0] * 10, 5)
+    assert kept == [0, 1, 2, 5, 6]
+
+
+def test_right_ones_are_chosen_by_form_and_wrong_ones_are_not():
+    rewards = [1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]
+    penalties = [0.9, 0.1, 0.9, 0.0, 0.1, 0.0, 0.5, 0.0]
+    assert downsample(rewards, penalties, 4) == [1, 2, 3, 4]
+
+
+def test_classes_are_kept_in_their_shares_and_faults_of_the_right_fall():
+    for seed in range(20):
+        rewards, penalties = draw(seed, 32, 0.4)
+        kept = downsample(rewards, penalties, 16)
+        assert abs(np.mean([rewards[i] for i in kept]) - np.mean(rewards)) <= 1 / 16
+        right = [i for i, reward in enumerate(rewards) if reward]
+        assert np.mean([penalties[i] for i in kept if rewards[i]]) <= np.mean([penalties[i] for i in right])
+
+
+def test_too_few_rollouts_are_dropped_and_wrong_numbers_told():
+    assert downsample([1.0, 0.0], [0.0, 0.0], 3) == [] and downsample([1.0, 0.0], [0.0, 0.0], 2) == [0, 1]
+    assert mixed_groups("aabb", [1.0, 0.0, 1.0, 1.0]) == [0, 1]
+    for wrong in ({"keep": 0}, {"keep": 3, "min_positive": 2, "min_negative": 2}):
+        with pytest.raises(ValueError, match="no fewer than its minima"):
+            downsample([1.0] * 4, [0.0] * 4, **wrong)
+    with pytest.raises(ValueError, match="Every rollout has a penalty"):
+        downsample([1.0] * 4, [0.0], 2)
+
+
+def test_penalties_of_errors_and_of_form():
+    turn = "<|im_start|>assistant\n"
+    assert [error_penalty(text) for text in ("no tool", "<tool_response>ok\nERROR</tool_response>")] == [0.5, 1.0]
+    assert error_penalty("<tool_response>a</tool_response><tool_response>an error</tool_response>") == 0.5
+    assert format_penalty(turn + "<answer>1</answer>") == 0.0
+    assert format_penalty(turn + "<answer>1") == format_penalty("<answer>1</answer>") == format_penalty(turn) == 1.0
+    assert format_penalty((turn + "<answer>1</answer>") * 2) == 0.5
+
+
+# Curriculum
+
+
+class Growing:
+    """A policy that solves row d with a chance that falls with d and rises with its skill, but for row 0, which it
+    unlearns; it counts what it was asked."""
+
+    def __init__(self):
+        self.skill, self.asked = 0, []
+
+    def __call__(self, rows):
+        self.asked.append(list(rows))
+        return [max(0.0, 1 - self.skill) if row == 0 else 1 / (1 + row) + self.skill * (row % 3) for row in rows]
+
+
+def test_only_the_next_batch_is_measured_again_and_sorted_by_the_policy_as_it_is():
+    policy = Growing()
+    curriculum, batches = AdaptiveCurriculum(list(range(10)), policy, 3), []
+    for batch in curriculum:
+        batches.append(batch)
+        policy.skill += 1
+    assert [len(asked) for asked in policy.asked] == [10, 3, 3]
+    assert batches[0] == [0, 1, 2, 3] and sorted(row for batch in batches for row in batch) == list(range(10))
+    for number in (1, 2):
+        rates = [1 / (1 + row) + number * (row % 3) for row in batches[number]]
+        assert rates == sorted(rates, reverse=True) and sorted(batches[number]) == sorted(policy.asked[number])
+    assert all(shift > 0 for shift in curriculum.shifts)
+
+
+def test_a_policy_that_does_not_change_keeps_the_order():
+    curriculum = AdaptiveCurriculum([3, 1, 2, 0], lambda rows: [1 - row / 10 for row in rows], 4)
+    assert list(curriculum) == [[0], [1], [2], [3]] and curriculum.shifts == [0, 0, 0]
+    assert difficulty_shift([1, 2, 3], [30, 20, 10]) == pytest.approx(2.0)
+    assert difficulty_shift([1, 2, 2, 3], [1, 2, 2, 3]) == pytest.approx(0.0)
+    with pytest.raises(ValueError, match="not into 5"):
+        AdaptiveCurriculum([1, 2], lambda rows: [], 5)
+
+
+def test_help_goes_only_where_every_try_fails():
+    asked = []
+
+    def teacher(group):
+        asked.append(group)
+        return [("bad", 0.0), ("good", 1.0), ("better", 2.0)]
+
+    rewards = [0.0, 1.0, 0.0, 0.0, -1.0, 0.0, 1.0, 1.0]
+    samples, earned, helped = guided(rewards, list("abcdefgh"), teacher, size=2, most=2)
+    assert asked == [1, 2] and helped == [2, 3, 4, 5]
+    assert samples == ["a", "b", "better", "good", "better", "good", "g", "h"]
+    assert earned == [0.0, 1.0, 2.0, 1.0, 2.0, 1.0, 1.0, 1.0]
+    assert guided(rewards, list("abcdefgh"), lambda group: [], 2)[0] == list("abcdefgh")
+    for size, most in ((3, 1), (2, 3), (2, 0)):
+        with pytest.raises(ValueError):
+            guided(rewards, list("abcdefgh"), teacher, size, most)
+
+
+# Resets
+
+
+def test_resets_come_at_exact_steps():
+    rule = ReferenceReset(patience=2, min_delta=0.01)
+    rising = [0.5, 0.6, 0.7, 0.8]
+    assert rule.places(rising) == []
+    stalls = [0.5, 0.6, 0.605, 0.6, 0.61, 0.62, 0.62, 0.62, 0.62]
+    assert rule.places(stalls) == [3, 7]
+    assert [rule.due(stalls[: n + 1]) for n in range(len(stalls))] == [n in (3, 7) for n in range(len(stalls))]
+    assert rule.places([float("nan")] * 3) == [1] and rule.places([]) == [] and not rule.due([])
+    assert ReferenceReset(1).places([0.5, 0.5, 0.5]) == [1, 2]
+    with pytest.raises(ValueError, match="patience must be at least 1"):
+        ReferenceReset(0)
+
+
+# Spans, messages, progress
+
+
+def test_every_span_earns_its_own_reward_and_nothing_else_does():
+    think = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
+    answer = torch.tensor([[0, 0, 0, 1, 0], [0, 0, 1, 1, 0]]).bool()
+    rewards = {"think": torch.tensor([1.0, -1.0]), "answer": torch.tensor([0.0, 2.0])}
+    found = span_advantages(rewards, {"think": think, "answer": answer})
+    assert torch.equal(found, torch.tensor([[1.0, 1, 0, 0, 0], [-1, 0, 2, 2, 0]]))
+    changed = span_advantages(rewards | {"answer": torch.tensor([9.0, 9.0])}, {"think": think, "answer": answer})
+    assert torch.equal(changed[think], found[think])
+    grouped = span_advantages(rewards, {"think": think, "answer": answer}, 2, "rloo")
+    assert torch.equal(grouped[0, 0], group_advantages(rewards["think"], 2, "rloo")[0])
+
+
+def test_spans_that_overlap_or_have_no_reward_are_told():
+    mask, rewards = torch.ones(1, 2).bool(), torch.ones(1)
+    with pytest.raises(ValueError, match="lies in two spans"):
+        span_advantages({"a": rewards, "b": rewards}, {"a": mask, "b": mask})
+    with pytest.raises(ValueError, match="same names"):
+        span_advantages({"a": rewards}, {"b": mask})
+
+
+def test_progress_rewards_sum_to_the_final_one_and_the_whole_progress():
+    values = [0.2, 0.5, 0.5, 0.9]
+    rewards = progress_reward(values, 1.0, 2.0)
+    assert rewards == pytest.approx([0.6, 0.0, 0.8 + 1.0])
+    prover = BestOfKProver(4)
+    assert sum(progress_reward(values, 1.0, 2.0, prover)) == pytest.approx(1 + 2 * (prover(0.9) - prover(0.2)))
+    with pytest.raises(ValueError, match="at least one step"):
+        progress_reward([0.5], 1.0, 1.0)
+
+
+def test_messages_earn_what_they_say():
+    assert message_rewards([False, True], [False, True]) == [0, 1, 1, 1]
+    assert message_rewards([False, True], [True]) == [0, 0, 1]
+    assert message_rewards([True], []) == [1]
+    with pytest.raises(ValueError, match="alternate"):
+        message_rewards([True], [True, False])
+
+
+# Duel
+
+
+def test_payoffs_are_zero_sum_and_invalid_faults_are_dropped():
+    assert payoff(True) == (-1.0, 1.0) and payoff(False) == (1.0, -1.0)
+    learnt = []
+    game = duel(
+        ["a", "bb", "ccc"],
+        sneaky=lambda task, round: Candidate(task, (len(task), round), "sneaky"),
+        critic=lambda candidate: 2,
+        valid=lambda task, candidate: task != "ccc",
+        right=lambda candidate, says: candidate.value[0] == says,
+        rounds=2,
+        learn=lambda bouts: learnt.append(len(bouts)),
+    )
+    assert game.invalid == 2 and learnt == [2, 2] and game.found(0) == 0.5
+    assert [bout.rewards for bout in game.bouts] == [payoff(False), payoff(True)] * 2
+    with pytest.raises(ValueError, match="Round 7 has no valid fault"):
+        game.found(7)
+
+
+def test_a_critic_that_learns_finds_more_round_by_round():
+    """The critic remembers the kinds of fault that fooled it."""
+    known = set()
+    game = duel(
+        [str(i) for i in range(30)],
+        sneaky=lambda task, round: Candidate(task, int(task) % 5, "sneaky"),
+        critic=lambda candidate: candidate.value if candidate.value in known else None,
+        valid=lambda task, candidate: True,
+        right=lambda candidate, says: says == candidate.value,
+        rounds=3,
+        learn=lambda bouts: known.update(bout.planted.value for bout in bouts[: 2 + len(known)] if not bout.found),
+    )
+    assert 0 == game.found(0) < game.found(1) < game.found(2)
+
+
+def test_the_loss_of_a_batch_is_that_of_its_rows():
+    generator = torch.Generator().manual_seed(0)
+    own, other = (-torch.rand(4, 6, generator=generator) for _ in range(2))
+    mask = torch.rand(4, 6, generator=generator) > 0.3
+    rewards, supervised = torch.tensor([1.0, -1, 1, 1]), torch.tensor([False, False, True, True])
+    whole = duel_loss(own, other, mask, rewards, supervised)
+    rows = [duel_loss(*(x[i : i + 1] for x in (own, other, mask, rewards, supervised))) for i in range(4)]
+    assert whole == pytest.approx(float((rows[0] + rows[1]) / 2 + (rows[2] + rows[3]) / 2), rel=1e-6)
+
+
+def test_padding_and_masked_tokens_do_not_matter():
+    own = torch.tensor([[-1.0, float("nan")]], requires_grad=True)
+    loss = duel_loss(own, torch.tensor([[-2.0, -1.0]]), torch.tensor([[1, 0]]), torch.ones(1), torch.zeros(1))
+    loss.backward()
+    assert loss.item() == pytest.approx(-1.2) and torch.equal(own.grad, torch.zeros(1, 2))
