@@ -3,8 +3,8 @@
     burnish benchmark gtr                     (per step of every stage, sparse against dense, memory at 256^3)
     burnish benchmark pasd --compile          (guided steps at the real size, beside a straightforward port)
     burnish benchmark pie                     (one edit, beside image-to-image of diffusers)
-    burnish benchmark r1 --task stress        (StableReinforce where the plain algorithm fails)
-    burnish benchmark r1 --task overhead      (beside TRL's GRPO)
+    burnish benchmark r1 --task stress --out runs/stress        (StableReinforce where the plain algorithm fails)
+    burnish benchmark r1 --task overhead --out runs/overhead      (beside TRL's GRPO)
 
 The first word is the system; the rest are its options. Times are CPU seconds of all threads per step, beside wall-clock
 seconds; run on a quiet machine, with OMP_NUM_THREADS=1 for comparable numbers.

@@ -180,6 +180,16 @@ def test_start_levels(tiny):
     assert torch.equal(begin(start="noise"), begin(start="noise", start_level=3))
 
 
+def test_presets_leave_the_picture_in_their_order():
+    restorer = PASDRestorer.from_pretrained()
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    distances = []
+    for preset in ("faithful", None, "creative"):
+        result = restorer(image, PASDOptions(preset=preset, color="none"))
+        distances.append((torch.nn.functional.avg_pool2d(result, 4) - image).abs().mean().item())
+    assert distances == sorted(set(distances)), distances
+
+
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_presets_fill_what_is_not_said(preset):
     config = PASDConfig()
