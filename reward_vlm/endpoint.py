@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from reward_vlm.dialogue import Dialogue, Part, Video
+from reward_vlm.guard import broken
 from vision.config import one_line
 
 LONGEST_REPLY = 1 << 26
@@ -266,11 +267,11 @@ def _text(content: Any) -> str:
 
 
 def openai_messages(dialogue: Dialogue) -> list[dict[str, Any]]:
-    """The dialogue in the OpenAI chat format, pictures as PNG data addresses."""
+    """The dialogue in the OpenAI chat format, pictures as PNG data addresses; texts as `broken` leaves them."""
     return [
         {"role": turn.role, "content": [block for part in turn.parts for block in _blocks(part)]}
         if turn.images or turn.videos
-        else {"role": turn.role, "content": turn.text}
+        else {"role": turn.role, "content": broken(turn.text)}
         for turn in dialogue.turns
     ]
 
@@ -278,7 +279,7 @@ def openai_messages(dialogue: Dialogue) -> list[dict[str, Any]]:
 def _blocks(part: Part) -> list[dict[str, Any]]:
     """Films are sent as their frames."""
     if isinstance(part, str):
-        return [{"type": "text", "text": part}]
+        return [{"type": "text", "text": broken(part)}]
     if isinstance(part, Video):
         return [block for frame in part.frames for block in _blocks(frame)]
     buffer = io.BytesIO()

@@ -27,6 +27,21 @@ EXPANSIONS = ("<placeholder>", "<|placeholder|>", "<image>", "<video>", "<audio>
 PER_TOKEN = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask"}
 """What processors give with an entry per token."""
 
+TOKENS = re.compile(
+    r"<(?=[|\uff5c][^<>\n]{1,60}[|\uff5c]>|/?s>|(?:bos|eos|pad|unk|eot|eod|mask|image|img|video|audio)>|/(?:img|image)>"
+    r"|(?:start|end|begin)_of_\w{1,30}>|(?:image|video|audio)_(?:soft_)?(?:token|pad|\d+)>|fake_token_around_image>"
+    r"|(?:unused|reserved)_?\d+>)|\[(?=/?(?:INST|SYS|IMG|IMG_BREAK|IMG_END|TOOL_CALLS|AVAILABLE_TOOLS|gMASK)\])",
+    re.IGNORECASE,
+)
+"""The first character of what the families of models write their special tokens as."""
+ZERO_WIDTH = "\u200b"
+
+
+def broken(text: str) -> str:
+    """The text for a server whose tokens are not known: what looks like a special token is broken by a space of no
+    width after its first character."""
+    return TOKENS.sub(rf"\g<0>{ZERO_WIDTH}", text)
+
 
 def guard(processor: Any) -> Any:
     """The processor with a chat template and calls that never read texts of messages as special tokens.
@@ -83,6 +98,14 @@ class Guarded:
         processor = self.plain if marked == text else self._marking
         ids = processor.tokenizer(marked, add_special_tokens=False)["input_ids"]
         return ids if marked == text else [id for id in ids if id != self._mark_id]
+
+    def prompt(self, conversation: Any) -> list[int]:
+        """The tokens of messages and of the opening of the model's own turn, with one token for each picture."""
+        text = self.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        begin = getattr(self.plain.tokenizer, "bos_token", None)
+        written = bool(begin) and text.startswith(begin)
+        ids = self._marking.tokenizer(text, add_special_tokens=not written)["input_ids"]
+        return [id for id in ids if id != self._mark_id]
 
     def mark(self, text: str) -> str:
         """The text with the mark inside of every special token that it names."""

@@ -12,6 +12,7 @@ import torch
 
 from reward_vlm.chat import WithChat
 from reward_vlm.results import Results
+from reward_vlm.vlm import ChatModel
 from vision.job import Job, Outcome, Show, Unusable, choose_device
 
 Row = Mapping[str, Any]
@@ -64,7 +65,9 @@ def place(device: str, dtype: Dtype) -> dict[str, Any]:
 
 def note_unknown_words(model: WithChat, text: str, job: Job) -> None:
     """Tell which words the small weights that come with the project never saw: they read those letter by letter."""
-    spell = model.model.tokenizer.tokenize
+    if not isinstance(model.chat, ChatModel):
+        return
+    spell = model.chat.tokenizer.tokenize
     words = [word for word in dict.fromkeys(text.split()) if len(spell(f" {word}")) > len(word)]
     if words:
         told = ", ".join(map(repr, words[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")

@@ -135,6 +135,13 @@ class ChatModel:
                 f"Sampling at temperature {sampling.temperature} needs one generator per dialogue ({len(dialogues)}), "
                 f"got {0 if generators is None else len(generators)}."
             )
+        if parts := _mixed(dialogues):
+            replies: dict[int, Reply] = {}
+            for part in parts:
+                own = None if generators is None else [generators[i] for i in part]
+                found = self.generate([dialogues[i] for i in part], sampling, generators=own)
+                replies.update(zip(part, found, strict=True))
+            return [replies[i] for i in range(len(dialogues))]
         from transformers import LogitsProcessorList
 
         inputs = self.encode(dialogues)
@@ -166,6 +173,10 @@ class ChatModel:
         """
         if len(dialogues) != len(replies):
             raise ValueError(f"Each dialogue needs one reply, got {len(dialogues)} and {len(replies)}.")
+        if parts := _mixed(dialogues):
+            found = [self.log_probs([dialogues[i] for i in part], [replies[i] for i in part]) for part in parts]
+            places = [i for part in parts for i in part]
+            return [row for _, row in sorted(zip(places, [row for rows in found for row in rows], strict=True))]
         inputs = self.encode(dialogues)
         end = self.tokenizer.eos_token_id
         tails = [[*self.guarded.tokens(text), end] for text in replies]
@@ -185,21 +196,26 @@ class ChatModel:
         return [row[: len(ids)] for row, ids in zip(chosen, tails, strict=True)]
 
     def encode(self, dialogues: Sequence[Dialogue]) -> dict[str, Tensor]:
-        """Inputs of the model, padded on the left, with the opening of the model's own turn at the end.
+        """Inputs of the model, (batch, tokens) padded on the left, with the opening of the model's own turn at the end.
 
         What a text says is never read as a special token.
+
+        Raises:
+            ValueError: the processor refuses a dialogue or its pictures, or it is longer than the model's positions.
         """
-        texts = [
-            self.guarded.apply_chat_template(dialogue.messages(), tokenize=False, add_generation_prompt=True)
-            for dialogue in dialogues
-        ]
         media: dict[str, Any] = {}
         if any(dialogue.images for dialogue in dialogues):
             media["images"] = [list(dialogue.images) for dialogue in dialogues]
         if any(dialogue.videos for dialogue in dialogues):
             media["videos"] = [list(video.frames) for dialogue in dialogues for video in dialogue.videos]
             media["do_sample_frames"] = False
-        inputs = self.guarded(text=texts, padding=True, padding_side="left", return_tensors="pt", **media)
+        with hub.library_errors("The processor of these weights does not take the dialogue"):
+            texts = [
+                self.guarded.apply_chat_template(dialogue.messages(), tokenize=False, add_generation_prompt=True)
+                for dialogue in dialogues
+            ]
+            inputs = self.guarded(text=texts, padding=True, padding_side="left", return_tensors="pt", **media)
+        refuse_longer(int(inputs["attention_mask"].sum(1).max()), self.model, "A dialogue")
         return {name: _placed(value, self.model) for name, value in inputs.items()}
 
     @cached_property
@@ -261,10 +277,71 @@ def load_model(folder: Path, dtype: torch.dtype, limits: dict[str, int] | None =
     Raises:
         ValueError: the folder is incomplete, or tensors are missing, unexpected or misshapen (the first is named).
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
-    processor = hub.load_tokenizer(AutoProcessor, folder, **(limits or {}))
+    processor = load_processor(folder, limits)
     return hub.load_pretrained(AutoModelForImageTextToText, folder, dtype=dtype), processor
+
+
+def load_processor(folder: Path, limits: dict[str, int] | None = None) -> Any:
+    """The processor of a folder that transformers wrote.
+
+    Args:
+        limits: max_pixels, where pictures are to be shrunk.
+
+    Raises:
+        ValueError: the folder is incomplete, names a class that transformers does not know, or has no chat template.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        processor = hub.load_tokenizer(AutoProcessor, folder, **(limits or {}))
+    except ValueError as error:
+        if "Qwen2_5_VLImageProcessor" not in str(error) and not _names(folder, "Qwen2_5_VLImageProcessor"):
+            raise
+        raise ValueError(
+            f"{folder} names the image processor Qwen2_5_VLImageProcessor, which transformers no longer has; write "
+            "Qwen2VLImageProcessor for it in preprocessor_config.json."
+        ) from error
+    tokenizer = getattr(processor, "tokenizer", processor)
+    processor.chat_template = processor.chat_template or tokenizer.chat_template
+    if processor.chat_template is None:
+        raise ValueError(
+            f"{folder} has no chat template (chat_template.jinja): it holds no model for dialogues; take the "
+            "instruction-tuned weights of its family."
+        )
+    return processor
+
+
+def _names(folder: Path, word: str) -> bool:
+    """Whether a configuration of a processor names a class."""
+    files = (folder / name for name in ("preprocessor_config.json", "processor_config.json"))
+    return any(path.is_file() and word in path.read_text("utf-8", "replace") for path in files)
+
+
+def refuse_longer(tokens: int, model: Any, what: str) -> None:
+    """
+    Args:
+        what: has so many tokens, as the subject of the sentence.
+
+    Raises:
+        ValueError: they are more than the positions that the model knows.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and tokens > limit:
+        raise ValueError(
+            f"{what} has {tokens} tokens, but the model has {limit} positions; leave it out, shrink its pictures "
+            "(max_pixels), or take a model that reads more."
+        )
+
+
+def _mixed(dialogues: Sequence[Dialogue]) -> list[list[int]]:
+    """Where some dialogues have pictures or films and others none: the places of either kind. Not every processor takes
+    both at once."""
+    with_media = [bool(dialogue.images or dialogue.videos) for dialogue in dialogues]
+    if len(set(with_media)) < 2:
+        return []
+    return [[i for i, has in enumerate(with_media) if has is kind] for kind in (True, False)]
 
 
 def _placed(value: Any, model: Any) -> Any:

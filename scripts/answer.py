@@ -23,7 +23,7 @@ if not __package__:  # run as a file
     start("answer")
 from reward_vlm.scl.job import AnswerOptions, answer_question, answer_rows
 from vision.config import cli
-from vision.job import Show
+from vision.job import Event, Show
 
 from .terminal import Terminal
 
@@ -43,7 +43,7 @@ def main(options: AnswerOptions, show: Show | None = None) -> int:
     for name, answer in (("first", talk.first), ("final", talk.final)):
         choice = answer.choice
         shown = "no option could be read" if choice is None else f"{choice}. {names.get(choice, '')}".rstrip(". ")
-        sys.stdout.write(f"{name}: {shown}\n  {answer.text.strip()}\n")
+        show(Event("result", f"{name}: {shown}\n  {answer.text.strip()}"))
     return 0
 
 

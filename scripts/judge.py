@@ -23,7 +23,7 @@ if not __package__:  # run as a file
     start("judge")
 from reward_vlm.r1.job import JudgeOptions, judge_question, judge_rows
 from vision.config import cli
-from vision.job import Show
+from vision.job import Event, Show
 
 from .terminal import Terminal
 
@@ -39,10 +39,12 @@ def main(options: JudgeOptions, show: Show | None = None) -> int:
     if options.rows is not None:
         return judge_rows(options, show).code
     judged = judge_question(options, show)
-    sys.stdout.write(f"{judged.reasoning}\n")
-    answers = options.answers or options.pictures
-    for number, (answer, score) in enumerate(zip(answers, judged.scores.tolist(), strict=True)):
-        sys.stdout.write(f"{'*' if number == judged.choice else ' '} {score:.2f}  {answer}\n")
+    answers, best = options.answers or options.pictures, judged.choice
+    lines = [
+        f"{'*' if number == best else ' '} {score:.2f}  {answer}"
+        for number, (answer, score) in enumerate(zip(answers, judged.scores.tolist(), strict=True))
+    ]
+    show(Event("result", "\n".join([judged.reasoning, *lines])))
     return 0
 
 

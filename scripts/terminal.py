@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vision.config import fail, one_line, sentence_of
+from vision.config import fail, one_line, printable, sentence_of
 from vision.job import Event
 from vision.signals import Signals
 
@@ -47,7 +47,7 @@ class Terminal:
             (self._bar if sys.stderr.isatty() else self._line)(event)
         elif event.kind == "result":
             self.close()
-            sys.stdout.write(event.text + "\n")
+            sys.stdout.write(printable(event.text) + "\n")
         elif event.kind in ("note", "refused"):
             self._say(event.text)
 
@@ -58,6 +58,7 @@ class Terminal:
             self.bars = None
 
     def _say(self, sentence: str) -> None:
+        sentence = printable(sentence)
         if self.bars is None:
             sys.stderr.write(sentence + "\n")
         else:

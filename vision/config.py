@@ -176,9 +176,16 @@ def sentence_of(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` as one line that is safe to print: control characters, which terminals would obey, are written out."""
-    text = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    """`text` as one line that is safe to print, see `printable`."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, which terminals would obey: they are written out. Line ends stay."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def _one_sentence(report: str) -> str:

@@ -21,7 +21,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from vision.config import version
+from vision.config import one_line, version
 from vision.files import atomic_path
 
 if TYPE_CHECKING:
@@ -34,14 +34,15 @@ Picture = PIL.Image.Image
 def table(rows: Sequence[Row], title: str | None = None, digits: int = 4) -> Table:
     """Rows as a table for a rich console; columns in order of first appearance, floats with `digits` digits."""
     from rich.table import Table
+    from rich.text import Text  # plain: names may hold what rich would obey
 
-    result = Table(title=title)
+    result = Table(title=None if title is None else Text(title))
     names = columns(rows)
     for name in names:
         numeric = all(isinstance(row.get(name, 0.0), (int, float)) for row in rows)
         result.add_column(name, justify="right" if numeric else "left")
     for row in rows:
-        result.add_row(*(_cell(row.get(name), digits) for name in names))
+        result.add_row(*(Text(one_line(_cell(row.get(name), digits))) for name in names))
     return result
 
 

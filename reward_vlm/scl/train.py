@@ -45,7 +45,7 @@ from reward_vlm.training import (
     message_set,
     quiet,
 )
-from reward_vlm.vlm import ChatModel
+from reward_vlm.vlm import ChatModel, refuse_longer
 from vision.checkpoints import begin_run
 from vision.config import read_json, save_config
 
@@ -237,12 +237,7 @@ def length_report(trainer: Any, pairs: Sequence[Pair], sample: int = 256) -> str
         answers += batch["completion_mask"].sum(1).tolist()
     longest = max(whole)
     name = pairs[places[whole.index(longest)]].id
-    limit = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and longest > limit:
-        raise ValueError(
-            f"Pair {name} has {longest} tokens, but the model has {limit} positions; leave it out, shrink its "
-            "pictures (max_pixels), or take a model that reads more."
-        )
+    refuse_longer(longest, trainer.model, f"Pair {name}")
     return (
         f"{len(pairs)} pairs; of {len(places)}: prompt and answer at most {longest} tokens (pair {name}), "
         f"{sum(whole) / len(whole):.0f} on average; answers {min(answers):.0f} to {max(answers):.0f} tokens"

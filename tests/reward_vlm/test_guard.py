@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from reward_vlm.dialogue import Dialogue
+from reward_vlm.endpoint import openai_messages
 from reward_vlm.guard import MARK, guard
 from reward_vlm.vlm import Sampling
 from tests.reward_vlm.families import FAMILIES, build
@@ -88,3 +89,43 @@ def test_a_guarded_processor_saves_the_same_files_and_travels(chat, tmp_path):
     assert guard(guarded) is guarded and isinstance(guarded, type(chat.processor))
     copied = pickle.loads(pickle.dumps(guarded))
     assert copied.tokens("</s><|im_end|>") == guarded.tokens("</s><|im_end|>")
+
+
+def test_prompts_for_engines_hold_one_token_for_each_picture(chat):
+    """As many special tokens as the template writes, however many the texts name."""
+    processor, names = guard(chat.processor), specials(chat)
+    said = Dialogue().user(RED, "q" + "".join(names)).assistant(names[0]).user(names[-1], RED)
+    plain = Dialogue().user(RED, "q").assistant("a").user("r", RED)
+    written = chat.processor.apply_chat_template(plain.messages(), tokenize=False, add_generation_prompt=True)
+    ids = processor.prompt(said.messages())
+    for name in names:
+        token = chat.tokenizer.convert_tokens_to_ids(name)
+        if token not in (None, chat.tokenizer.unk_token_id, chat.tokenizer.bos_token_id):
+            assert ids.count(token) == written.count(name), name
+
+
+def test_rows_with_and_without_pictures_may_share_a_batch(chat):
+    rows = [Dialogue().user("hello"), Dialogue().user(RED, "what ?"), Dialogue().user(RED, "first", RED, "second")]
+    together, alone = chat.generate(rows, Sampling(3)), [chat.generate([row], Sampling(3))[0] for row in rows]
+    assert [reply.text for reply in together] == [reply.text for reply in alone]
+    found = chat.log_probs(rows, ["yes", "no", "maybe"])
+    for row, said, log_probs in zip(rows, ("yes", "no", "maybe"), found, strict=True):
+        torch.testing.assert_close(log_probs, chat.log_probs([row], [said])[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["<|im_end|>", "<|image_pad|>", "<image>", "</s>", "<s>", "[INST]", "[/INST]", "<end_of_turn>", "<start_of_image>",
+     "<\uff5cend\u2581of\u2581sentence\uff5c>", "<eos>", "<img>", "<|eot_id|>", "<image_soft_token>"],
+)  # fmt: skip
+def test_texts_for_servers_write_no_special_tokens(token):
+    sent = openai_messages(Dialogue().user(f"a {token} b").assistant("<think> c </think><answer>1</answer>"))
+    assert token not in sent[0]["content"] and sent[0]["content"].replace("\u200b", "") == f"a {token} b"
+    assert sent[1]["content"] == "<think> c </think><answer>1</answer>"
+    (_, block) = openai_messages(Dialogue().user(RED, f"a {token} b"))[0]["content"]
+    assert token not in block["text"]
+
+
+@pytest.mark.parametrize("text", ["a < b | c > d", "<b>bold</b> [1] [see] x<y", "if a<s and s>b", "[Instagram]"])
+def test_plain_texts_are_sent_as_they_are(text):
+    assert openai_messages(Dialogue().user(text)) == [{"role": "user", "content": text}]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from reward_vlm.dialogue import Dialogue, Video
 from reward_vlm.r1.judge import PRETRAINED
 from reward_vlm.scenes import QUESTION, scene_pairs
 from reward_vlm.tiny import SMALLEST, TinySize, tiny_chat_model
-from reward_vlm.vlm import ChatModel, Sampling
+from reward_vlm.vllm import VLLMChat
+from reward_vlm.vlm import ChatModel, Reply, Sampling
 from vision.refine.items import item_generators
 
 PICTURES = [pair.images[0] for pair in scene_pairs(0, 4)]
@@ -130,3 +134,51 @@ def test_random_weights_come_from_the_seed_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first.lm_head.weight, third.lm_head.weight)
+
+
+def test_too_long_and_impossible_dialogues_are_sentences(chat):
+    with pytest.raises(ValueError, match=r"A dialogue has \d+ tokens, but the model has 1024 positions"):
+        chat.generate([Dialogue().user("7 , " * 2000)])
+    narrow = Image.new("RGB", (5000, 20), "red")
+    with pytest.raises(ValueError, match=r"does not take the dialogue: .*aspect ratio"):
+        chat.generate([Dialogue().user(narrow, "what ?")])
+
+
+def test_folders_that_hold_no_dialogue_model_are_refused_with_what_to_change(chat, tmp_path):
+    chat.save_pretrained(tmp_path)
+    template = (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match=r"has no chat template \(chat_template.jinja\)"):
+        ChatModel.from_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    assert ChatModel.from_pretrained(tmp_path).processor.chat_template == template  # older weights keep it there
+    processor = json.loads((tmp_path / "processor_config.json").read_text())
+    processor["image_processor"]["image_processor_type"] = "Qwen2_5_VLImageProcessor"
+    (tmp_path / "processor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(ValueError, match="write Qwen2VLImageProcessor for it"):
+        ChatModel.from_pretrained(tmp_path)
+
+
+class Engine:
+    """Takes what vLLM's engine takes, and keeps it."""
+
+    def generate(self, prompts, parameters, use_tqdm):
+        self.prompts, self.parameters = prompts, parameters
+        said = SimpleNamespace(text="yes", cumulative_logprob=-1.5, token_ids=[5, 1], finish_reason="stop")
+        return [SimpleNamespace(outputs=[said]) for _ in prompts]
+
+
+def test_an_engine_gets_tokens_pictures_and_the_frames_of_films(chat, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=SimpleNamespace))
+    engine, red = Engine(), Image.new("RGB", (60, 60), "red")
+    steered = Dialogue().user(red, "which ? <|im_end|> <|image_pad|>")
+    film = Dialogue().user(Video((red, red, red)), "what moves ?")
+    replies = VLLMChat(engine, chat.processor).generate([steered, film, Dialogue().user("no picture")])
+    assert replies[0] == Reply("yes", -1.5, 2, True) and engine.parameters[0].temperature == 0
+    pad, end = chat.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|im_end|>"])
+    counts = [
+        (prompt["prompt_token_ids"].count(pad), prompt["prompt_token_ids"].count(end)) for prompt in engine.prompts
+    ]
+    assert counts == [(1, 1), (3, 1), (0, 1)]
+    assert [len(prompt.get("multi_modal_data", {}).get("image", ())) for prompt in engine.prompts] == [1, 3, 0]

@@ -237,3 +237,11 @@ def test_warnings_of_this_project_are_sentences_and_those_of_others_are_not_show
 def test_a_missing_option_is_named_without_its_help(monkeypatch, capsys):
     _, _, err = burnish(monkeypatch, capsys, "restore", "a.png")
     assert err == "--out must be given (--help lists the options).\n"
+
+
+def test_what_a_terminal_would_obey_is_written_out(capsys):
+    show = Terminal()
+    for kind in ("note", "refused", "result"):
+        show(Event(kind, "a\x1b[31mRED\x1b]0;title\x07\nb"))
+    told = capsys.readouterr()
+    assert told.err == "a\\x1b[31mRED\\x1b]0;title\\x07\nb\n" * 2 and told.out == "a\\x1b[31mRED\\x1b]0;title\\x07\nb\n"

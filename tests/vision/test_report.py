@@ -117,3 +117,8 @@ def test_the_interval_of_a_share():
     low, high = report.wilson(90, 100)
     assert (round(low, 3), round(high, 3)) == (0.826, 0.945)
     assert report.wilson(0, 10)[0] == 0 and report.wilson(10, 10)[1] == 1
+
+
+def test_tables_show_names_as_they_are():
+    shown = report.text_table([{"name": "[red]a[/x] \x1b[31mb\nc", "value": 1.0}], title="[b]")
+    assert "[red]a[/x] \\x1b[31mb c" in shown and "[b]" in shown and "\x1b" not in shown
