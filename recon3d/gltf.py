@@ -14,11 +14,9 @@ from torch import Tensor
 from recon3d.cutting import Sheet, cut_out
 from recon3d.gltf_file import GltfFile, numbers, objects, read_gltf, whole
 from recon3d.gltf_material import Look, Pictures, other_maps, read_look
-from recon3d.mesh import Mesh, precise
+from recon3d.mesh import PLAIN, Mesh, precise
 from recon3d.textures import Wrap, times, to_display, to_linear
 
-PLAIN = 0.6
-"""Grey display value of a surface that comes without any colour."""
 GREY = float(to_linear(torch.tensor(PLAIN)))
 MAX_VERTICES = 1 << 24
 """Vertices of all parts together."""

@@ -16,6 +16,9 @@ from torch import Tensor
 from recon3d.raster import gather
 from recon3d.textures import REPEAT, Wrap, sample_texture, times
 
+PLAIN = 0.6
+"""Grey display value of a surface that comes without any colour."""
+
 
 class Source(Protocol):
     """The file that a mesh was read from: a copy of it takes what was refined, and keeps all the rest."""
