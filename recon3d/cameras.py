@@ -3,7 +3,8 @@
 Inside the package every camera is an OpenCV one: camera-to-world matrices with x to the right, y down and z forward,
 intrinsics (fx, fy, cx, cy) in pixels, the centre of the top left pixel at (0.5, 0.5). Everything else is converted
 at the border: OpenGL matrices (x right, y up, z backward), the six-view rigs of GTR (world y up) and InstantMesh
-(world z up), NeRF-style `transforms.json`, COLMAP text models and the text cameras of the GTR release.
+(world z up), NeRF-style `transforms.json`, COLMAP models and the text cameras of the GTR release. Cameras from files
+are float64, for worlds far from their origin, until the object has been moved to the box that it is computed in.
 """
 
 from __future__ import annotations
@@ -113,28 +114,35 @@ class Cameras:
         return replace(self, intrinsics=self.intrinsics * scale, height=height, width=width)
 
     def moved(self, centre: Tensor, scale: float) -> Cameras:
-        """The cameras in a world where x becomes (x - centre) * scale."""
-        c2w = self.c2w.clone()
-        c2w[:, :3, 3] = (c2w[:, :3, 3] - centre) * scale
-        return replace(self, c2w=c2w)
+        """The cameras in a world where x becomes (x - centre) * scale, in the more precise of both types."""
+        kind = torch.promote_types(self.c2w.dtype, centre.dtype)
+        c2w = self.c2w.to(kind, copy=True)
+        c2w[:, :3, 3] = (c2w[:, :3, 3] - centre.to(c2w)) * scale
+        return replace(self, c2w=c2w, intrinsics=self.intrinsics.to(kind))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Cameras:
         """The cameras on another device or in another precision."""
         return replace(self, c2w=self.c2w.to(device, dtype), intrinsics=self.intrinsics.to(device, dtype))
 
 
-def concatenate(first: Cameras, second: Cameras) -> Cameras:
-    """The views of both, first those of `first`; the image sizes must agree."""
-    if (first.height, first.width) != (second.height, second.width):
-        raise ValueError(
-            f"Cameras of different image sizes cannot be joined: {first.height} x {first.width} and "
-            f"{second.height} x {second.width}."
-        )
+def concatenate(*parts: Cameras) -> Cameras:
+    """The views of all parts in their order; the image sizes must agree."""
+    sizes = {(part.height, part.width) for part in parts}
+    if len(sizes) != 1:
+        named = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise ValueError(f"Cameras of different image sizes cannot be joined: {named}.")
     return replace(
-        first,
-        c2w=torch.cat([first.c2w, second.c2w]),
-        intrinsics=torch.cat([first.intrinsics, second.intrinsics]),
+        parts[0],
+        c2w=torch.cat([part.c2w for part in parts]),
+        intrinsics=torch.cat([part.intrinsics for part in parts]),
     )
+
+
+def same_sides(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (height, width) are those of one picture; sides are whole pixels, so one may be off by one."""
+    (height, width), (other_height, other_width) = size, other
+    across, down = other_width * height / other_height, other_height * width / other_width
+    return abs(width - across) <= 1 or abs(height - down) <= 1
 
 
 def projection(x: Tensor, y: Tensor, dx: Tensor, dy: Tensor, near: float, far: float) -> Tensor:

@@ -73,7 +73,7 @@ def place(views: Views, how: Literal["auto", "unit"] = "auto") -> tuple[Tensor, 
     "unit": the world as it is. "auto": the same when the silhouettes meet there and fill a fair part of the box, else
     `fit_box`.
     """
-    as_it_is = torch.zeros(3, device=views.masks.device), 1.0
+    as_it_is = views.cameras.c2w.new_zeros(3), 1.0
     if how == "unit":
         return as_it_is
     hull = visual_hull(views, 48)
@@ -107,7 +107,7 @@ def fit_box(views: Views, size: float = 1.6) -> tuple[Tensor, float]:
         fx, fy, cx, cy = views.cameras.intrinsics[number].tolist()
         angle = max(float((columns - cx).abs().max()) / fx, float((rows - cy).abs().max()) / fy)
         reach.append(angle * float((positions[number] - centre).norm()))
-    centre, scale = centre.float().to(views.masks.device), 0.9 / max(reach)
+    centre, scale = centre.to(views.cameras.c2w), 0.9 / max(reach)
     for _ in range(2):
         hull = visual_hull(views.moved(centre, scale), 64)
         points = grid_points((64,) * 3, hull.device)[hull.flatten()]

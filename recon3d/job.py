@@ -45,7 +45,7 @@ class ReconstructOptions:
     out: Path
     """Folder for the results."""
     views: Path | None = None
-    """Folder of pictures with cameras: transforms.json, a COLMAP text model, or one text camera per picture."""
+    """Folder of pictures with cameras: transforms.json, a COLMAP model, or one text camera per picture."""
     grid: Path | None = None
     """Six views in one picture, three rows and two columns, in the order of Zero123++."""
     mesh: Path | None = None
@@ -129,7 +129,8 @@ def read(options: ReconstructOptions) -> tuple[Views, Mesh | None, list[str]]:
             notes.append(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
             mesh = simplify(mesh, MAX_FACES)
     if options.views is not None:
-        return load_views(options.views, options.background, options.rig), mesh, notes
+        views = load_views(options.views, options.background, options.rig)
+        return views, mesh, [*notes, *views.notes]
     if options.grid is not None:
         return views_from_grid(options.grid, options.background), mesh, notes
     if mesh is None:
@@ -149,7 +150,11 @@ def _make(
     reconstructor = item.job.needs(lambda: GTRReconstructor.from_pretrained(options.source, device=device))
     centre, scale = reconstructor.placement(views.check(), options.options, mesh)
     shown = views[spread_views(len(views))]
-    before = Before(item.work() / "before.safetensors", shown.cameras.moved(centre, scale), options.options.grid_size)
+    before = Before(
+        item.work() / "before.safetensors",
+        shown.cameras.moved(centre, scale).to(dtype=torch.float32),
+        options.options.grid_size,
+    )
     observers: list[Callable[[Step], object]] = [lambda step: item.job.progress(*_told(step))]
     observers += [before] if mesh is None else []
     result = reconstructor.reconstruct(views, options.options, mesh=mesh, folder=item.work(), observers=observers)

@@ -1,70 +1,28 @@
-"""Posed pictures from files: folders with cameras, six-view grids, objects cut out of their background."""
+"""Posed pictures from files: folders with cameras, six-view grids."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 import PIL.Image
 import torch
-from scipy import ndimage
-from torch import Tensor
 
-from recon3d.camera_files import Shot, load_colmap, load_gtr_camera, load_transforms, save_transforms
-from recon3d.cameras import Cameras, gtr_rig
-from recon3d.views import Views, check_cameras, split_grid
-from vision.images import LoadedImage, as_loaded, image_files, load_image, save_image, to_tensor
+from recon3d.camera_files import Shot, load_gtr_camera, load_transforms, save_transforms
+from recon3d.cameras import Cameras, gtr_rig, same_sides
+from recon3d.colmap import find_colmap, load_colmap
+from recon3d.cut_out import Background, cut_out, with_mask
+from recon3d.lens import undistort
+from recon3d.named_files import NamedFiles, is_foreign
+from recon3d.views import Views, check_cameras, join_views, split_grid
+from vision.images import SUFFIXES, LoadedImage, as_loaded, image_files, load_image, save_image
 
-Background = Literal["auto", "alpha", "white", "rembg"]
-
-
-def cut_out(picture: LoadedImage, background: Background, name: str) -> tuple[Tensor, Tensor]:
-    """Separate an object from its background.
-
-    Args:
-        background: "alpha" takes the transparency, "white" what differs from white around it, "rembg" the
-        network of that
-            package; "auto" takes alpha when there is one, else rembg when it is installed, else white.
-
-    Returns:
-        The picture on white (1, 3, height, width) and its mask (1, 1, height, width).
-    """
-    if background == "auto":
-        has_rembg = importlib.util.find_spec("rembg") is not None
-        background = "alpha" if picture.alpha is not None else "rembg" if has_rembg else "white"
-    image = to_tensor(picture)
-    if background == "alpha":
-        if picture.alpha is None:
-            raise ValueError(f"{name} has no transparency; use a white background or background removal instead.")
-        mask = torch.from_numpy(np.array(picture.alpha, dtype=np.float32) / 255)
-    elif background == "rembg":
-        if importlib.util.find_spec("rembg") is None:
-            raise ValueError("Background removal needs the package rembg; install it, or give pictures with alpha.")
-        import rembg
-
-        cut = rembg.remove(picture.rgb)
-        mask = torch.from_numpy(np.array(cut.getchannel("A"), dtype=np.float32) / 255)
-    else:
-        mask = _not_white(image[0], name)
-    mask = mask[None, None]
-    return image * mask + (1 - mask), mask
-
-
-def _not_white(image: Tensor, name: str) -> Tensor:
-    """(height, width) 1 where the picture is not part of the white that touches its border."""
-    white = (image.amin(0) > 0.96).numpy()
-    border = np.concatenate([white[0], white[-1], white[:, 0], white[:, -1]])
-    if border.mean() < 0.5:
-        raise ValueError(
-            f"{name} has neither transparency nor a white background; cut the object out first, or install rembg and "
-            "ask for background removal."
-        )
-    labels, _ = ndimage.label(white)
-    outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    return torch.from_numpy(~np.isin(labels, outside[outside > 0])).float()
+MAX_PIXELS = 60_000_000
+"""Of all views together; with their masks this is 1 GB of numbers."""
 
 
 def views_from_grid(picture: str | Path, background: Background = "auto", rig: str = "gtr") -> Views:
@@ -89,37 +47,46 @@ def views_from_grid(picture: str | Path, background: Background = "auto", rig: s
 def load_views(folder: str | Path, background: Background = "auto", rig: Literal["files", "gtr"] = "files") -> Views:
     """Read a folder of pictures with cameras.
 
-    Cameras come from `transforms.json` (also `transforms_train.json`), from a COLMAP text model (`cameras.txt` and
-    `images.txt` in the folder, in `sparse/0` or in `sparse`), or from one text camera per picture in the
-    format of the GTR release. `rig="gtr"` takes six pictures in the order of their names as the views of GTR.
+    Cameras come from `transforms.json` (also `transforms_train.json`), from a COLMAP model (binary or text, in the
+    folder, in `sparse/0` or in `sparse`), or from one text camera per picture in the format of the GTR release.
+    `rig="gtr"` takes six pictures in the order of their names as the views of GTR. Masks are those that the camera file
+    names, else those in the sub-folder `masks`. Pictures of different sizes are brought to one, and lens distortion is
+    removed; `notes` of the views say so.
 
     Raises:
         FileNotFoundError: the folder or a picture is missing.
-        ValueError: no cameras, pictures of different sizes, or intrinsics that do not belong to them.
+        ValueError: no cameras, or cameras that do not belong to the pictures.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     shots = _rig_shots(folder) if rig == "gtr" else _find_shots(folder)
-    images, masks = [], []
-    for shot in shots:
-        image, mask = cut_out(load_image(_picture(folder, shot.name)), background, shot.name)
-        if images and image.shape != images[0].shape:
+    files, done = NamedFiles(folder, SUFFIXES), Counter()
+    paths = [_picture(files, shot.name) for shot in shots]
+    for number, path in enumerate(paths):
+        first = paths.index(path)
+        if first != number:
             raise ValueError(
-                f"All views must have one size: {shots[0].name} has {_size(images[0])} pixels and {shot.name} "
-                f"{_size(image)}. Resize or crop them first, intrinsics included."
+                f"The cameras of {shots[first].name} and {shots[number].name} are for one picture, {path}."
             )
-        images.append(image)
-        masks.append(mask)
-    height, width = images[0].shape[-2:]
-    intrinsics = torch.stack([shot.intrinsics(height, width) for shot in shots])
-    cameras = Cameras(torch.stack([shot.c2w for shot in shots]), intrinsics, height, width)
-    check_cameras(cameras)
-    return Views(torch.cat(images), torch.cat(masks), cameras)
-
-
-def _size(image: Tensor) -> str:
-    return f"{image.shape[-2]} x {image.shape[-1]}"
+    views = []
+    for shot, path in zip(shots, paths, strict=True):
+        picture = load_image(path) if rig == "gtr" else _load(path, shot)
+        mask = _mask(files, shot, path) if background in ("auto", "alpha") else None
+        done["{} masks were read from files."] += mask is not None
+        view = _view(shot, picture if mask is None else with_mask(picture, mask), background)
+        done["The lens distortion of {} pictures was removed."] += bool(shot.distortion)
+        small = _limited(view, MAX_PIXELS // len(shots))
+        done["{} pictures were made smaller, for the memory that all need together."] += small is not view
+        views.append(small)
+    height, width = (max(getattr(view.cameras, side) for view in views) for side in ("height", "width"))
+    for number, (shot, view) in enumerate(zip(shots, views, strict=True)):
+        views[number] = _brought_to(view, height, width, shot.name)
+        done[f"{{}} pictures were brought to the size of the others, {height} x {width}."] += views[number] is not view
+    notes = tuple(sentence.format(count) for sentence, count in done.items() if count)
+    made = replace(join_views(views), notes=notes)
+    check_cameras(made.cameras)
+    return made
 
 
 def _rig_shots(folder: Path) -> list[Shot]:
@@ -127,7 +94,7 @@ def _rig_shots(folder: Path) -> list[Shot]:
     if len(files) != 6:
         raise ValueError(f"The GTR rig has six views, but {folder} holds {len(files)} pictures.")
     lens = {"camera_angle_x": math.radians(30.0)}
-    return [Shot(file.name, c2w, lens) for file, c2w in zip(files, gtr_rig(1).c2w, strict=True)]
+    return [Shot(file.name, c2w, lens) for file, c2w in zip(files, gtr_rig(1).c2w.double(), strict=True)]
 
 
 def _find_shots(folder: Path) -> list[Shot]:
@@ -135,9 +102,9 @@ def _find_shots(folder: Path) -> list[Shot]:
     for name in ("transforms.json", "transforms_train.json"):
         if (folder / name).is_file():
             return load_transforms(folder / name)
-    for model in (folder, folder / "sparse" / "0", folder / "sparse"):
-        if (model / "cameras.txt").is_file() and (model / "images.txt").is_file():
-            return load_colmap(model)
+    model = find_colmap(folder)
+    if model is not None:
+        return load_colmap(model)
     files = image_files(folder)
     if not files:
         raise ValueError(f"{folder} holds no pictures.")
@@ -145,22 +112,94 @@ def _find_shots(folder: Path) -> list[Shot]:
     if not all(text.is_file() for text in texts):
         hint = " If they are the six views of GTR in order, choose that rig." if len(files) == 6 else ""
         raise ValueError(
-            f"{folder} holds {len(files)} pictures without poses: give a transforms.json, a COLMAP text model or one "
+            f"{folder} holds {len(files)} pictures without poses: give a transforms.json, a COLMAP model or one "
             f"text camera per picture.{hint}"
         )
     return [load_gtr_camera(text, file.name) for text, file in zip(texts, files, strict=True)]
 
 
-def _picture(folder: Path, name: str) -> Path:
-    """The picture `name` below the folder, also without its ending or in a sub-folder `images`."""
-    for base in (folder, folder / "images"):
-        path = base / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"The camera file names a picture outside its own folder: {name}. It is not read.")
-        for candidate in (path, path.with_name(path.name + ".png"), path.with_name(path.name + ".jpg")):
-            if candidate.is_file():
-                return candidate
-    raise FileNotFoundError(f"The camera file names the picture {name}, which is missing in {folder}.")
+def _picture(files: NamedFiles, name: str) -> Path:
+    """The picture of this name in the folder or its sub-folder `images`."""
+    found = files.find(name, ("", "images"))
+    if found is not None:
+        return found
+    if is_foreign(name):
+        raise ValueError(
+            f"The camera file names a picture outside its own folder, {name}, which is not read; put it into "
+            f"{files.folder / 'images'}."
+        )
+    raise FileNotFoundError(f"The camera file names the picture {name}, which is missing in {files.folder}.")
+
+
+def _mask(files: NamedFiles, shot: Shot, picture: Path) -> Path | None:
+    """The mask of a picture: the one that is named, else NAME.png or NAME in the folder `masks`."""
+    if shot.mask is None:
+        path = PurePosixPath(shot.name.replace("\\", "/"))
+        names = (f"{name}{ending}" for name in (path, path.name) for ending in (".png", ""))
+        found = (files.find(name, ("masks",)) for name in (*names, path.stem))
+        return next((mask for mask in found if mask is not None), None)
+    found = files.find(shot.mask, ("", "masks"))
+    if found is None or found == picture:
+        raise FileNotFoundError(f"The camera file names the mask {shot.mask}, which is missing in {files.folder}.")
+    return found
+
+
+def _load(path: Path, shot: Shot) -> LoadedImage:
+    """A picture with the pixels that its camera is for.
+
+    Programs that find poses look at pixels as they are stored, whatever EXIF says about turning them.
+    """
+    stored = load_image(path, upright=False)
+    if shot.fits(stored.rgb.height, stored.rgb.width):
+        return stored
+    turned = load_image(path)
+    if turned.rgb.size != stored.rgb.size and not shot.fits(turned.rgb.height, turned.rgb.width):
+        raise ValueError(
+            f"The camera of {shot.name} is for {shot.size[0]} x {shot.size[1]} pixels, but the picture has "
+            f"{stored.rgb.height} x {stored.rgb.width}, or {turned.rgb.height} x {turned.rgb.width} turned as its EXIF "
+            "orientation says."
+        )
+    return turned
+
+
+def _view(shot: Shot, picture: LoadedImage, background: Background) -> Views:
+    """One view, without lens distortion."""
+    height, width = picture.rgb.height, picture.rgb.width
+    intrinsics = shot.intrinsics(height, width)
+    image, mask = cut_out(picture, background, shot.name)
+    if shot.distortion:
+        try:
+            both, intrinsics = undistort(torch.cat([image, mask], 1), intrinsics, shot.distortion)
+        except ValueError as error:
+            raise ValueError(f"The camera of {shot.name} cannot be used: {error}.") from error
+        image, mask = both.split([3, 1], 1)
+    return Views(image, mask, Cameras(shot.c2w[None], intrinsics[None], height, width))
+
+
+def _limited(view: Views, pixels: int) -> Views:
+    """A view of at most so many pixels."""
+    height, width = view.cameras.height, view.cameras.width
+    scale = math.sqrt(pixels / (height * width))
+    return view if scale >= 1 else view.resized(max(1, int(height * scale)), max(1, int(width * scale)))
+
+
+def _brought_to(view: Views, height: int, width: int, name: str) -> Views:
+    """A view as large as fits into this size, with white added at the right or below.
+
+    Raises:
+        ValueError: white would be added where the object is cut off.
+    """
+    if same_sides((view.cameras.height, view.cameras.width), (height, width)):
+        return view.resized(height, width)
+    scale = min(height / view.cameras.height, width / view.cameras.width)
+    sides = round(view.cameras.height * scale), round(view.cameras.width * scale)
+    cut_off = view.masks[..., -1, :] if sides[0] < height else view.masks[..., -1]
+    if float(cut_off.amax()) > 0.5:
+        raise ValueError(
+            f"{name} has other sides than the other pictures ({view.cameras.height} : {view.cameras.width}), and its "
+            "object is cut off by the border; crop all pictures to one shape, intrinsics included."
+        )
+    return view.resized(*sides).padded(height, width)
 
 
 def save_views(views: Views, folder: str | Path) -> None:

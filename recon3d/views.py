@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recon3d.cameras import Cameras
+from recon3d.cameras import Cameras, concatenate
 
 MIN_VIEWS = 2
 """Fewer views never fix a shape."""
@@ -16,17 +16,18 @@ MIN_VIEWS = 2
 
 @dataclass(frozen=True)
 class Views:
-    """Pictures with cameras and silhouettes.
-
-    `images`: (views, 3, height, width) RGB in [0, 1] on white. `masks`: (views, 1, height, width) in [0, 1].
-    `cameras`: one per picture. `depths`: (views, 1, height, width) along the optical axis, 0 on the
-    background, or None.
-    """
+    """Pictures with cameras and silhouettes."""
 
     images: Tensor
+    """(views, 3, height, width) RGB in [0, 1] on white."""
     masks: Tensor
+    """(views, 1, height, width) in [0, 1]: 1 where the object is."""
     cameras: Cameras
+    """One per picture."""
     depths: Tensor | None = None
+    """(views, 1, height, width) along the optical axis, 0 on the background; None where they are not known."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was done to the pictures as they were read; parts and copies of the views have none."""
 
     def __post_init__(self) -> None:
         size = (len(self.cameras), self.cameras.height, self.cameras.width)
@@ -55,15 +56,22 @@ class Views:
 
         return Views(scale(self.images), scale(self.masks), self.cameras.resized(height, width))
 
+    def padded(self, height: int, width: int) -> Views:
+        """The views with white added at the right and below; depths are dropped."""
+        beside = (0, width - self.cameras.width, 0, height - self.cameras.height)
+        images = torch.nn.functional.pad(self.images, beside, value=1.0)
+        masks = torch.nn.functional.pad(self.masks, beside)
+        return Views(images, masks, replace(self.cameras, height=height, width=width))
+
     def moved(self, centre: Tensor, scale: float) -> Views:
         """The same pictures of a world where x becomes (x - centre) * scale."""
         depths = None if self.depths is None else self.depths * scale
         return replace(self, cameras=self.cameras.moved(centre, scale), depths=depths)
 
-    def to(self, device: torch.device | str) -> Views:
-        """The views on another device."""
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Views:
+        """The views on another device, their cameras in another precision."""
         depths = None if self.depths is None else self.depths.to(device)
-        return Views(self.images.to(device), self.masks.to(device), self.cameras.to(device), depths)
+        return Views(self.images.to(device), self.masks.to(device), self.cameras.to(device, dtype), depths)
 
     def check(self) -> Views:
         """Return the views, or raise ValueError where no object can be rebuilt from them."""
@@ -87,6 +95,12 @@ class Views:
                 "on white, or ask for background removal."
             )
         return self
+
+
+def join_views(parts: Sequence[Views]) -> Views:
+    """All views of the parts, which share one size; depths are dropped."""
+    cameras = concatenate(*(part.cameras for part in parts))
+    return Views(torch.cat([part.images for part in parts]), torch.cat([part.masks for part in parts]), cameras)
 
 
 def check_cameras(cameras: Cameras) -> None:

@@ -1,7 +1,7 @@
 """Rebuild a 3D object from posed pictures, or improve a mesh against them.
 
     burnish reconstruct --out runs/vase                                  (a vase made by code, to try it out)
-    burnish reconstruct --views PICTURES --out runs/object               (transforms.json, COLMAP text, ...)
+    burnish reconstruct --views PICTURES --out runs/object               (transforms.json, a COLMAP model, ...)
     burnish reconstruct --grid SIX_VIEWS.png --out runs/object           (the six-view grid of Zero123++)
     burnish reconstruct --mesh OBJECT.glb --views PICTURES --out runs/better
     burnish reconstruct --mesh OBJECT.glb --out runs/copy                (renders twelve views of it first)

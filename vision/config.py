@@ -88,7 +88,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         ValueError: it cannot be read or is not a JSON object.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
     except OSError as error:

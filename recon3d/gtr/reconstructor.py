@@ -187,20 +187,21 @@ class GTRReconstructor:
             ValueError: views or mesh cannot be used, or the fit found no surface.
         """
         options = options or GTROptions()
-        views = views.check().to(self.device)
+        views = views.check()
         notes = []
         if mesh is not None:
-            mesh = mesh.check().to(self.device)
+            mesh = mesh.check()
             notes += mesh.notes()
             if len(mesh.faces) > MAX_FACES:
                 notes.append(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
                 mesh = simplify(mesh, MAX_FACES)
         centre, scale = self.placement(views, options, mesh)
-        full = views.moved(centre, scale)
+        # World coordinates may need float64, which not every device has.
+        full = views.moved(centre, scale).to(self.device, torch.float32)
         small = full.resized(*_scaled(views, options.view_size))
         check_agreement(small)
         run = _Run(options, small, folder)
-        moved, kept = None if mesh is None else mesh.moved(centre, scale), None
+        moved, kept = None if mesh is None else _in_box(mesh, centre, scale, self.device), None
         if mesh is not None and options.keep_topology:
             surface, fit = (yield from self._keep_topology(run, full, moved)), None
             kept = _same_places(mesh, moved, surface)
@@ -372,6 +373,11 @@ class _Run:
             fit.load(last.best)
         self.scores[name] = (float(last.start_score), float(last.score if keep_last else last.best_score))
         self.seconds[name] = last.seconds
+
+
+def _in_box(mesh: Mesh, centre: Tensor, scale: float, device: torch.device) -> Mesh:
+    moved = mesh.moved(centre.to(mesh.vertices.device), scale)
+    return replace(moved, vertices=moved.vertices.float()).to(device)
 
 
 def _scaled(views: Views, height: int) -> tuple[int, int]:

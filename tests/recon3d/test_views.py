@@ -1,4 +1,4 @@
-"""Views: folders, grids, cutting out, silhouettes, refusals."""
+"""Views: grids, cutting out, silhouettes, refusals."""
 
 from dataclasses import replace
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from recon3d import camera_files
 from recon3d import cameras as cams
 from recon3d.hull import check_agreement, fit_box, hull_coverage, place, visual_hull
 from recon3d.render import render
@@ -19,57 +18,6 @@ from recon3d.views import Views, join_grid, split_grid
 @pytest.fixture(scope="module")
 def views():
     return render(vase(32, 32, 32), cams.gtr_rig(48))
-
-
-def test_saved_views_load_equal(views, tmp_path):
-    save_views(views, tmp_path)
-    again = load_views(tmp_path)
-    assert float((again.images - views.images).abs().max()) < 0.01  # 8 bits
-    assert float((again.masks - views.masks).abs().max()) < 0.003
-    torch.testing.assert_close(again.cameras.c2w, views.cameras.c2w)
-    torch.testing.assert_close(again.cameras.intrinsics, views.cameras.intrinsics)
-
-
-def test_the_gtr_rig_needs_no_camera_files(views, tmp_path):
-    save_views(views, tmp_path)
-    (tmp_path / "transforms.json").unlink()
-    with pytest.raises(ValueError, match=r"without poses.*six views of GTR"):
-        load_views(tmp_path)
-    again = load_views(tmp_path, rig="gtr")
-    torch.testing.assert_close(again.cameras.c2w, views.cameras.c2w)
-
-
-def test_text_cameras_beside_the_pictures(views, tmp_path):
-    save_views(views, tmp_path)
-    (tmp_path / "transforms.json").unlink()
-    for number in range(6):
-        camera_files.save_gtr_camera(tmp_path / f"view_{number:03d}.txt", views.cameras[number])
-    torch.testing.assert_close(load_views(tmp_path).cameras.c2w, views.cameras.c2w, atol=1e-5, rtol=0)
-
-
-def test_different_sizes_and_foreign_intrinsics_are_refused(views, tmp_path):
-    save_views(views, tmp_path)
-    Image.open(tmp_path / "view_002.png").resize((40, 40)).save(tmp_path / "view_002.png")
-    with pytest.raises(ValueError, match=r"view_002\.png 40 x 40"):
-        load_views(tmp_path)
-    save_views(views, tmp_path)
-    camera_files.save_transforms(
-        tmp_path / "transforms.json", [f"view_{n:03d}.png" for n in range(6)], views.cameras.resized(96, 96)
-    )
-    with pytest.raises(ValueError, match=r"is for 96 x 96 pixels"):
-        load_views(tmp_path)
-
-
-def test_missing_and_foreign_pictures_are_refused(views, tmp_path):
-    save_views(views, tmp_path)
-    (tmp_path / "view_003.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"view_003\.png"):
-        load_views(tmp_path)
-    camera_files.save_transforms(tmp_path / "transforms.json", ["../x.png"] * 6, views.cameras)
-    with pytest.raises(ValueError, match="outside its own folder"):
-        load_views(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        load_views(tmp_path / "nothing")
 
 
 def test_grid_round_trip_and_its_shape(views, tmp_path):

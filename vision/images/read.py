@@ -76,12 +76,13 @@ class LoadedImage:
         return picture
 
 
-def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> LoadedImage:
     """Read a picture; its content decides about the format, not its name.
 
     Args:
         path: a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM, JPEG 2000 or AVIF file with one frame.
         max_pixels: refuse larger pictures before they are decoded (a small file can hold a huge one).
+        upright: turn the picture as EXIF says; False takes its pixels as they are stored.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -96,16 +97,17 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
         raise FileNotFoundError(f"There is no file {path}.") from None
     except OSError as error:
         raise BadImage(f"Cannot read {path}: {error.strerror}.") from error
-    return read_image(data, str(path), max_pixels=max_pixels)
+    return read_image(data, str(path), max_pixels=max_pixels, upright=upright)
 
 
-def read_image(data: bytes, path: str, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+def read_image(data: bytes, path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> LoadedImage:
     """The picture in a file's content, see `load_image`.
 
     Args:
         data: the content.
         path: what it is called, for the sentences.
         max_pixels: refuse larger pictures before they are decoded.
+        upright: see `load_image`.
 
     Raises:
         BadImage: see `load_image`.
@@ -129,20 +131,20 @@ def read_image(data: bytes, path: str, *, max_pixels: int = MAX_PIXELS) -> Loade
         if frames > 1:
             raise BadImage(f"{path} is animated or has several pages ({frames}); save the wanted one as an image.")
         try:
-            return from_pil(image)
+            return from_pil(image, upright=upright)
         except BadImage as error:
             raise BadImage(f"{path}: {error}") from None
 
 
-def from_pil(image: PIL.Image.Image) -> LoadedImage:
-    """A PIL image of any mode as upright RGB, transparency and colour profile.
+def from_pil(image: PIL.Image.Image, *, upright: bool = True) -> LoadedImage:
+    """A PIL image of any mode as RGB (upright unless not wanted), transparency and colour profile.
 
     Raises:
         BadImage: its numbers cannot be understood as colours.
     """
     profile = image.info.get("icc_profile")
     profile = profile if isinstance(profile, bytes) and profile[36:40] == b"acsp" else None
-    image = _upright(image)
+    image = _upright(image) if upright else image
     deep = None
     if image.mode.startswith("I") or image.mode == "F":
         deep, image = np.asarray(image), _to_8_bit(image)

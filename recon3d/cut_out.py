@@ -1,0 +1,86 @@
+"""Objects cut out of their background: by transparency, a mask, a white background or background removal."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from recon3d.cameras import same_sides
+from vision.images import LoadedImage, load_image, to_tensor
+
+Background = Literal["auto", "alpha", "white", "rembg"]
+
+
+def cut_out(picture: LoadedImage, background: Background, name: str) -> tuple[Tensor, Tensor]:
+    """Separate an object from its background.
+
+    Args:
+        background: "alpha" takes the transparency, "white" what differs from white around it, "rembg" the network of
+            that package; "auto" takes alpha when there is one, else rembg when it is installed, else white.
+
+    Returns:
+        The picture on white (1, 3, height, width) and its mask (1, 1, height, width).
+    """
+    if background == "auto":
+        has_rembg = importlib.util.find_spec("rembg") is not None
+        background = "alpha" if picture.alpha is not None else "rembg" if has_rembg else "white"
+    image = to_tensor(picture)
+    if background == "alpha":
+        if picture.alpha is None:
+            raise ValueError(f"{name} has no transparency; use a white background or background removal instead.")
+        mask = torch.from_numpy(np.array(picture.alpha, dtype=np.float32) / 255)
+    elif background == "rembg":
+        if importlib.util.find_spec("rembg") is None:
+            raise ValueError("Background removal needs the package rembg; install it, or give pictures with alpha.")
+        import rembg
+
+        cut = rembg.remove(picture.rgb)
+        mask = torch.from_numpy(np.array(cut.getchannel("A"), dtype=np.float32) / 255)
+    else:
+        mask = _not_white(image[0], name)
+    mask = mask[None, None]
+    return image * mask + (1 - mask), mask
+
+
+def with_mask(picture: LoadedImage, path: Path) -> LoadedImage:
+    """The picture with a mask from a file as its transparency: black where the object is not.
+
+    Labels count from 0 for the background, and a mask drawn in one colour on a transparent layer is that layer.
+
+    Raises:
+        ValueError: the mask cannot be read, or its sides are others than the picture's.
+    """
+    mask = load_image(path, upright=False)
+    (width, height), own = mask.rgb.size, picture.rgb.size
+    if not same_sides((height, width), (own[1], own[0])):
+        raise ValueError(f"The mask {path} has {height} x {width} pixels, its picture {own[1]} x {own[0]}.")
+    values = np.asarray(mask.rgb.convert("L") if mask.deep is None else mask.deep, dtype=np.float32)
+    if mask.alpha is not None:
+        layer = np.asarray(mask.alpha, dtype=np.float32)
+        painted = values[layer > 0]
+        values = layer if painted.size and painted.min() == painted.max() else values * layer
+    values = values * (255 / max(float(values.max()), 1e-6))
+    alpha = PIL.Image.fromarray(values.round().astype(np.uint8))
+    return replace(picture, alpha=alpha.resize(own, PIL.Image.Resampling.BILINEAR))
+
+
+def _not_white(image: Tensor, name: str) -> Tensor:
+    """(height, width) 1 where the picture is not part of the white that touches its border."""
+    white = (image.amin(0) > 0.96).numpy()
+    border = np.concatenate([white[0], white[-1], white[:, 0], white[:, -1]])
+    if border.mean() < 0.5:
+        raise ValueError(
+            f"{name} has neither transparency nor a white background; cut the object out first, or install rembg and "
+            "ask for background removal."
+        )
+    labels, _ = ndimage.label(white)
+    outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    return torch.from_numpy(~np.isin(labels, outside[outside > 0])).float()
