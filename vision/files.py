@@ -1,9 +1,10 @@
-"""Writing files whole: a temporary name in the same folder, then a rename."""
+"""Reading regular files; writing files whole: a temporary name in the same folder, then a rename."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,14 +47,50 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise ValueError(f"Cannot write {path}: {reason.rstrip('.')}.") from error
 
 
+def read_file(path: str | Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is a folder, or a pipe or device, which may have no end; or it cannot be read.
+    """
+    path = Path(path)
+    try:
+        check_regular(path)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no regular file or link to one.
+
+    Raises:
+        OSError: there is nothing, or it cannot be looked at.
+        ValueError: it is a folder, a pipe, a socket or a device.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a folder, not a file.")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is no regular file but a pipe, socket or device.")
+
+
 def digest(path: str | Path) -> str:
-    """SHA-256 of a file's content, or of the names and contents of all files in a folder."""
+    """SHA-256 of a regular file's content, or of the names and contents of all files in a folder.
+
+    Raises:
+        OSError, ValueError: as `check_regular`.
+    """
     path = Path(path)
     found = hashlib.sha256()
     if path.is_dir():
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             found.update(f"{file.relative_to(path).as_posix()!a} {digest(file)}\n".encode())
         return found.hexdigest()
+    check_regular(path)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             found.update(block)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vision.files import MAX_NAME, RECORDS
+from vision.files import MAX_NAME, RECORDS, read_file
 from vision.images import SUFFIXES
 
 
@@ -136,13 +136,13 @@ def read_list(path: Path) -> list[Path]:
     """The paths that a text file lists, one per line, relative to it; quotes around them and comments (#) are left out.
 
     Raises:
-        ValueError: it cannot be read as text.
+        OSError, ValueError: it cannot be read as text.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         lines = [line.strip().strip("\"'") for line in data.decode("utf-16" if wide else "utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"Cannot read the list {path}: {error}.") from error
     paths = [path.parent / line for line in lines if line]
     return [found for found in paths if not found.name.startswith("#") or os.path.lexists(found)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from tests.parity.conftest import golden_root
 from vision import images
+from vision.files import digest
 from vision.images import (
     BadImage,
     LoadedImage,
@@ -33,6 +35,7 @@ from vision.images import (
     to_uint8,
     to_y,
 )
+from vision.inputs import read_list
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 21, 3), dtype=np.uint8)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -69,11 +72,63 @@ def test_tensor_and_picture_are_the_same_numbers():
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((3, 3, 3)), np.zeros((3, 3, 4), np.uint8), torch.zeros(1, 1, 4, 4), torch.zeros(3, 4, 4).int()]
+    "wrong",
+    [
+        np.zeros((3, 3, 3)),
+        np.zeros((3, 3, 4), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        torch.zeros(1, 1, 4, 4),
+        torch.zeros(3, 4, 4).int(),
+        torch.zeros(0, 3, 4, 4),
+        torch.zeros(1, 3, 0, 4),
+    ],
 )
 def test_arrays_that_are_no_pictures_are_refused(wrong):
     with pytest.raises(ValueError, match=r"must be .* got "):
         to_tensor(wrong)
+
+
+@pytest.mark.parametrize("wrong", [255.0, -1.0, float("nan"), float("inf"), 1.01])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_tensors_with_numbers_that_are_no_colours_are_refused(wrong, dtype):
+    image = to_tensor(picture()).to(dtype)
+    image[0, 1, 2, 3] = wrong
+    with pytest.raises(ValueError, match=r"must hold numbers in \[0, 1\], got .*; divide by 255, or clamp"):
+        to_tensor(image)
+
+
+def test_contents_of_files_are_pictures():
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG")
+    expected = to_tensor(picture())
+    for content in (buffer.getvalue(), bytearray(buffer.getvalue()), io.BytesIO(buffer.getvalue())):
+        assert torch.equal(to_tensor(content), expected)
+    with pytest.raises(BadImage, match="the picture is an empty file"):
+        to_tensor(b"")
+    with pytest.raises(TypeError, match="the content of a file, an array or a tensor, got list"):
+        to_tensor([1, 2, 3])
+
+
+def test_an_animated_object_tells_which_frame_is_taken(tmp_path):
+    frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with PIL.Image.open(tmp_path / "a.gif") as animated:
+        animated.seek(1)
+        with pytest.warns(UserWarning, match="The picture has 3 frames; frame 2 is taken"):
+            tensor = to_tensor(animated)
+    assert tensor[0, :, 0, 0].tolist() == [0, 1, 0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_only_regular_files_are_read(tmp_path):
+    """A pipe would wait for ever, a device has no end."""
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "c.png").symlink_to("/dev/zero")
+    for path in ("a.png", "b.png", "c.png"):
+        for read in (load_image, digest, read_list):
+            with pytest.raises(ValueError, match=f"{path} is no regular file but a pipe, socket or device"):
+                read(tmp_path / path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,28 +15,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vision.images.read import LoadedImage, as_loaded
+from vision.images.read import LoadedImage, Source, as_loaded
 
-ImageLike = str | Path | PIL.Image.Image | LoadedImage | np.ndarray | Tensor
+ImageLike = Source | LoadedImage | np.ndarray | Tensor
+"""Everything that `to_tensor` takes."""
+
+
+ROUNDING = 0.5 / 255
+"""How far a number may lie outside [0, 1] and still mean the last colour of an 8-bit picture."""
 
 
 def to_tensor(image: ImageLike) -> Tensor:
-    """(1, 3, height, width) float32 RGB in [0, 1] of one picture; transparency is left out (see
-    `LoadedImage.on`).
+    """(1, 3, height, width) float32 RGB in [0, 1] of one picture; transparency is left out (see `LoadedImage.on`).
 
     Args:
-        image: a path, PIL image, `LoadedImage`, (height, width, 3) or (height, width) uint8 array, or a
-            tensor (3, height, width) or (batch, 3, height, width) in [0, 1], which passes through as float32.
+        image: a path, PIL image, content of a file, `LoadedImage`, (height, width, 3) or (height, width) uint8 array,
+            or a tensor (3, height, width) or (batch, 3, height, width) in [0, 1], which passes through as float32.
 
     Raises:
-        ValueError: an array or tensor has another shape or type.
+        ValueError: an array or tensor has another shape or type, is empty, or holds numbers that are no colours.
     """
     if isinstance(image, Tensor):
-        if image.ndim not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point():
+        if image.ndim not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point() or not image.numel():
             raise ValueError(f"An image tensor must be (batch, 3, h, w) floats in [0, 1], got {_kind(image)}.")
+        low, high = (float(number) for number in image.detach().aminmax())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # a NaN is neither
+            raise ValueError(
+                f"An image tensor must hold numbers in [0, 1], got {low:g} to {high:g}; divide by 255, or clamp."
+            )
         return image.float() if image.ndim == 4 else image.float()[None]
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
             raise ValueError(f"An image array must be (h, w, 3) or (h, w) uint8, got {_kind(image)}.")
         array = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     else:

@@ -16,11 +16,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
 import PIL.ImageColor
 from PIL import UnidentifiedImageError
+
+from vision.files import read_file
 
 MAX_PIXELS = 100_000_000
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -35,6 +38,10 @@ _pixel_limit_lock = threading.Lock()
 
 class BadImage(ValueError):
     """A picture that cannot be used; the message is a sentence that says why and what to do."""
+
+
+Source = str | Path | bytes | BinaryIO | PIL.Image.Image
+"""A path, a file's content or an open binary file, or a PIL image."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +93,12 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, upright: bool 
 
     Raises:
         FileNotFoundError: there is no such file.
-        BadImage: it is empty, damaged, no image, animated or too large.
+        BadImage: it is no regular file, empty, damaged, no image, animated or too large.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise BadImage(f"{path} is a folder, not an image.")
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise BadImage(f"Cannot read {path}: {error.strerror}.") from error
+        data = read_file(path)
+    except ValueError as error:
+        raise BadImage(str(error)) from error
     return read_image(data, str(path), max_pixels=max_pixels, upright=upright)
 
 
@@ -164,15 +166,34 @@ def from_pil(image: PIL.Image.Image, *, upright: bool = True) -> LoadedImage:
     return LoadedImage(_plain(rgb), alpha if alpha is None else _plain(alpha), profile, deep)
 
 
-def as_loaded(image: str | Path | PIL.Image.Image | LoadedImage) -> LoadedImage:
-    """A picture with its transparency and profile, from a path or PIL image."""
+def as_loaded(image: Source | LoadedImage) -> LoadedImage:
+    """A picture with its transparency and profile.
+
+    Args:
+        image: a path, the content of a file (bytes, or a file opened for reading them), or a PIL image. Of an animated
+            PIL image the current frame counts, with a warning.
+
+    Raises:
+        FileNotFoundError, BadImage: as `load_image` and `from_pil`.
+        TypeError: it is something else.
+    """
     if isinstance(image, LoadedImage):
         return image
     if isinstance(image, PIL.Image.Image):
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":
+            warnings.warn(f"The picture has {frames} frames; frame {image.tell() + 1} is taken.", stacklevel=2)
         return from_pil(image)
     if isinstance(image, (str, Path)):
         return load_image(image)
-    raise TypeError(f"An image must be a path, a PIL image, an array or a tensor, got {type(image).__name__}.")
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return read_image(bytes(image), "the picture")
+    if isinstance(image, (io.BufferedIOBase, io.RawIOBase)):
+        return read_image(image.read() or b"", str(getattr(image, "name", "the picture")))
+    raise TypeError(
+        "An image must be a path, a PIL image, the content of a file, an array or a tensor, "
+        f"got {type(image).__name__}."
+    )
 
 
 def image_files(folder: str | Path) -> list[Path]:
