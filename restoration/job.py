@@ -120,7 +120,7 @@ class _Restoring:
 
     def _item(self, item: Item) -> None:
         """Restore one image, or what is missing of its pictures."""
-        from vision.images import check_format, load_image
+        from vision.images import check_format, left_out, load_image
 
         options = self.options
         loaded = load_image(item.input, max_pixels=options.max_pixels)
@@ -140,6 +140,8 @@ class _Restoring:
         with item.results(*[compared] * options.compare, keep=done) as folder:
             result = folder / item.name if redo else item.path
             if redo:
+                for sentence in filter(None, (*loaded.remarks, left_out(loaded, item.path))):
+                    self.job.note(f"{item.input}: {sentence}")
                 self._restore(item, loaded, result, folder / previews if options.previews else None)
             if options.compare:
                 _compare(loaded, result, folder / compared)
@@ -181,7 +183,7 @@ class _Restoring:
         self, item: Item, loaded: Any, result: Path, options: Any, previews: Path | None, begin: float = 0, of: int = 1
     ) -> None:
         """Restore a picture into a file: one of `of` times, when the item's work is done to the share `begin`."""
-        from vision.images import save_bands, to_tensor, to_uint8
+        from vision.images import bits_of, save_bands, to_tensor, to_uint8, to_uint16
 
         def progress(part: float) -> None:
             self.job.progress("restoring", item.number + begin + part / of, item.total)
@@ -191,9 +193,11 @@ class _Restoring:
         pixels = to_tensor(loaded)
         height, width = self.restorer.output_size(*pixels.shape[-2:], options)
         observers = [] if previews is None else [_previews(self.restorer, previews)]
-        bands = self.restorer.bands(pixels, options, finish=to_uint8, observers=observers, progress=progress)
+        finish = to_uint16 if bits_of(loaded, result) == 16 else to_uint8
+        bands = self.restorer.bands(pixels, options, finish=finish, observers=observers, progress=progress)
+        said = {"icc": loaded.icc, "alpha": loaded.alpha, "metadata": loaded.metadata}
         try:
-            save_bands(bands, result, width=width, height=height, icc=loaded.icc, alpha=loaded.alpha)
+            save_bands(bands, result, width=width, height=height, **said)
         except RuntimeError as error:  # torch has no type of its own for a CPU whose memory is full
             if "memory" not in str(error):
                 raise

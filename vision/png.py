@@ -1,14 +1,14 @@
-"""Write PNG files band by band, so that a large picture never has to exist as a whole.
+"""PNG files: written band by band, so that a large picture never has to exist as a whole; what they say in chunks.
 
-Pillow reads PNG for us; it cannot write one from pieces. Format: PNG (W3C, third edition), sections 5, 7, 9
-and 11.
+Pillow decodes the pixels of PNG for us; it cannot write them from pieces, and it refuses files with long texts or
+profiles. Format: PNG (W3C, third edition), sections 5, 7, 9 and 11.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +24,20 @@ def write_png(
     width: int,
     height: int,
     channels: int = 3,
-    icc: bytes | None = None,
+    bits: int = 8,
+    chunks: Iterable[tuple[bytes, bytes]] = (),
     level: int = 6,
 ) -> None:
-    """Write 8-bit bands as one PNG; `path` is written in place (see `files.atomic_path` for a
-    whole-or-nothing write).
+    """Write bands as one PNG; `path` is written in place (see `files.atomic_path` for a whole-or-nothing write).
 
     Args:
         path: the file.
-        bands: (rows, width, channels) uint8 arrays from top to bottom, `height` rows together.
+        bands: (rows, width, channels) arrays from top to bottom, `height` rows together; uint8, or uint16 for 16 bits.
         width: pixels per row.
         height: rows.
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
-        icc: colour profile of the pixels, kept in the file.
+        bits: 8 or 16 per channel.
+        chunks: (kind, content) to be written before the pixels, see `profile_chunk` and `text_chunk`.
         level: zlib's compression level.
 
     Raises:
@@ -46,13 +47,14 @@ def write_png(
     written = 0
     with open(path, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-        file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)))
-        if icc is not None:
-            file.write(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
-        above = np.zeros((1, width * channels), np.uint8)
-        for rows in _row_groups(bands, width, channels):
+        file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOUR_TYPES[channels], 0, 0, 0)))
+        for kind, content in chunks:
+            file.write(_chunk(kind, content))
+        pixel = channels * bits // 8
+        above = np.zeros((1, width * pixel), np.uint8)
+        for rows in _row_groups(bands, width, channels, bits):
             written += len(rows)
-            data = compressor.compress(_filter(rows, above, channels).tobytes())
+            data = compressor.compress(_filter(rows, above, pixel).tobytes())
             if data:
                 file.write(_chunk(b"IDAT", data))
             above = rows[-1:].copy()
@@ -62,27 +64,103 @@ def write_png(
         file.write(_chunk(b"IEND", b""))
 
 
+def profile_chunk(icc: bytes) -> tuple[bytes, bytes]:
+    """The chunk of a colour profile."""
+    return b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)
+
+
+def read_chunks(data: bytes, kinds: Collection[bytes]) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """A PNG without its chunks of certain kinds, and those chunks as (kind, content), in order.
+
+    Damaged ones of these kinds are left out; what else is wrong is left to the decoder.
+
+    Args:
+        data: the file.
+        kinds: chunks to take out; none that its pixels need.
+    """
+    rest, found, place = [data[:8]], [], 8
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if kind not in kinds or end > len(data):
+            rest.append(data[place:end])
+        elif zlib.crc32(data[place + 4 : end - 4]) == struct.unpack_from(">I", data, end - 4)[0]:
+            found.append((kind, data[place + 8 : end - 4]))
+        place = end
+    return b"".join([*rest, data[place:]]), found
+
+
+def inflate(data: bytes, most: int) -> bytes | None:
+    """Decompressed data of at most `most` bytes; None where they are more, or damaged."""
+    decompressor = zlib.decompressobj()
+    try:
+        found = decompressor.decompress(data, most + 1)
+    except zlib.error:
+        return None
+    return found if decompressor.eof and len(found) <= most else None
+
+
+def profile_of(content: bytes, most: int) -> bytes | None:
+    """The colour profile of an iCCP chunk; None where it is damaged or has more than `most` bytes."""
+    _, _, rest = content.partition(b"\0")
+    return inflate(rest[1:], most)
+
+
+def text_of(kind: bytes, content: bytes, most: int) -> tuple[str, str] | None:
+    """Keyword and text of a tEXt, zTXt or iTXt chunk; None where it is damaged or has more than `most` bytes."""
+    keyword, _, rest = content.partition(b"\0")
+    if kind == b"iTXt":
+        flags, (_, _, rest) = rest[:2], rest[2:].partition(b"\0")
+        _, _, rest = rest.partition(b"\0")
+        packed, code = flags[:1] == b"\1", "utf-8"
+    else:
+        packed, code = kind == b"zTXt", "latin-1"
+        rest = rest[1:] if packed else rest
+    text = inflate(rest, most) if packed else rest
+    if text is None or len(text) > most:
+        return None
+    try:
+        return keyword.decode("latin-1"), text.decode(code)
+    except UnicodeDecodeError:
+        return None
+
+
+def text_chunk(keyword: str, text: str) -> tuple[bytes, bytes]:
+    """The chunk of a text, not compressed: decoders refuse texts that become much longer.
+
+    Args:
+        keyword: 1 to 79 characters of Latin-1.
+        text: any.
+    """
+    name = keyword.encode("latin-1")
+    try:
+        return b"tEXt", name + b"\0" + text.encode("latin-1")
+    except UnicodeEncodeError:
+        return b"iTXt", name + b"\0\0\0\0\0" + text.encode("utf-8")
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
-def _row_groups(bands: Iterable[np.ndarray], width: int, channels: int) -> Iterator[np.ndarray]:
-    """Flat rows (n, width * channels) of the bands, a few at a time."""
+def _row_groups(bands: Iterable[np.ndarray], width: int, channels: int, bits: int) -> Iterator[np.ndarray]:
+    """Bytes (n, width * channels * bits / 8) of the bands' rows, a few at a time."""
     for band in bands:
-        if band.dtype != np.uint8 or band.ndim != 3 or band.shape[1:] != (width, channels):
-            raise ValueError(f"A band must be (rows, {width}, {channels}) uint8, got {band.shape} {band.dtype}.")
+        if band.dtype != f"uint{bits}" or band.ndim != 3 or band.shape[1:] != (width, channels):
+            raise ValueError(f"A band must be (rows, {width}, {channels}) uint{bits}, got {band.shape} {band.dtype}.")
         for start in range(0, len(band), _ROWS):
-            rows = band[start : start + _ROWS]
-            yield np.ascontiguousarray(rows).reshape(len(rows), -1)
+            rows = np.ascontiguousarray(band[start : start + _ROWS], dtype=f">u{bits // 8}")
+            yield rows.view(np.uint8).reshape(len(rows), -1)
 
 
-def _filter(rows: np.ndarray, above: np.ndarray, channels: int) -> np.ndarray:
-    """Rows with their filter bytes (n, 1 + width * channels): per row the filter with the smallest sum of
-    |residual|."""
+def _filter(rows: np.ndarray, above: np.ndarray, pixel: int) -> np.ndarray:
+    """Rows with their filter bytes, (n, 1 + bytes of a row): per row the filter with the smallest sum of |residual|.
+
+    `pixel` is the bytes of one."""
     raw = rows.astype(np.int16)
     up = np.concatenate([above, rows[:-1]]).astype(np.int16)
     left, corner = np.zeros_like(raw), np.zeros_like(raw)
-    left[:, channels:], corner[:, channels:] = raw[:, :-channels], up[:, :-channels]
+    left[:, pixel:], corner[:, pixel:] = raw[:, :-pixel], up[:, :-pixel]
     predictions = [
         np.zeros_like(raw),
         left,

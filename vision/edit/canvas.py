@@ -6,14 +6,14 @@ keeps its size, its bits and its detail, and everything outside the region stays
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import PIL.Image
 import torch.nn.functional as F
 from torch import Tensor
 
-from vision.images import LoadedImage
+from vision.images import LoadedImage, Metadata
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
@@ -33,6 +33,8 @@ class Canvas:
     """Transparency, mode L."""
     icc: bytes | None = None
     """Colour profile."""
+    metadata: Metadata = field(default_factory=Metadata)
+    """What else the file says."""
     region: np.ndarray | None = None
     """(h, w) uint8, how much of a change gets through; None: everything may change."""
 
@@ -43,9 +45,10 @@ class Canvas:
         if picture.deep is not None:
             deep = picture.deep
             white = 1.0 if deep.dtype.kind == "f" else max(255, 2 ** int(deep.max()).bit_length() - 1)
-            return cls(deep, 0, white, picture.alpha)
+            icc = picture.icc if deep.ndim == 3 else None
+            return cls(deep, 0, white, picture.alpha, icc, picture.metadata)
         plain = picture.icc is None and _is_grey(rgb)  # the profile describes three colours
-        return cls(rgb[..., 0] if plain else rgb, 0, 255, picture.alpha, picture.icc)
+        return cls(rgb[..., 0] if plain else rgb, 0, 255, picture.alpha, picture.icc, picture.metadata)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -156,8 +159,9 @@ class Canvas:
         return replace(self, region=array if array.ndim == 2 else array.max(axis=2))
 
     def picture(self, values: np.ndarray) -> PIL.Image.Image:
-        """Numbers of this picture as a PIL image with its transparency and profile."""
-        result = PIL.Image.fromarray(np.ascontiguousarray(values))
+        """Numbers of this picture as a PIL image with its transparency and profile; 16-bit colours in 8 bits."""
+        wide = values.ndim == 3 and values.dtype != np.uint8  # PIL has no such images
+        result = self.shown(values) if wide else PIL.Image.fromarray(np.ascontiguousarray(values))
         if self.alpha is not None and result.mode in ("L", "RGB"):
             result.putalpha(self.alpha)
         if self.icc is not None:

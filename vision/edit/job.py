@@ -151,7 +151,7 @@ class _Editing:
         numbers = [0] if scan is None else self._slices(scan)
         canvases = {}
         for number in numbers:
-            plain = Canvas.of(self._read(item.input)) if scan is None else scan.canvas(number, options.window)
+            plain = self._canvas(item.input) if scan is None else scan.canvas(number, options.window)
             canvases[number] = plain.within(self._region(editor, plain, scan, number))
         if scan is not None:
             low, high = scan.shown_range(options.window)
@@ -171,6 +171,12 @@ class _Editing:
         }
         with item.results() as folder:
             self._write(item, editor, folder / item.name, scan, canvases, boxes, found)
+
+    def _canvas(self, path: Path) -> Canvas:
+        picture = self._read(path)
+        for sentence in picture.remarks:
+            self.job.note(f"{path}: {sentence}")
+        return Canvas.of(picture)
 
     def _read(self, path: Path) -> LoadedImage:
         return load_image(path, max_pixels=self.options.max_pixels)
@@ -256,10 +262,15 @@ class _Editing:
         for frame in range(len(next(iter(numbered.values()), []))):
             path = folder / frame_name(frame, len(next(iter(numbered.values()))))
             if scan is None:
-                picture = Image.fromarray(np.ascontiguousarray(numbered[0][frame]))
-                alpha = canvases[0].alpha if picture.mode in ("L", "RGB") else None
-                ending = ".tif" if picture.mode == "F" else ".png"
-                save_image(picture, path.with_suffix(ending), icc=canvases[0].icc, alpha=alpha)
+                values, canvas = np.ascontiguousarray(numbered[0][frame]), canvases[0]
+                whole = values.dtype.kind == "u"  # numbers of a PNG; floats are a TIFF's
+                save_image(
+                    values if whole else Image.fromarray(values),
+                    path.with_suffix(".png" if whole else ".tif"),
+                    icc=canvas.icc,
+                    alpha=canvas.alpha if whole else None,
+                    metadata=canvas.metadata,
+                )
             else:
                 changed = {number: values[frame] for number, values in numbered.items()}
                 scan.save(changed, path.with_name(path.name + scan.suffix), item.origin.key, frame)

@@ -138,7 +138,7 @@ def remarks(region: PIL.Image.Image) -> list[str]:
 def _numbers(mask: LoadedImage) -> np.ndarray:
     """(h, w) uint8: the brightest colour of every pixel; 255 where labels are not 0."""
     highest = np.asarray(mask.rgb).max(axis=2)
-    deep = highest if mask.deep is None else mask.deep
+    deep = highest if mask.deep is None else mask.deep if mask.deep.ndim == 2 else mask.deep.max(axis=2)
     white = 1.0 if deep.dtype.kind == "f" else np.iinfo(deep.dtype).max
     if deep.max() < white / 8:
         return np.where(deep > 0, 255, 0).astype(np.uint8)

@@ -13,11 +13,13 @@ from vision.images.arrays import (
     to_pil,
     to_tensor,
     to_uint8,
+    to_uint16,
     to_y,
 )
+from vision.images.formats import LONGEST_SIDE, OPAQUE, SUFFIXES
+from vision.images.metadata import Metadata
 from vision.images.read import (
     MAX_PIXELS,
-    SUFFIXES,
     BadImage,
     LoadedImage,
     as_loaded,
@@ -26,7 +28,7 @@ from vision.images.read import (
     load_image,
     read_image,
 )
-from vision.images.write import LONGEST_SIDE, OPAQUE, check_format, save_bands, save_image
+from vision.images.write import bits_of, check_format, left_out, save_bands, save_image
 
 __all__ = [
     "LONGEST_SIDE",
@@ -36,7 +38,9 @@ __all__ = [
     "BadImage",
     "ImageLike",
     "LoadedImage",
+    "Metadata",
     "as_loaded",
+    "bits_of",
     "blur",
     "check_format",
     "composite",
@@ -44,6 +48,7 @@ __all__ = [
     "from_pil",
     "image_files",
     "keep_grey",
+    "left_out",
     "load_image",
     "match_color",
     "pad_to",
@@ -55,5 +60,6 @@ __all__ = [
     "to_pil",
     "to_tensor",
     "to_uint8",
+    "to_uint16",
     "to_y",
 ]

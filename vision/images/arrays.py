@@ -47,10 +47,13 @@ def to_tensor(image: ImageLike) -> Tensor:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
             raise ValueError(f"An image array must be (h, w, 3) or (h, w) uint8, got {_kind(image)}.")
-        array = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+        array = image
     else:
-        array = np.asarray(as_loaded(image).rgb)
-    return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float().div_(255)
+        loaded = as_loaded(image)
+        array = np.asarray(loaded.rgb) if loaded.deep is None else loaded.deep
+    array = array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
+    white = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+    return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float().div_(white)
 
 
 def to_uint8(image: Tensor, *, truncate: bool = False) -> Tensor:
@@ -59,10 +62,20 @@ def to_uint8(image: Tensor, *, truncate: bool = False) -> Tensor:
     Raises:
         ValueError: the picture holds NaN or infinite values.
     """
+    scaled = _colours(image).mul_(255)
+    return (scaled if truncate else scaled.round_()).to(torch.uint8)
+
+
+def _colours(image: Tensor) -> Tensor:
+    """A float32 copy in [0, 1]."""
     if not image.isfinite().all():
         raise ValueError("The picture holds numbers that are no colours (NaN or infinite); compute in float32.")
-    scaled = image.float().clamp(0, 1).mul_(255)
-    return (scaled if truncate else scaled.round_()).to(torch.uint8)
+    return image.float().clamp(0, 1)
+
+
+def to_uint16(image: Tensor) -> Tensor:
+    """[0, 1] as uint16 of the same shape: clamped, times 65535, rounded; errors as `to_uint8`."""
+    return (_colours(image).mul_(65535).round_()).to(torch.uint16)
 
 
 def to_pil(image: Tensor, *, truncate: bool = False) -> PIL.Image.Image:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
-import torch
 from torch import Tensor
 
 from vision.files import atomic_path
 from vision.images.arrays import to_pil
+from vision.images.formats import DEEP, LONGEST_SIDE, OPAQUE, SAVE_OPTIONS
+from vision.images.metadata import Metadata
+from vision.images.read import LoadedImage
+from vision.images.transparency import enlarge_alpha
 from vision.png import write_png
-
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    ".png": {"format": "PNG"},
-    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".webp": {"format": "WEBP", "quality": 95},
-    ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-    ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-    ".bmp": {"format": "BMP"},
-}
-LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
-"""Format -> pixels per side that its encoder takes at most; the others have no limit that pictures reach."""
-OPAQUE = frozenset(("JPEG", "BMP"))
-"""Formats without transparency."""
 
 
 def check_format(path: str | Path, width: int, height: int, *, transparent: bool = False) -> None:
@@ -42,10 +32,7 @@ def check_format(path: str | Path, width: int, height: int, *, transparent: bool
     Raises:
         ValueError: the suffix is unknown, a side is too long for the format, or it has no transparency.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _SAVE_OPTIONS:
-        raise ValueError(f"Cannot save as {path.suffix or 'a name without suffix'!r}; use {', '.join(_SAVE_OPTIONS)}.")
-    kind = _SAVE_OPTIONS[path.suffix.lower()]["format"]
+    path, kind = Path(path), _format(path)
     if transparent and kind in OPAQUE:
         raise ValueError(f"{kind} has no transparency; save {path.name} as PNG or choose a background.")
     if max(width, height) > LONGEST_SIDE.get(kind, max(width, height)):
@@ -55,37 +42,63 @@ def check_format(path: str | Path, width: int, height: int, *, transparent: bool
         )
 
 
+def bits_of(picture: LoadedImage, path: str | Path) -> int:
+    """Bits per channel, 8 or 16, of a result of this picture in a file of this name: as many as both have."""
+    return 16 if picture.deep is not None and not _eight_bits_because(picture, path) else 8
+
+
+def left_out(picture: LoadedImage, path: str | Path) -> str | None:
+    """A sentence about what this picture carries and a file of this name cannot hold; None: it holds everything."""
+    kind = _format(path)
+    lost = picture.metadata.fitting(kind)[1]
+    if picture.icc is not None and kind == "BMP":
+        lost = ["colour profile", *lost]
+    if picture.deep is not None and (reason := _eight_bits_because(picture, path)):
+        lost = [*lost, f"more than 8 bits{reason}"]
+    elif picture.deep is not None and kind == "TIFF" and picture.metadata.exif is not None:
+        lost = [*lost, "EXIF beside 16 bits"]
+    return f"{kind} files hold no {', no '.join(lost)}; left out." if lost else None
+
+
 def save_image(
-    image: PIL.Image.Image | Tensor,
+    image: PIL.Image.Image | Tensor | np.ndarray,
     path: str | Path,
     *,
     icc: bytes | None = None,
     alpha: PIL.Image.Image | None = None,
+    metadata: Metadata | None = None,
     before_rename: Callable[[Path], object] | None = None,
 ) -> None:
     """Write a picture, whole or not at all; the suffix of `path` chooses the format.
 
     Args:
-        image: PIL image, or tensor as in `to_pil`.
+        image: PIL image, tensor as in `to_pil`, or (h, w) or (h, w, 3) uint8 or uint16 array.
         path: .png, .jpg, .webp, .tif or .bmp.
         icc: colour profile of the pixels.
-        alpha: transparency, resized (bicubic) to the picture.
+        alpha: transparency, enlarged or shrunk to the picture.
+        metadata: what else the file shall say; what its format cannot hold is left out, see `left_out`.
         before_rename: called with the complete temporary file, before it takes the name `path`.
 
     Raises:
         ValueError: the suffix is unknown, the format has no transparency, or the file cannot be written.
     """
-    path = Path(path)
-    picture = to_pil(image) if isinstance(image, Tensor) else image
-    check_format(path, *picture.size, transparent=alpha is not None)
-    options = _SAVE_OPTIONS[path.suffix.lower()]
+    kind, picture = _format(path), to_pil(image) if isinstance(image, Tensor) else image
+    size = picture.size if isinstance(picture, PIL.Image.Image) else picture.shape[1::-1]
+    check_format(path, *size, transparent=alpha is not None)
+    held = (metadata or Metadata()).fitting(kind)[0]
+    array = _array(picture)
     if alpha is not None:
-        picture = picture.copy()
-        picture.putalpha(alpha.resize(picture.size, PIL.Image.Resampling.BICUBIC))
-    if icc is not None and options["format"] != "BMP":
-        options = {**options, "icc_profile": icc}
+        array = _with_alpha(array, np.asarray(enlarge_alpha(alpha, size)))
     with atomic_path(path) as part:
-        picture.save(part, **options)
+        if array is not None and kind == "PNG":
+            _write_png(part, [array], size, icc, held)
+        elif array is not None and array.dtype == np.uint16 and array.ndim == 3:
+            _write_deep_tiff(part, array, icc, held)
+        else:
+            options = {**SAVE_OPTIONS[Path(path).suffix.lower()], **held.save_options(kind)}
+            if icc is not None and kind != "BMP":
+                options["icc_profile"] = icc
+            (picture if array is None else PIL.Image.fromarray(array)).save(part, **options)
         if before_rename is not None:
             before_rename(part)
 
@@ -98,29 +111,101 @@ def save_bands(
     height: int,
     icc: bytes | None = None,
     alpha: PIL.Image.Image | None = None,
+    metadata: Metadata | None = None,
     before_rename: Callable[[Path], object] | None = None,
 ) -> None:
-    """Write horizontal bands (1, 3, rows, width) uint8 as a picture, whole or not at all.
+    """Write horizontal bands (1, 3, rows, width) uint8 or uint16 as a picture, whole or not at all.
 
     A PNG is written while the bands come and never exists in memory (its transparency does); for other formats they are
     collected. Arguments and errors as in `save_image`.
     """
-    if Path(path).suffix.lower() != ".png":
-        save_image(torch.cat(list(bands), dim=2), path, icc=icc, alpha=alpha, before_rename=before_rename)
+    arrays = (band[0].permute(1, 2, 0).cpu().contiguous().numpy() for band in bands)
+    if _format(path) != "PNG":
+        whole = np.concatenate(list(arrays))
+        save_image(whole, path, icc=icc, alpha=alpha, metadata=metadata, before_rename=before_rename)
         return
-    resized = None if alpha is None else np.asarray(alpha.resize((width, height), PIL.Image.Resampling.BICUBIC))
+    opacity = None if alpha is None else np.asarray(enlarge_alpha(alpha, (width, height)))
 
     def rows() -> Iterator[np.ndarray]:
         top = 0
-        for band in bands:
-            array = band[0].permute(1, 2, 0).cpu().contiguous().numpy()
-            if resized is not None:
-                array = np.concatenate([array, resized[top : top + len(array), :, None]], axis=2)
+        for array in arrays:
+            part = None if opacity is None else opacity[top : top + len(array)]
             top += len(array)
-            yield array
+            yield array if part is None else _with_alpha(array, part)
 
-    channels = 3 if alpha is None else 4
     with atomic_path(path) as part:
-        write_png(part, rows(), width=width, height=height, channels=channels, icc=icc)
+        _write_png(part, rows(), (width, height), icc, metadata or Metadata())
         if before_rename is not None:
             before_rename(part)
+
+
+def _format(path: str | Path) -> str:
+    """The format, by Pillow's name, of a file of this name."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SAVE_OPTIONS:
+        raise ValueError(f"Cannot save as {suffix or 'a name without suffix'!r}; use {', '.join(SAVE_OPTIONS)}.")
+    return SAVE_OPTIONS[suffix]["format"]
+
+
+def _eight_bits_because(picture: LoadedImage, path: str | Path) -> str | None:
+    """Why a file of this name holds 8 bits, to be put after "more than 8 bits"; None: it holds 16."""
+    kind = _format(path)
+    if kind not in DEEP:
+        return " per channel"
+    if kind == "TIFF" and importlib.util.find_spec("tifffile") is None:
+        return " of colours without the package tifffile"
+    return None
+
+
+def _array(picture: PIL.Image.Image | np.ndarray) -> np.ndarray | None:
+    """(h, w) or (h, w, c) uint8 or uint16; None: a picture whose mode has no such form, such as F."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    if picture.mode in ("1", "P"):
+        picture = picture.convert("L" if picture.mode == "1" else "RGBA" if picture.has_transparency_data else "RGB")
+    if picture.mode.startswith("I;16"):
+        return np.asarray(picture).astype(np.uint16)
+    return np.asarray(picture) if picture.mode in ("L", "LA", "RGB", "RGBA") else None
+
+
+def _with_alpha(colours: np.ndarray | None, alpha: np.ndarray) -> np.ndarray:
+    """(h, w) or (h, w, c) with transparency (h, w) uint8 as one more channel."""
+    if colours is None:
+        raise ValueError("This kind of picture has no transparency; convert it to RGB first.")
+    alpha = alpha.astype(np.uint16) * 257 if colours.dtype == np.uint16 else alpha
+    return np.dstack([colours, alpha])
+
+
+def _write_png(
+    path: Path, bands: Iterable[np.ndarray], size: tuple[int, int], icc: bytes | None, metadata: Metadata
+) -> None:
+    """Bands (rows, w) or (rows, w, c), uint8 or uint16, of a picture of `size` (width, height)."""
+    bands = iter(bands)
+    first = next(bands)
+
+    def solid() -> Iterator[np.ndarray]:
+        for band in itertools.chain([first], bands):
+            yield band if band.ndim == 3 else band[..., None]
+
+    channels = 1 if first.ndim == 2 else first.shape[2]
+    bits = 8 * first.dtype.itemsize
+    write_png(path, solid(), width=size[0], height=size[1], channels=channels, bits=bits, chunks=metadata.chunks(icc))
+
+
+def _write_deep_tiff(path: Path, array: np.ndarray, icc: bytes | None, metadata: Metadata) -> None:
+    """(h, w, 3) or (h, w, 4) uint16, which Pillow cannot write."""
+    import tifffile
+
+    extra = [] if metadata.xmp is None else [(700, "B", len(metadata.xmp), metadata.xmp, True)]
+    tifffile.imwrite(
+        path,
+        array,
+        photometric="rgb",
+        extrasamples=["unassalpha"] if array.shape[2] == 4 else None,
+        compression="adobe_deflate",
+        iccprofile=icc,
+        resolution=metadata.dpi,
+        resolutionunit="inch" if metadata.dpi else None,
+        metadata=None,
+        extratags=extra,
+    )

@@ -1,0 +1,284 @@
+"""What pictures carry besides 8-bit colours is kept: more bits, transparency, frames, texts, tags."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import PIL.PngImagePlugin
+import pytest
+import tifffile
+from PIL import ImageCms
+
+from vision import png
+from vision.images import BadImage, Metadata, bits_of, left_out, load_image, read_image, save_image
+from vision.images.transparency import bleed, enlarge_alpha
+
+RNG = np.random.default_rng(0)
+DEEP = RNG.integers(0, 65536, (13, 21, 3), dtype=np.uint16)
+OPACITY = RNG.integers(16, 256, (13, 21), dtype=np.uint8)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+# 16 bits
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_16_bits_come_back(ending, grey, transparent, tmp_path):
+    values = DEEP[..., 0] if grey else DEEP
+    if grey and transparent and ending == ".tif":
+        pytest.skip("Pillow reads no such TIFF")
+    alpha = PIL.Image.fromarray(OPACITY) if transparent else None
+    save_image(values, tmp_path / f"a{ending}", alpha=alpha)
+    loaded = load_image(tmp_path / f"a{ending}")
+    assert np.array_equal(loaded.deep, values)
+    assert (loaded.alpha is None) == (alpha is None) and (alpha is None or np.array_equal(loaded.alpha, OPACITY))
+    assert np.abs(np.asarray(loaded.rgb).astype(int) - (DEEP[..., :1] if grey else DEEP) / 257).max() <= 1
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compression", [None, "adobe_deflate"])
+def test_16_bit_colours_of_every_byte_order(order, compression, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", DEEP, photometric="rgb", byteorder=order, compression=compression)
+    assert np.array_equal(load_image(tmp_path / "a.tif").deep, DEEP)
+    planes = np.moveaxis(DEEP, 2, 0)
+    tifffile.imwrite(tmp_path / "b.tif", planes, photometric="rgb", planarconfig="separate", compression=compression)
+    with pytest.raises(BadImage, match="has its 16-bit colours in separate planes; save it with interleaved ones"):
+        load_image(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_bit_colours_are_turned_with_the_picture(orientation, tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    chunks = [(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))]
+    png.write_png(tmp_path / "a.png", [DEEP], width=21, height=13, bits=16, chunks=chunks)
+    loaded = load_image(tmp_path / "a.png")
+    assert loaded.deep.shape[1::-1] == loaded.rgb.size
+    assert np.array_equal(loaded.deep >> 8, np.asarray(loaded.rgb))
+
+
+def test_transparent_colours_of_16_bit_pictures(tmp_path):
+    """A tRNS chunk names one colour, to the last bit."""
+    for values, colour in ((DEEP, DEEP[3, 4]), (DEEP[..., 0], DEEP[3, 4, :1])):
+        chunk = (b"tRNS", struct.pack(f">{len(colour)}H", *colour))
+        flat = values.reshape(13, 21, -1)
+        png.write_png(tmp_path / "a.png", [flat], width=21, height=13, channels=flat.shape[2], bits=16, chunks=[chunk])
+        alpha = np.asarray(load_image(tmp_path / "a.png").alpha)
+        assert np.array_equal(alpha == 0, (flat == colour).all(axis=2)) and alpha[3, 4] == 0
+
+
+def test_few_bits_in_16_are_told(tmp_path):
+    save_image(DEEP >> 4, tmp_path / "a.png")
+    (remark,) = load_image(tmp_path / "a.png").remarks
+    assert "of 65535, so it is almost black; if it holds 12 bits" in remark
+    save_image(DEEP, tmp_path / "b.png")
+    assert not load_image(tmp_path / "b.png").remarks
+
+
+def test_formats_of_8_bits_say_so(tmp_path):
+    save_image(DEEP, tmp_path / "a.png")
+    loaded = load_image(tmp_path / "a.png")
+    assert [bits_of(loaded, f"x{ending}") for ending in (".png", ".tif", ".jpg", ".webp")] == [16, 16, 8, 8]
+    assert left_out(loaded, "x.png") is None
+    assert left_out(loaded, "x.jpg") == "JPEG files hold no more than 8 bits per channel; left out."
+
+
+# transparency
+
+
+@pytest.mark.parametrize("hidden", [0, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_hidden_colours_are_gone(hidden, dtype):
+    """A red disc in a sea of another colour that nobody sees."""
+    rows, columns = np.mgrid[:40, :40]
+    alpha = np.where((rows - 20) ** 2 + (columns - 20) ** 2 < 100, 255, 0).astype(np.uint8)
+    colours = np.where(alpha[..., None] == 255, [230, 60, 40], hidden).astype(dtype)
+    clean = bleed(colours, alpha)
+    assert clean.dtype == dtype and np.allclose(clean, [230, 60, 40], atol=1e-3)
+
+
+def test_what_is_faint_counts_by_its_opacity():
+    """A shade around a disc keeps its colour, apart from what lies beside the disc."""
+    alpha = np.full((64, 64), 8, np.uint8)
+    alpha[:8] = 255
+    colours = np.full((64, 64, 3), [0, 0, 200], np.uint8)
+    colours[:8] = [230, 60, 40]
+    clean = bleed(colours, alpha).astype(int)
+    assert np.abs(clean[40:] - [0, 0, 200]).max() < 40
+    assert clean[8, 0, 0] > 20
+
+
+def test_what_can_be_seen_keeps_its_colours():
+    colours = RNG.integers(0, 256, (33, 20, 3), dtype=np.uint8)
+    alpha = RNG.integers(0, 256, (33, 20), dtype=np.uint8)
+    assert np.array_equal(bleed(colours, alpha)[alpha >= 16], colours[alpha >= 16])
+    nothing = np.zeros_like(alpha)
+    assert np.array_equal(bleed(colours, nothing), colours)
+    for shape in ((1, 9), (9, 1), (1, 1)):
+        assert bleed(np.ones((*shape, 3), np.uint8), np.zeros(shape, np.uint8)).shape == (*shape, 3)
+
+
+def disc(size: int, softness: float) -> PIL.Image.Image:
+    """A disc whose edge is this many pixels wide, at a radius of a third."""
+    rows, columns = np.mgrid[:size, :size] + 0.5 - size / 2
+    distance = np.hypot(rows, columns) - size / 3
+    return PIL.Image.fromarray(np.uint8(np.round(255 * (0.5 - distance / softness).clip(0, 1))))
+
+
+def test_hard_edges_of_transparency_stay_hard_and_soft_ones_soft():
+    for softness, most in ((1, 6), (12, 3)):
+        drawn = np.asarray(disc(192, softness * 4 if softness > 1 else 1)).astype(int)
+        enlarged = np.asarray(enlarge_alpha(disc(48, softness), (192, 192))).astype(int)
+        bicubic = np.asarray(disc(48, softness).resize((192, 192), PIL.Image.Resampling.BICUBIC)).astype(int)
+        error, before = np.abs(enlarged - drawn).mean(), np.abs(bicubic - drawn).mean()
+        assert error < most
+        assert error < 0.6 * before if softness == 1 else error < before + 0.5
+    assert np.asarray(enlarge_alpha(PIL.Image.new("L", (7, 5), 255), (28, 20))).min() == 255
+    assert np.array_equal(enlarge_alpha(disc(48, 1), (48, 48)), disc(48, 1))
+    assert enlarge_alpha(disc(48, 1), (20, 9)).size == (20, 9)
+
+
+# texts, profiles, tags
+
+
+def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (3, 2), "red").save(buffer, "PNG")
+    data = buffer.getvalue()
+    return data[:33] + b"".join(png._chunk(*chunk) for chunk in chunks) + data[33:]
+
+
+def test_long_texts_and_profiles_of_png_are_read_and_written(tmp_path):
+    """Pillow alone refuses files whose texts or profiles become longer than a megabyte."""
+    text, profile = "step " * 400_000, SRGB + bytes(3_000_000)
+    content = png_with((b"zTXt", b"workflow\0\0" + zlib.compress(text.encode())), png.profile_chunk(profile))
+    loaded = read_image(content, "a.png")
+    assert loaded.metadata.texts == {"workflow": text} and loaded.icc == profile
+    save_image(loaded.rgb, tmp_path / "b.png", icc=loaded.icc, metadata=loaded.metadata)
+    again = load_image(tmp_path / "b.png")
+    assert again.metadata == loaded.metadata and again.icc == profile
+
+
+def test_texts_that_become_too_long_are_left_out_and_said():
+    content = png_with(
+        (b"zTXt", b"bomb\0\0" + zlib.compress(bytes(65 << 20))),
+        (b"iTXt", b"broken\0\1\0\0\0nonsense"),
+        (b"tEXt", b"Title\0A tree"),
+    )
+    loaded = read_image(content, "a.png")
+    assert loaded.metadata.texts == {"Title": "A tree"}
+    assert loaded.remarks == ("Its texts bomb, broken are damaged or too long and are left out.",)
+
+
+def test_texts_of_every_kind_come_back(tmp_path):
+    texts = {"Comment": "caf\xe9", "parameters": "a tree\nSteps: 20", "note": "日本語 🌲"}
+    save_image(PIL.Image.new("RGB", (3, 2)), tmp_path / "a.png", metadata=Metadata(texts=texts))
+    assert load_image(tmp_path / "a.png").metadata.texts == texts
+    with PIL.Image.open(tmp_path / "a.png") as image:
+        assert image.text == texts
+    assert left_out(load_image(tmp_path / "a.png"), "x.jpg") == (
+        "JPEG files hold no texts (parameters, note); left out."
+    )
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6" dc:rights="mine"/></x:xmpmeta>'
+
+
+def photo(path, **more) -> None:
+    """A picture as cameras write them, lying on its side."""
+    exif = PIL.Image.Exif()
+    exif[0x0112], exif[0x8298], exif[0x010F] = 6, "mine", "Maker"
+    exif.get_ifd(0x8769).update({0x9003: "2024:05:06 07:08:09", 0xA002: 21, 0xA003: 13})
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 0.0)})
+    if path.suffix == ".tif":
+        exif[700] = XMP
+    picture = PIL.Image.fromarray(np.uint8(DEEP >> 8))
+    picture.save(path, exif=exif.tobytes(), xmp=XMP, dpi=(300, 300), icc_profile=SRGB, **more)
+
+
+@pytest.mark.parametrize("source", [".jpg", ".tif"])
+@pytest.mark.parametrize("result", [".jpg", ".png", ".tif", ".webp"])
+def test_photographs_keep_what_their_cameras_wrote(source, result, tmp_path):
+    photo(tmp_path / f"a{source}")
+    loaded = load_image(tmp_path / f"a{source}")
+    assert loaded.rgb.size == (13, 21)
+    enlarged = loaded.rgb.resize((26, 42))
+    save_image(enlarged, tmp_path / f"b{result}", icc=loaded.icc, metadata=loaded.metadata)
+    again = load_image(tmp_path / f"b{result}")
+    assert again.rgb.size == (26, 42) and again.icc == SRGB  # upright, and not turned again
+    with PIL.Image.open(tmp_path / f"b{result}") as image:
+        exif = image.getexif()
+        assert (exif[0x8298], exif[0x010F]) == ("mine", "Maker") and exif.get(0x0112, 1) == 1
+        assert 0xA002 not in exif.get_ifd(0x8769)
+        assert exif.get_ifd(0x8769)[0x9003] == "2024:05:06 07:08:09"
+        assert [float(number) for number in exif.get_ifd(0x8825)[2]] == [48, 8, 0]
+        assert image.info.get("dpi") is None or np.allclose([float(x) for x in image.info["dpi"]], 300, atol=0.1)
+    assert b'dc:rights="mine"' in again.metadata.xmp and b'Orientation="6"' not in again.metadata.xmp
+    if result == ".webp":
+        assert left_out(loaded, "x.webp") == "WEBP files hold no resolution (300 dpi); left out."
+    else:
+        assert left_out(loaded, f"x{result}") is None and again.metadata.dpi is not None
+
+
+def test_too_long_for_jpeg_is_left_out_and_said(tmp_path):
+    xmp = b"<x>" + bytes(70_000)
+    loaded = read_image(png_with((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)), "a.png")
+    assert left_out(loaded, "x.jpg") == "JPEG files hold no XMP; left out."
+    save_image(loaded.rgb, tmp_path / "x.jpg", metadata=loaded.metadata)
+    assert load_image(tmp_path / "x.jpg").metadata.xmp is None
+
+
+def test_tags_of_gamma_and_high_range_stay_in_png(tmp_path):
+    tags = ((b"gAMA", struct.pack(">I", 100_000)), (b"cICP", bytes((9, 16, 0, 1))))
+    loaded = read_image(png_with(*tags), "a.png")
+    assert loaded.metadata.display == tags
+    assert "coded for a high range (PQ)" in loaded.remarks[0]
+    save_image(loaded.rgb, tmp_path / "b.png", metadata=loaded.metadata)
+    assert load_image(tmp_path / "b.png").metadata.display == tags
+    assert left_out(loaded, "x.webp") == "WEBP files hold no tags of gamma and colours (gAMA, cICP); left out."
+
+
+# frames and pages
+
+
+def animation(path, form: str, **more) -> None:
+    frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(path, form, save_all=True, append_images=frames[1:], **more)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_one_frame_of_several_is_read_when_it_is_named(form, tmp_path):
+    animation(tmp_path / "a", form, **({"lossless": True} if form == "WEBP" else {}))
+    with pytest.raises(BadImage, match=r"animated or has several pages \(3\); name one \(--frames 1\)"):
+        load_image(tmp_path / "a")
+    for number, colour in ((1, (255, 0, 0)), (2, (0, 255, 0)), (3, (0, 0, 255))):
+        assert load_image(tmp_path / "a", frame=number).rgb.getpixel((0, 0)) == colour
+    with pytest.raises(BadImage, match="has 3 frames or pages; there is no number 4"):
+        load_image(tmp_path / "a", frame=4)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_reduced_copies_of_a_page_are_no_pages(marked, first, tmp_path):
+    rows, columns = np.mgrid[:40, :60]
+    page = np.stack([rows * 6, columns * 4, rows + columns], axis=2).astype(np.uint8)
+    pages = [(page, 0), (page[::4, ::4], int(marked))]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for values, kind in reversed(pages) if first else pages:
+            file.write(values, photometric="rgb", subfiletype=kind, metadata=None)
+    assert np.array_equal(load_image(tmp_path / "a.tif").rgb, page)
+
+
+def test_small_pages_with_other_content_are_pages(tmp_path):
+    small, large = np.zeros((10, 10, 3), np.uint8), np.full((40, 40, 3), 200, np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for values in (large, small):
+            file.write(values, photometric="rgb", metadata=None)
+    with pytest.raises(BadImage, match=r"several pages \(2\)"):
+        load_image(tmp_path / "a.tif")
