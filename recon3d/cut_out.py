@@ -16,6 +16,10 @@ from torch import Tensor
 from recon3d.cameras import same_sides
 from vision.images import LoadedImage, load_image, to_tensor
 
+WHITE, ALMOST_WHITE = 0.96, 0.85
+"""The darkest channel of background is above the first; that of what is certainly no background is below the second."""
+RINGING = 5
+"""Pixels across that JPEG's ringing never fills."""
 Background = Literal["auto", "alpha", "white", "rembg"]
 
 
@@ -73,14 +77,25 @@ def with_mask(picture: LoadedImage, path: Path) -> LoadedImage:
 
 
 def _not_white(image: Tensor, name: str) -> Tensor:
-    """(height, width) 1 where the picture is not part of the white that touches its border."""
-    white = (image.amin(0) > 0.96).numpy()
-    border = np.concatenate([white[0], white[-1], white[:, 0], white[:, -1]])
-    if border.mean() < 0.5:
+    """(height, width) 1 where the picture is not part of the white that touches its border.
+
+    Almost white counts where it is wide: narrower, it is what JPEG leaves beside edges.
+    """
+    darkest = image.amin(0).numpy()
+    border = np.concatenate([darkest[0], darkest[-1], darkest[:, 0], darkest[:, -1]])
+    if (border > WHITE).mean() < 0.5:
         raise ValueError(
             f"{name} has neither transparency nor a white background; cut the object out first, or install rembg and "
             "ask for background removal."
         )
+    certain, possible = (~_reached_from_border(darkest > limit) for limit in (ALMOST_WHITE, WHITE))
+    wide = ndimage.binary_opening(possible & ~certain, np.ones((RINGING, RINGING)))
+    inside = certain | (ndimage.binary_dilation(wide, np.ones((3, 3))) & possible)
+    return torch.from_numpy(inside).float()
+
+
+def _reached_from_border(white: np.ndarray) -> np.ndarray:
+    """The pixels (height, width) of the white areas that touch the border."""
     labels, _ = ndimage.label(white)
     outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    return torch.from_numpy(~np.isin(labels, outside[outside > 0])).float()
+    return np.isin(labels, outside[outside > 0])

@@ -1,7 +1,8 @@
-"""What silhouettes alone say: the visual hull, whether cameras and masks agree, and where the object is."""
+"""What silhouettes alone say: the visual hull, whether cameras, masks and a mesh agree, and where the object is."""
 
 from __future__ import annotations
 
+from itertools import permutations, product
 from typing import Literal
 
 import numpy as np
@@ -9,7 +10,13 @@ import torch
 from torch import Tensor
 
 from recon3d.isosurface import grid_points
+from recon3d.mesh import Mesh
 from recon3d.views import Views
+
+SHARED = 0.3
+"""Share of all silhouettes that those of a mesh and of the views have in common, below which they are strangers."""
+TURNED = 0.2
+"""By how much more a mesh must share when it is turned to other axes for these to be the right ones."""
 
 
 def check_agreement(views: Views) -> None:
@@ -20,6 +27,60 @@ def check_agreement(views: Views) -> None:
             f"The silhouettes contradict each other: only {covered:.0%} of them can come from one object at these "
             "cameras. Check poses and intrinsics (focal length, image size) and the masks."
         )
+
+
+@torch.no_grad()
+def check_same_world(mesh: Mesh, views: Views) -> None:
+    """Raise ValueError when the silhouettes of a mesh miss those of the views, or would not with other axes.
+
+    Programs differ in which axis is up. Silhouettes alone tell little of round objects: these are not refused.
+    """
+    small = views[list(range(0, len(views), -(-len(views) // 8)))]
+    small = small.resized(64, max(1, round(64 * views.cameras.width / views.cameras.height)))
+    points, _, _ = mesh.sample(20_000, torch.Generator().manual_seed(0))
+    shared = _shared(points, small)
+    if shared > 1 - TURNED:
+        return
+    turns = [turn.to(points) for turn in _turns()]
+    turned = [_shared(points @ turn.T, small) for turn in turns]
+    # Of turns that a symmetric object cannot tell apart, the one that leaves most in place.
+    best = max(
+        range(len(turns)), key=lambda number: (turned[number] > max(turned) - 0.03, float(turns[number].trace()))
+    )
+    told = f"The mesh and the views are not in one world: their silhouettes have {shared:.0%} in common"
+    if turned[best] > shared + TURNED and turned[best] > 2 * SHARED:
+        signs = [("" if float(row.sum()) > 0 else "-") + "xyz"[int(row.abs().argmax())] for row in turns[best]]
+        raise ValueError(
+            f"{told}, and {turned[best]:.0%} when the mesh is turned so that (x, y, z) becomes ({', '.join(signs)}). "
+            "Turn it so first."
+        )
+    if shared < SHARED:
+        raise ValueError(f"{told}. Check the place, size and axes of the mesh, and the poses of the views.")
+
+
+def _shared(points: Tensor, views: Views) -> float:
+    """Share that the silhouettes of surface points (points, 3) have in common with those of the views (mean IoU)."""
+    height, width = views.cameras.height, views.cameras.width
+    shares = []
+    for clip, mask in zip(views.cameras.clip(points), views.masks[:, 0] > 0.5, strict=True):
+        clip = clip[clip[:, 3] > 0]
+        xy = (clip[:, :2] / clip[:, 3:] + 1) / 2
+        seen = ((xy >= 0) & (xy < 1)).all(-1)
+        column, row = (xy[seen] * xy.new_tensor([width, height])).long().unbind(-1)
+        drawn = torch.zeros_like(mask)
+        drawn[row, column] = True
+        shares.append(float((drawn & mask).sum() / (drawn | mask).sum().clamp(min=1)))
+    return float(np.mean(shares))
+
+
+def _turns() -> list[Tensor]:
+    """The 24 rotations (3, 3) of the axes onto axes."""
+    turns = []
+    for order, signs in product(permutations(range(3)), product((1.0, -1.0), repeat=3)):
+        turn = torch.eye(3)[list(order)] * torch.tensor(signs)[:, None]
+        if float(torch.linalg.det(turn)) > 0:
+            turns.append(turn)
+    return turns
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from recon3d.gtr.network import condition
 from recon3d.gtr.options import TINY, GTRConfig, GTROptions, new_field
 from recon3d.gtr.result import Reconstruction
 from recon3d.gtr.texture import PAINT_MOVES, covered_points, helpful_moves, paint_stage, surface_points, texture_stage
-from recon3d.hull import check_agreement, place, visual_hull
+from recon3d.hull import check_agreement, check_same_world, place, visual_hull
 from recon3d.mesh import Mesh
 from recon3d.projection import Projector
 from recon3d.render import render
@@ -195,6 +195,7 @@ class GTRReconstructor:
             if len(mesh.faces) > MAX_FACES:
                 notes.append(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
                 mesh = simplify(mesh, MAX_FACES)
+            check_same_world(mesh, views)
         centre, scale = self.placement(views, options, mesh)
         # World coordinates may need float64, which not every device has.
         full = views.moved(centre, scale).to(self.device, torch.float32)
