@@ -55,7 +55,7 @@ class Topology:
         return torch.cat([on_edges, centres])
 
     def to_world(self, positions: Tensor) -> Tensor:
-        """Map grid-index units to the box [-1, 1]^3."""
+        """Map positions (positions, 3) in grid-index units to the box [-1, 1]^3."""
         return positions * (2 / (positions.new_tensor(self.resolution) - 1)) - 1
 
 

@@ -226,7 +226,8 @@ class Before:
 
 
 def draw(folder: Path, film: str, shown: Views, before: torch.Tensor | None, final: Mesh) -> None:
-    """The contact sheet (given, before, after, lit and bare) and the turntable (lit beside bare)."""
+    """The contact sheet (given, before, after, lit and bare) and the turntable (lit beside bare); `before` is
+    (views, 3, height, width) in [0, 1]."""
     columns = [("given", shown.images), ("before", before), ("after", render(final, shown.cameras).images)]
     columns += [("after, lit", lit(final, shown.cameras)), ("its shape", lit(final, shown.cameras, bare=True))]
     with atomic_path(folder / "contact.png") as part:

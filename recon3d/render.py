@@ -38,7 +38,8 @@ def render_surface(
     opposite: Tensor | None = None,
     normals: bool = True,
 ) -> Surface:
-    """Rasterise a mesh for one camera as the mesh stage of GTR does, with gradients to the vertices."""
+    """Rasterise a mesh for one camera as the mesh stage of GTR does, with gradients to the vertices (vertices, 3);
+    faces and `opposite` are (faces, 3)."""
     clip = camera.clip(vertices)[0]
     fragments = rasterize(clip, faces, (camera.height, camera.width))
     opposite = opposite_vertices(faces) if opposite is None else opposite

@@ -31,7 +31,7 @@ def laplacian(faces: Tensor, num_vertices: int) -> sparse.csc_matrix:
 
 
 def edge_length(vertices: Tensor, faces: Tensor) -> float:
-    """Mean length of the edges of the faces."""
+    """Mean length of the edges of the faces (faces, 3) of vertices (vertices, 3)."""
     corners = vertices.detach()[faces]
     return float((corners - corners.roll(1, 1)).norm(dim=-1).mean())
 

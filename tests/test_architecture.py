@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,46 @@ def is_text(node: ast.stmt | None) -> bool:
 
 def is_private(field: ast.AnnAssign) -> bool:
     return ast.unparse(field.target).startswith("_") or "ClassVar" in ast.unparse(field.annotation)
+
+
+DIMENSION = r"(?:\.\.\.|[\w']+(?:\s?[*/+-]\s?[\w']+)*)"
+SHAPE = re.compile(
+    rf"\((?:{DIMENSION},\s*)+(?:{DIMENSION})?\)|\bscalar\b|0-d|any shape|same shape|its shape|shape and type"
+)
+"""(batch, 3, height, width), (views,), scalar, ..."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_public_tensors_have_shapes(path):
+    """In the docstring of the function or of its class, or in the legend at the top of the file."""
+    if str(path.relative_to(PROJECT)) in UNFINISHED:
+        pytest.skip("being rewritten")
+    tree = ast.parse(path.read_text())
+    legend = ast.get_docstring(tree) or ""
+    bare = [
+        function.name
+        for function, owner in public_functions(tree)
+        if takes_or_gives_tensors(function)
+        and not any(map(SHAPE.search, (legend, owner, ast.get_docstring(function) or "")))
+    ]
+    assert bare == []
+
+
+def public_functions(scope: ast.Module | ast.ClassDef) -> Iterator[tuple[ast.FunctionDef, str]]:
+    """Functions and methods that others may call, with the docstrings of their classes."""
+    for node in scope.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+        elif isinstance(node, ast.FunctionDef) and (node.name == "__call__" or not node.name.startswith("_")):
+            yield node, "" if isinstance(scope, ast.Module) else ast.get_docstring(scope) or ""
+
+
+def takes_or_gives_tensors(function: ast.FunctionDef) -> bool:
+    """Tensors by names (state dicts), and those of functions that are given, do not count."""
+    arguments = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    hints = [ast.unparse(hint) for hint in (*(each.annotation for each in arguments), function.returns) if hint]
+    inner = r"(?:dict|Mapping|Callable)\[(?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*\]"
+    return any(re.search(r"\bTensor\b", re.sub(inner, "", hint)) for hint in hints)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))

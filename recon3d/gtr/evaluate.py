@@ -138,7 +138,7 @@ def _points_and_normals(mesh: Mesh, samples: int, generator: torch.Generator) ->
 
 
 def psnr_of_mean(images: Tensor, reference: Tensor) -> float:
-    """PSNR of the mean squared error over all pictures, as the published code reports it."""
+    """PSNR of the mean squared error over all pictures (views, 3, height, width), as the published code reports it."""
     return float(-10 * torch.log10((images.double() - reference.double()).square().mean()))
 
 

@@ -1,11 +1,10 @@
 """Density and colour from triplane features.
 
 Planes in the order xy, xz, yz; the first coordinate runs along the width of a plane, the second along its
-height. Bilinear
-look-up with border padding, pixel centres not aligned with the box corners. MLP inputs are channel-major
-(index = channel * 3 + plane). Parameter names are those of the published checkpoint.
+height. Bilinear look-up with border padding, pixel centres not aligned with the box corners. MLP inputs are
+channel-major (index = channel * 3 + plane). Parameter names are those of the published checkpoint.
 
-s: scenes, n: points, c: channels per plane, h, w: plane size
+s: scenes, n: points, c: channels per plane, h, w: plane size; MLPs map features (s, n, 3 * c) to (s, n, outputs)
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class Fit:
         return replace(self, optimizer=torch.optim.Adam(groups, foreach=True), prediction=None)
 
     def descend(self, loss: Tensor, factor: float) -> None:
-        """One optimiser step on a loss, with all rates times `factor`."""
+        """One optimiser step on a scalar loss, with all rates times `factor`."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,11 +1,11 @@
 """The GTR generator: posed pictures to a triplane.
 
 Patch embedding of ten channels (RGB, unit ray direction, Pluecker moment, mask), pure self-attention over
-plane tokens and
-image tokens, 1x1 convolution and pixel shuffle. Parameter names are those of the published checkpoint, odd
-ones included.
+plane tokens and image tokens, 1x1 convolution and pixel shuffle. Parameter names are those of the published checkpoint,
+odd ones included.
 
-b: scenes, v: views, t: tokens, d: model channels, p: plane resolution, f: upsampling factor
+b: scenes, v: views, t: tokens, d: model channels, p: plane resolution, f: upsampling factor;
+blocks take and give (b, t, d)
 """
 
 from __future__ import annotations

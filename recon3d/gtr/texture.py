@@ -79,7 +79,8 @@ class SurfacePoints:
 
 @torch.no_grad()
 def surface_points(vertices: Tensor, faces: Tensor, views: Views, supersample: int = 1) -> SurfacePoints:
-    """The points of a surface at the pixel centres of the views (at `supersample` times their resolution)."""
+    """The points of a surface at the pixel centres of the views (at `supersample` times their resolution); vertices
+    (vertices, 3), faces (faces, 3)."""
     height, width = views.cameras.height * supersample, views.cameras.width * supersample
     points, index = [], []
     for number, clip in enumerate(views.cameras.resized(height, width).clip(vertices)):
@@ -91,7 +92,8 @@ def surface_points(vertices: Tensor, faces: Tensor, views: Views, supersample: i
 
 @torch.no_grad()
 def covered_points(vertices: Tensor, faces: Tensor, views: Views, samples: int = 2) -> SurfacePoints:
-    """One point per pixel that the surface touches, with the share of the pixel that it covers.
+    """One point per pixel that the surface touches, with the share of the pixel that it covers; vertices (vertices, 3),
+    faces (faces, 3).
 
     The share is counted with `samples` x `samples` samples; where none of them lies on the surface at the centre, the
     point is the one of a sample that does. Without shares the outline of the object would be painted with what lies

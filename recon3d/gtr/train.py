@@ -161,7 +161,7 @@ class Model(nn.Module):
         self.generator, self.field = generator, field
 
     def forward(self, loss: Loss, *arguments: object) -> tuple[Tensor, dict[str, Tensor]]:
-        """loss(model, *arguments): losses run inside, so that the gradients of several processes are averaged."""
+        """loss(model, *arguments), scalar: losses run inside, so that gradients of several processes are averaged."""
         return loss(self, *arguments)
 
 
@@ -241,7 +241,7 @@ def volume_loss(
     options: GTRTraining,
     perceptual: nn.Module | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Squared error of colour and opacity along rays of the compared views, and LPIPS on patches."""
+    """Squared error of colour and opacity along rays of the compared views, and LPIPS on patches; scalar."""
     codes = model.generator(given(batch, config, options))
     total, logs = codes.new_zeros(()), {"mse": codes.new_zeros(()), "lpips": codes.new_zeros(())}
     pairs = [(item, view) for item in range(len(codes)) for view in range(options.compared_views)]
@@ -293,7 +293,8 @@ def mesh_loss(
     options: GTRTraining,
     perceptual: nn.Module | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The losses of the mesh stage over the compared views; an object without surface gets the ray opacity alone."""
+    """The losses of the mesh stage over the compared views, scalar; an object without surface gets the ray opacity
+    alone."""
     codes = model.generator(given(batch, config, options))
     weights, terms = LossWeights(), []
     for item, code in enumerate(codes):

@@ -16,8 +16,8 @@ The roles are the paper's: `first_tokens` is the distortion-removal encoder E_l 
 evaluation net phi_e, `refiner` the refinement net phi_r; the sampling loop in `sampling.py` is the same for both
 networks.
 
-Shapes: b batch, h x w low-resolution pixels = tokens, c channels, n codes, d code dimensions; pictures are RGB in
-[0, 1].
+Shapes: b batch, h x w low-resolution pixels = tokens, c channels, n codes, d code dimensions; blocks take and
+give (b, c, h, w), pictures are RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class MiniITER(nn.Module):
         return self.refiner(observed.context["features"], [observed.first, hidden], [1 - trusted, 1 - kept])
 
     def decode(self, observed: Observed, tokens: Tensor, strength: float = 1.0) -> Tensor:
-        """Picture (b, 3, scale h, scale w) in [0, 1] plus `strength` times the residual that the tokens describe."""
+        """Picture (b, 3, scale * h, scale * w) in [0, 1] plus `strength` times the residual of the tokens."""
         embedding = F.embedding(tokens[:, 0], self.codebook).permute(0, 3, 1, 2)
         residual = self.decoder(embedding, observed.context["features"])
         if self.activity is not None:

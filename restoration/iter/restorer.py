@@ -214,7 +214,7 @@ class ITERRestorer:
     def token_grid(
         self, image: ImageLike, options: ITEROptions | None = None, *, noise: Iterable[Any] | None = None
     ) -> Tensor:
-        """(b, 3, 2 H, steps * W): the picture after every step above, the tokens visible in it below, with padding."""
+        """(b, 3, 2 * H, steps * W): the picture after every step above, the tokens visible in it below, padded."""
         sampler, state = self.start(image, options, noise=noise)
         tokens, visible = sampler.reports(state, list(sampler.steps(state)))
         fidelity = None if options is None else options.fidelity

@@ -191,12 +191,12 @@ class TokenLosses:
 
     @property
     def refine(self) -> Tensor:
-        """Mean over all positions, visible ones too, weighted by each image's masked share."""
+        """Mean over all positions, visible ones too, weighted by each image's masked share; scalar."""
         return (self.refine_per_token * self.masked[:, None]).mean()
 
     @property
     def total(self) -> Tensor:
-        """Sum of the four."""
+        """Sum of the four, scalar."""
         return self.encoder + self.trust + self.critic + self.refine
 
 

@@ -219,11 +219,11 @@ class Networks(nn.Module):
         return {"base": self.base, "tokeniser": self.tokeniser, "tokens": self.tokens}[stage](hr, lr, context)
 
     def base(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        """Absolute error of the deterministic picture."""
+        """Absolute error, scalar, of the deterministic picture; `hr` (b, 3, 4 * h, 4 * w), `lr` (b, 3, h, w)."""
         return F.l1_loss(self.model.base(lr)[1], hr), {}
 
     def sharpen(self, hr: Tensor, lr: Tensor, teacher: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Distance to truth and teacher, and of the texture from the truth's."""
+        """Distance to truth and teacher (b, 3, 4 * h, 4 * w), and of the texture from the truth's; scalar."""
         picture = self.model.base(lr)[1].float()
         error = F.l1_loss(picture, (hr + teacher) / 2)
         edges = gradient_difference(picture, teacher)
@@ -250,7 +250,8 @@ class Networks(nn.Module):
         return loss, logs
 
     def tokeniser(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        """Absolute error of the picture decoded from the true tokens, and the quantiser's loss."""
+        """Absolute error of the picture decoded from the true tokens, and the quantiser's loss, scalar; `hr` and `lr`
+        are (b, 3, 4 * h, 4 * w) and (b, 3, h, w)."""
         with torch.no_grad():
             features, picture = self.model.base(lr)
         vectors = self.encoder(hr, picture).float()
@@ -269,7 +270,8 @@ class Networks(nn.Module):
         return loss, logs
 
     def tokens(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross entropies of first tokens, critic (twice) and refiner, as the released code sums them."""
+        """Cross entropies of first tokens, critic (twice) and refiner, as the released code sums them, scalar; `hr` and
+        `lr` are (b, 3, 4 * h, 4 * w) and (b, 3, h, w)."""
         model = self.model
         with torch.no_grad():
             features, picture = model.base(lr)

@@ -5,7 +5,8 @@ the middle of the encoder and of the decoder. The released code differs from the
 kept: no activation before the last convolution of either half, no tanh, and the "legacy" weighting of the codebook
 loss.
 
-Shapes: b batch, H x W picture, h x w grid of codes, n codes, d code dimensions. Pictures are RGB in [0, 1].
+Shapes: b batch, H x W picture, h x w grid of codes, n codes, d code dimensions; blocks take and give
+(b, channels, rows, columns). Pictures are RGB in [0, 1].
 """
 
 from __future__ import annotations

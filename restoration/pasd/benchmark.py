@@ -208,7 +208,7 @@ def networks(options: PASDBenchmark) -> tuple[PASDUNet, PASDControlNet]:
 
 
 def inputs(options: PASDBenchmark, unet: PASDUNet) -> tuple[Tensor, Tensor, Text, Text]:
-    """A picture, latents, and encoded prompts."""
+    """A picture (1, 3, size, size), latents (1, 4, size / 8, size / 8), and encoded prompts."""
     generator, side = torch.Generator().manual_seed(0), options.size // 8
     image = torch.rand(1, 3, options.size, options.size, generator=generator).to(options.device)
     latents = torch.randn(1, 4, side, side, generator=generator).to(options.device)
@@ -220,7 +220,7 @@ def inputs(options: PASDBenchmark, unet: PASDUNet) -> tuple[Tensor, Tensor, Text
 def straightforward(
     unet: PASDUNet, controlnet: PASDControlNet, image: Tensor, positive: Text, negative: Text
 ) -> Callable[[Tensor, At], Tensor]:
-    """The prediction as the released pipeline computes it."""
+    """The prediction as the released pipeline computes it, for an image (1, 3, size, size) in [0, 1]."""
     images, text = torch.cat([image] * 2), torch.cat([negative.embeds, positive.embeds])
 
     def predict(latents: Tensor, at: At) -> Tensor:

@@ -109,7 +109,7 @@ def seams(width: int, height: int, *, tile: int, steps: int, seed: int = 0) -> l
 
 
 def seam_energy(image: Tensor, axis: int, places: list[int]) -> float:
-    """Mean gradient along an axis after the pixels `places`, over the mean gradient elsewhere."""
+    """Mean gradient of an image (1, 3, height, width) along an axis after the pixels `places`, over that elsewhere."""
     moved = image.movedim(axis, -1)
     steps = (moved[..., 1:] - moved[..., :-1]).abs().mean(dim=(0, 1, 2))
     at = torch.zeros_like(steps, dtype=torch.bool)

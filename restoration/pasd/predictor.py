@@ -230,7 +230,7 @@ class BatchPredictor:
         return torch.cat([predict(part, at) for predict, part in zip(self.made.values(), parts, strict=True)])
 
     def recall(self, items: Tensor, memory: PerItem[Kept]) -> None:
-        """See `vision.diffusion.memory.Remembering`."""
+        """See `vision.diffusion.memory.Remembering`; items (n,) int64."""
         self._choose(items.tolist())
         first = 0
         for items_of, predictor in self.made.items():

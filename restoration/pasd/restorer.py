@@ -266,7 +266,8 @@ class PASDRestorer(PASDComponents):
         return torch.cat([decode_latents(self.vae, latents, tiles) for latents in state.latents.split(1)])
 
     def finish(self, run: Run, decoded: Tensor, original: Tensor) -> Tensor:
-        """The decoded picture with its colours and size, float32 on the CPU; `original` is what `start` was given."""
+        """The decoded picture (b, 3, H, W) with its colours and size, float32 on the CPU; `original` (b, 3, h, w) is
+        what `start` was given."""
         decoded, seen, options = decoded.float().cpu(), run.image.float().cpu(), run.options
         if self.config.task == "colorize":
             return transfer_chroma(decoded, original.float().cpu(), options.eight_bit)

@@ -227,7 +227,7 @@ class PASDNetworks(nn.Module):
             parameter.requires_grad_(is_trained(name))
 
     def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> tuple[Tensor, Logs]:
-        """Loss and logs of a batch of `Captioned`."""
+        """Loss, scalar, and logs of a batch of `Captioned`."""
         high, device = batch["high"], batch["high"].device
         vae, text = self.frozen
         vae.to(device)
@@ -270,7 +270,7 @@ class PASDNetworks(nn.Module):
 
 
 def enlarge(low: Tensor, size: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Bad pictures at the size of the good ones, in 8-bit steps; how is drawn: area, bilinear or bicubic."""
+    """Bad pictures (b, 3, h, w) at the size of the good ones, in 8-bit steps; area, bilinear or bicubic at random."""
     mode = ("area", "bilinear", "bicubic")[int(torch.randint(0, 3, (1,), generator=generator))]
     enlarged = F.interpolate(low, tuple(size), mode=mode)
     return (enlarged.clamp(0, 1) * 255).round() / 255

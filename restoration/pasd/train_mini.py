@@ -139,7 +139,7 @@ class BaseLoss(nn.Module):
         self.unet, self.frozen, self.scheduler = unet, (vae, text), scheduler
 
     def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Loss and logs of a batch of `Samples`."""
+        """Loss, scalar, and logs of a batch of `Samples`."""
         vae, text = self.frozen
         high = batch["high"]
         vae.to(high.device)

@@ -50,7 +50,7 @@ Predict = Callable[[Tensor, At], Tensor]
 
 
 def guide(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022, equation 6 with w = scale - 1)."""
+    """Classifier-free guidance on predictions (b, c, h, w) (Ho and Salimans 2022, equation 6 with w = scale - 1)."""
     return negative + scale * (positive - negative)
 
 

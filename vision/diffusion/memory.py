@@ -62,7 +62,7 @@ class SolverMemory:
         self.fresh = {name: _copied(value) for name, value in vars(scheduler).items()}
 
     def recall(self, items: Tensor, memory: PerItem[Kept]) -> None:
-        """See `Remembering`."""
+        """See `Remembering`; items (n,) int64."""
         self.batch = len(items)
         self._forget()
         vars(self.scheduler).update(join_items(memory))

@@ -43,7 +43,7 @@ class PESG:
         learning_rate: of all.
         epoch_decay: pull to the reference, which is the mean since its last reset.
         weight_decay: pull to zero.
-        reference: first reference of every parameter, then of a and b; None takes their values now.
+        reference: first reference of every parameter, of its shape, then of a and b, scalar; None takes their values.
         clip: gradients are clamped to this size.
     """
 
@@ -95,7 +95,8 @@ class PESG:
 
 
 def area_under_curve(scores: Tensor, positive: Tensor) -> float:
-    """Share of pairs of a positive and a negative that the scores order rightly; ties count half.
+    """Share of pairs of a positive and a negative that the scores (n,) order rightly; `positive` (n,) is bool. Ties
+    count half.
 
     Raises:
         ValueError: one of the classes is missing.

@@ -76,7 +76,7 @@ class Predictor:
 
 
 def scaled(vae: nn.Module, latents: Tensor) -> Tensor:
-    """Latents as the VAE gives them -> as the UNet takes them."""
+    """Latents (b, c, h, w) as the VAE gives them -> as the UNet takes them."""
     return vae.config.scaling_factor * (latents - (vae.config.get("shift_factor") or 0.0))
 
 
@@ -149,7 +149,8 @@ def inverted(
 
 
 def noise_in(scheduler: Any, predicted: Tensor, latents: Tensor, kept: Tensor) -> Tensor:
-    """The noise that a prediction means, whatever its type; `kept` is the cumulated alpha at its level."""
+    """The noise (b, c, h, w) that a prediction means, whatever its type; `kept`, scalar, is the cumulated alpha at its
+    level."""
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return predicted
@@ -171,7 +172,8 @@ def denoise(
     eta: float = 0.0,
     observers: Iterable[Observer] = (),
 ) -> Tensor:
-    """The loop: between two steps, the outside of the mask is the original at that noise level.
+    """The loop: between two steps, the outside of the mask (b, c, h, w) is the original at that noise level. Returns
+    latents (b, c, h, w).
 
     Nothing is blended before the first step or after the last.
     """
@@ -200,7 +202,7 @@ def denoise(
 
 
 def pull_back(denoised: Tensor, anchor: Tensor, mask: Tensor | None, beta_1: float, beta_2: float) -> Tensor:
-    """z_ini + (beta_1 (1 - M) + beta_2 M) (x - z_ini); without a mask x."""
+    """z_ini + (beta_1 (1 - M) + beta_2 M) (x - z_ini), all (b, c, h, w); without a mask x."""
     if mask is None:
         return denoised
     return anchor + (beta_1 * (1 - mask) + beta_2 * mask) * (denoised - anchor)

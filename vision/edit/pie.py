@@ -296,8 +296,8 @@ class PIEEditor:
         Args:
             image, prompt, mask, options: as in `__call__`.
             score: judges the frames; None takes the editor's classifier, if there is one.
-            embeds: (b or 1, tokens, width) encoded prompt, instead of `prompt`.
-            negative_embeds: the same, instead of the option.
+            embeds: (b, tokens, width), or b = 1, encoded prompt, instead of `prompt`.
+            negative_embeds: (b, tokens, width), instead of the option.
             source_prompt: what the pictures show, for inversion; None takes the one of the weights.
 
         Raises:

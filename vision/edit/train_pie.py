@@ -149,7 +149,7 @@ class DomainLoss(nn.Module):
         self.frozen = (vae, text)  # a tuple, so that they are no parts of this module
 
     def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Loss and logs of a batch of `Prompted` or `WithPrior`."""
+        """Loss, scalar, and logs of a batch of `Prompted` or `WithPrior`."""
         vae, text = self.frozen
         images, prompts, count = batch["image"], list(batch["prompt"]), len(batch["image"])
         if "prior_image" in batch:

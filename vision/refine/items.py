@@ -36,7 +36,7 @@ def clone_items(tree: Tree) -> Tree:
 
 
 def take_items(tree: Tree, indices: Tensor) -> Tree:
-    """The items at `indices` (int64, any number of them)."""
+    """The items at `indices` (n,) int64."""
     positions = indices.tolist()
 
     def take(leaf: Any) -> Any:
@@ -48,7 +48,7 @@ def take_items(tree: Tree, indices: Tensor) -> Tree:
 
 
 def put_items(tree: Tree, indices: Tensor, part: Tree) -> Tree:
-    """A copy of `tree` whose items at `indices` are those of `part`."""
+    """A copy of `tree` whose items at `indices` (n,) int64 are those of `part`."""
     positions = indices.tolist()
 
     def put(old: Any, new: Any) -> Any:

@@ -143,7 +143,7 @@ def refine(
     Args:
         observers: called with every step; they see and change nothing.
         result: "best" returns the best-scored state (needs `evaluate` and `keep_best`), "last" the final one.
-        state, propose, schedule: as in `refine_steps`, and so are the rules.
+        state, propose, schedule: as in `refine_steps`, and so are the rules; `begins` is (batch,) int64.
     """
     if result not in ("last", "best"):
         raise ValueError(f'result must be "last" or "best", got {result!r}.')

@@ -35,7 +35,7 @@ def roll_back_if_worse(tolerance: float = 0.0, restore: Callable[[Any], Any] = c
 
 
 def composite_outside(mask: Tensor, outside: Callable[[Step], Tensor]) -> Callable[[Step], Tensor]:
-    """The candidate where the mask (broadcastable, [0, 1]) is 1 and `outside(step)` where it is 0."""
+    """The candidate (b, c, h, w) where the mask (broadcastable, [0, 1]) is 1 and `outside(step)` where it is 0."""
 
     def accept(step: Step) -> Tensor:
         base = outside(step)
