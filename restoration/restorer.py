@@ -169,7 +169,7 @@ def find_system(name: str) -> System:
         path = _existing(file, name)
         return System(name, partial(_own, path, cls), files=(path,))
     if kind not in SYSTEMS:
-        raise ValueError(f"There is no system {name!r}; choose {', '.join(SYSTEMS)}, network:FILE or FILE.py:CLASS.")
+        raise ValueError(f"There is no system {name!r}; choose {', '.join(SYSTEMS)}:FILE or FILE.py:CLASS.")
     system = replace(SYSTEMS[kind], name=name)
     if kind == "network":
         path = _existing(rest, name)
@@ -214,6 +214,7 @@ SYSTEMS = {
         embedded=PRETRAINED / "pasd-mini",
         config=PRETRAINED / "pasd-mini" / "config.json",
     ),
+    "network": System("network", partial(_classes, "restoration.networks", "NetworkRestorer", "NetworkOptions")),
 }
 """Systems by the first word of their names."""
 

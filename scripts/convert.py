@@ -9,12 +9,9 @@ Files are read as weights only: one that holds code is refused, not run.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,6 +21,7 @@ if not __package__:  # run as a file
 import torch
 
 from vision.job import Event, Show
+from vision.pickled import read_pickled
 
 from . import dispatch
 from .dispatch import Work
@@ -85,28 +83,6 @@ def convert_gtr_files(options: GTRFiles) -> Path:
         raise ValueError(f"{options.checkpoint} cannot be converted. {error}") from error
     reconstructor.save_pretrained(options.out, dtype=torch.float16 if options.half else None)
     return options.out
-
-
-def read_pickled(path: Path) -> Any:
-    """What a pickled file holds, as long as that is tensors and plain containers.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, no checkpoint, or holds code.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    if not path.stat().st_size:
-        raise ValueError(f"{path} is an empty file.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(f"{path} was refused: it holds objects other than tensors, which could run code.") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ValueError(f"{path} is damaged or no checkpoint of torch ({type(error).__name__}: {reason}).") from error
 
 
 SYSTEMS = {

@@ -1,0 +1,173 @@
+"""Networks of other people: any file that spandrel reads (ESRGAN, SwinIR, HAT, SPAN, ... in one pass) as a restorer.
+
+spandrel (MIT) tells the architecture from the names of the tensors; pickled files are read as weights only. What it
+says of a network is kept to: its scale, the sizes and numbers that it takes, and whether it likes tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from restoration.bands import resized, scaled, tiled, whole
+from restoration.restorer import Facts
+from vision import hub
+from vision.images import ImageLike, keep_grey
+from vision.pickled import read_pickled
+from vision.tiles import Box, Tiles
+
+TILE = 256
+"""Side of the tiles, in input pixels; twice as large where the network would rather have none."""
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What one call may change."""
+
+    scale: float | None = None
+    """Output pixels per input pixel; other values than the network's resize its result."""
+    tile: int | None = None
+    """Side of the tiles that larger pictures are cut into, in input pixels; 0 takes every picture whole. None: 256, or
+    what the network needs."""
+    tile_overlap: int = 16
+    """Context on each inner side of a tile, in input pixels."""
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not 0 < self.scale <= 32:
+            raise ValueError(f"scale must lie in (0, 32], got {self.scale}.")
+        if self.tile is not None and self.tile < 0:
+            raise ValueError(f"tile must be at least 0, got {self.tile}.")
+        if self.tile_overlap < 0:
+            raise ValueError(f"tile_overlap must be at least 0, got {self.tile_overlap}.")
+
+
+class NetworkRestorer:
+    """Restores pictures with a network that spandrel has loaded.
+
+    Args:
+        model: spandrel's descriptor of the network, `ImageModelDescriptor`.
+    """
+
+    Options = NetworkOptions
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> NetworkRestorer:
+        """Load a network.
+
+        Args:
+            source: a .safetensors, .pth, .pt or .ckpt file.
+            device, dtype: where and in what numbers to compute.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: spandrel is not installed or does not know the network, it takes something else than a picture,
+                weights are NaN or infinite, or it cannot compute in these numbers.
+        """
+        try:
+            import spandrel
+        except ImportError:
+            raise ValueError(
+                "Networks from files need spandrel; install it with `pip install burnish[networks]`."
+            ) from None
+        path = Path(source)
+        tensors = hub.read_tensors(path) if path.suffix == ".safetensors" else read_pickled(path)
+        try:
+            model = spandrel.ModelLoader().load_from_state_dict(spandrel.canonicalize_state_dict(tensors))
+            model.to(dtype)
+        except spandrel.UnsupportedDtypeError:
+            raise ValueError(f"{path}: this network does not compute in {dtype}; choose float32.") from None
+        except (spandrel.UnsupportedModelError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path} holds no network that spandrel {spandrel.__version__} knows.") from error
+        if not isinstance(model, spandrel.ImageModelDescriptor) or model.input_channels not in (1, 3):
+            raise ValueError(f"{path}: {model.architecture.name} takes more than a picture; choose another network.")
+        hub.refuse_infinite(path, model.model.state_dict())
+        hub.align(model.model.eval())
+        return cls(model.to(device))
+
+    def facts(self, options: NetworkOptions | None = None) -> Facts:
+        """What a caller must know of this restorer with these options."""
+        options = options or NetworkOptions()
+        scale = self.model.scale if options.scale is None else options.scale
+        return Facts(self.model.architecture.name, scale, tiling=self._tiles(options) is not None)
+
+    def output_size(self, height: int, width: int, options: NetworkOptions | None = None) -> tuple[int, int]:
+        """Height and width of the result of a picture of `height` x `width` pixels."""
+        return scaled(height, width, self.facts(options).scale)
+
+    def __call__(self, image: ImageLike, options: NetworkOptions | None = None) -> Any:
+        """The result in the form of what was given, see `restoration.bands.whole`."""
+        return whole(image, lambda pixels, finish: self.bands(pixels, options, finish=finish))
+
+    def bands(
+        self,
+        image: Tensor,
+        options: NetworkOptions | None = None,
+        *,
+        finish: Callable[[Tensor], Tensor] | None = None,
+        observers: Iterable[Callable[[Any], object]] = (),
+        progress: Callable[[float], object] | None = None,
+    ) -> Iterator[Tensor]:
+        """The result of (b, 3, h, w) RGB in [0, 1] as finished bands (b, 3, rows, W) from top to bottom."""
+        options = options or NetworkOptions()
+        own = scaled(*image.shape[-2:], self.model.scale)
+        make = partial(self._bands, image, options, progress)
+        yield from resized(self.output_size(*image.shape[-2:], options), own, make, keep_grey(image, finish))
+
+    def _bands(
+        self,
+        image: Tensor,
+        options: NetworkOptions,
+        progress: Callable[[float], object] | None,
+        finish: Callable[[Tensor], Tensor],
+    ) -> Iterator[Tensor]:
+        """`bands` at the network's own scale."""
+        tiles = self._tiles(options)
+        if tiles is None or max(image.shape[-2:]) <= tiles.size:
+            yield finish(self._run(image))
+            return
+        total = len(tiles.boxes(*(-(-side // tiles.unit) * tiles.unit for side in image.shape[-2:])))
+        done = 0
+
+        def restore(boxes: list[Box], tile: Tensor) -> Tensor:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done / total)
+            return self._run(tile)
+
+        yield from tiled(image, restore, tiles, self.model.scale, finish)
+
+    def _run(self, image: Tensor) -> Tensor:
+        """(b, 3, h, w) -> (b, 3, scale h, scale w) float32 on the picture's device; spandrel pads where it must."""
+        moved = image.to(self.model.device, self.model.dtype)
+        if self.model.input_channels == 1:  # channel by channel
+            result = torch.cat([self.model(channel) for channel in moved.split(1, dim=1)], dim=1)
+        else:
+            result = self.model(moved)
+        if result.shape[1] == 1:
+            result = result.expand(-1, 3, -1, -1)
+        return result.clone().to(image.device, torch.float32)
+
+    def _tiles(self, options: NetworkOptions) -> Tiles | None:
+        """How to cut a large picture, in multiples of what the network takes; None: not at all."""
+        from spandrel import ModelTiling
+
+        needs, hint = self.model.size_requirements, self.model.tiling
+        if options.tile == 0 or (options.tile is None and hint == ModelTiling.INTERNAL):
+            return None
+        unit = needs.multiple_of
+        wanted = TILE * (1 + (hint == ModelTiling.DISCOURAGED)) if options.tile is None else options.tile
+        overlap = -(-options.tile_overlap // unit) * unit
+        size = max(-(-max(wanted, needs.minimum) // unit) * unit, 2 * overlap + unit)
+        return Tiles(size, overlap, unit)
