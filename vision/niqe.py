@@ -79,15 +79,14 @@ def niqe_features(plane: Tensor) -> Tensor:
     """
     features = []
     for scale in (1, 2):
-        normalised = _normalised(plane)
         side = BLOCK // scale
-        blocks = normalised.unfold(0, side, side).unfold(1, side, side)  # (rows, columns, s, s)
-        features.append(_block_features(blocks.transpose(0, 1).reshape(-1, side, side)))
+        blocks = normalised(plane).unfold(0, side, side).unfold(1, side, side)  # (rows, columns, s, s)
+        features.append(block_features(blocks.transpose(0, 1).reshape(-1, side, side)))
         plane = imresize((plane / 255).double(), 0.5).float() * 255
     return torch.cat(features, 1)
 
 
-def _normalised(plane: Tensor) -> Tensor:
+def normalised(plane: Tensor) -> Tensor:
     """(height, width) without its local mean, divided by its local deviation + 1 (equation 1)."""
     mean = _blur(plane)
     deviation = (_blur(plane.square()) - mean.square()).abs().sqrt()
@@ -102,7 +101,7 @@ def _blur(plane: Tensor) -> Tensor:
     return F.conv2d(padded, (window / window.sum())[None, None])[0, 0].float()
 
 
-def _block_features(blocks: Tensor) -> Tensor:
+def block_features(blocks: Tensor) -> Tensor:
     """(n, 18) of normalised blocks (n, s, s): their own shape and width, then those of products with four neighbours.
 
     Neighbours wrap around inside the block.

@@ -1,0 +1,118 @@
+"""Which restorer a picture gets: numbers about pictures, the trace of all restorers, the gate and the selector."""
+
+from __future__ import annotations
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from restoration.benchmark_restorers import RestorerBenchmark, benchmark, ranked, scored
+from restoration.drawn import text_page
+from restoration.features import features
+from restoration.jpeg import jpeg
+from restoration.kinds import KINDS, cuts, items
+from vision.images import to_tensor
+from vision.strategies import read_choices
+
+
+def photograph(seed: int, size: int = 96) -> torch.Tensor:
+    """(1, 3, size, size) with detail of all sizes, as photographs have."""
+    generator, image = torch.Generator().manual_seed(seed), torch.zeros(1, 3, size, size)
+    for side in (3, 6, 12, 24, 48, 96):
+        layer = torch.randn(1, 3, side, side, generator=generator) / side**0.8
+        image += torch.nn.functional.interpolate(layer, (size, size), mode="bicubic")
+    return (0.5 + 0.4 * image).clamp(0, 1)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for seed in range(2):
+        array = (photograph(seed)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        PIL.Image.fromarray(array).save(tmp_path / "photos" / f"{seed}.png")
+    return tmp_path / "photos"
+
+
+def test_features_follow_what_was_done_to_a_picture():
+    image = photograph(0)
+    plain = features(image)
+    noisy = features((image + 0.08 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1))
+    blocky, grey = features(jpeg(image[0], 10)[None]), features(image.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    soft = features(torch.nn.functional.avg_pool2d(image, 5, 1, 2))
+    assert noisy["quiet_noise"] > plain["quiet_noise"] + 5 and blocky["blockiness"] > plain["blockiness"] + 0.5
+    assert soft["spectrum_slope"] < plain["spectrum_slope"] and soft["high_share"] < plain["high_share"]
+    assert grey["chroma"] < 0.01 < plain["chroma"] and grey["grey_share"] == 1
+    page = to_tensor(text_page(np.random.default_rng(3), 128))
+    assert features(page)["two_tones"] > plain["two_tones"] and features(page)["flat_share"] > plain["flat_share"]
+    assert features(photograph(0, 192))["log_pixels"] == plain["log_pixels"] + 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3), (16, 16), (50, 1100)])
+@pytest.mark.parametrize("tone", [0.0, 0.5, 1.0, None])
+def test_features_of_any_picture_are_finite(size, tone):
+    image = torch.rand(1, 3, *size) if tone is None else torch.full((1, 3, *size), tone)
+    found = features(image)
+    assert np.isfinite(list(found.values())).all() and found.keys() == features(photograph(0)).keys()
+
+
+def test_cuts_are_the_sharpest_and_overlap_by_half_at_most():
+    image = torch.full((1, 3, 64, 96), 0.5)
+    image[..., 32:, 64:] = torch.rand(1, 3, 32, 32)
+    found = cuts(image, 32, 3)
+    assert len(found) == 3 and torch.equal(found[0], image[..., 32:, 64:])
+    assert torch.equal(cuts(image, 128, 2)[0], image)
+
+
+def test_equal_restorations_share_a_rank():
+    verdicts = scored([{"psnr_y": 30.0, "tex": 0.2}, {"psnr_y": 30.0, "tex": 0.1}, {"psnr_y": 20.0, "tex": 0.3}])
+    assert [verdict.score for verdict in verdicts] == [-(1.5 + 2) / 2, -(1.5 + 1) / 2, -3.0]
+
+
+def test_every_restorer_is_measured_once_and_a_stopped_run_goes_on(photos, tmp_path):
+    chosen = {"systems": ("none", "iter:clean@1"), "cuts": 1, "size": 64}
+    options = RestorerBenchmark(photos, tmp_path / "out", **chosen, kinds=("jpeg", "flat"), device="cpu")
+    assert benchmark(options).code == 0
+    trace = tmp_path / "out" / "choices.jsonl"
+    choices, before = read_choices(trace), trace.read_bytes()
+    assert [choice.task for choice in choices] == ["0_0/jpeg", "flat_000/flat", "1_0/jpeg", "flat_001/flat"]
+    for choice in choices:
+        assert [candidate.origin for candidate in choice.candidates] == ["none", "iter:clean@1"]
+        assert {verdict.score for verdict in choice.verdicts} <= {-1.0, -1.5, -2.0}
+        assert choice.verdicts[choice.chosen].score == max(verdict.score for verdict in choice.verdicts)
+    trace.write_bytes(before[: before.rindex(b"\n", 0, -1) + 20])  # as a kill leaves it
+    assert benchmark(options).code == 0
+    again = read_choices(trace)
+    assert [(c.task, c.verdicts, c.facts) for c in again] == [(c.task, c.verdicts, c.facts) for c in choices]
+    wanted = [(c.task.rsplit("/")[-1], c.kept.origin) for c in read_choices(tmp_path / "out" / "need")]
+    assert len(wanted) == 2 * 2 * 3 and all(name == need for name, need in wanted)
+    rows, ranking = ranked(choices, 0.0)
+    assert sorted(row["mean_rank"] for row in rows) == [row["mean_rank"] for row in rows]
+    assert {name for name, _ in ranking.scores} == set(options.systems)
+
+
+def test_pictures_depend_on_their_seed_alone(photos):
+    wanted = {"cuts_each": 1, "size": 64, "scale": 4}
+    first, again, other = (list(items(photos, KINDS, **wanted, seed=seed)) for seed in (0, 0, 1))
+    assert len(first) == 2 * len(KINDS) and {item.kind for item in first} == set(KINDS)
+    assert all(torch.equal(a.low, b.low) for a, b in zip(first, again, strict=True))
+    assert any(not torch.equal(a.low, b.low) for a, b in zip(first, other, strict=True))
+    alone = list(items(photos, ("noise",), **wanted, seed=0))
+    assert torch.equal(alone[1].low, next(item for item in first if item.name == "1_0/noise").low)
+    for item in first:
+        assert item.low.shape == (1, 3, 16, 16) and item.high.shape == (1, 3, 64, 64)
+        assert torch.equal(item.low, (item.low * 255).round() / 255)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"systems": ("none",)}, "systems must name at least two restorers, got none"),
+        ({"kinds": ("fog",)}, "kinds must be some of bicubic, .* got fog"),
+        ({"size": 62}, "size a multiple of scale from 16 times it, got 4, 4 and 62"),
+        ({"cost": -1.0}, "cost must be at least 0, got -1.0"),
+    ],
+)
+def test_wrong_measurements_are_refused(tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        RestorerBenchmark(tmp_path, tmp_path, **changes)
