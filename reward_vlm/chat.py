@@ -10,8 +10,8 @@ import torch
 
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.vlm import ChatModel, Reply, Sampling
-from vision import hub
 from vision.config import save_config
+from vision.hub import Pretrained
 
 
 class Chat(Protocol):
@@ -28,7 +28,7 @@ class Chat(Protocol):
         ...
 
 
-class WithChat:
+class WithChat(Pretrained):
     """A chat model and how it was taught to be asked: saving, publishing and moving them."""
 
     chat: Chat
@@ -51,11 +51,6 @@ class WithChat:
         """Write model, processor and configuration as `from_pretrained` reads them."""
         self.model.save_pretrained(folder, dtype)
         save_config(self.config, Path(folder) / self.config_name)
-
-    def push_to_hub(self, name: str, folder: str | Path, **arguments: Any) -> str:
-        """Save to `folder` and upload it to the model hub as `org/name`; returns its address."""
-        self.save_pretrained(folder)
-        return hub.push_to_hub(folder, name, **arguments)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the model; returns this object."""

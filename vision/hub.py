@@ -359,6 +359,19 @@ def push_to_hub(folder: str | Path, name: str, *, private: bool = False, revisio
     return f"https://huggingface.co/{name}"
 
 
+class Pretrained:
+    """What has weights that can be saved and published."""
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a folder that `from_pretrained` reads, floating weights as `dtype` when it is given."""
+        raise NotImplementedError
+
+    def push_to_hub(self, name: str, folder: str | Path, *, private: bool = False, revision: str | None = None) -> str:
+        """Save to `folder` and upload it to the model hub as `org/name`; returns its address. See `push_to_hub`."""
+        self.save_pretrained(folder)
+        return push_to_hub(folder, name, private=private, revision=revision)
+
+
 def _local(path: Path, revision: str | None) -> Source:
     _refuse_revision(str(path), revision)
     if path.suffix in PICKLED:

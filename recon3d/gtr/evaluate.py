@@ -246,7 +246,7 @@ def measure(
             began, cpu = time.perf_counter(), time.process_time()
             # Checkpoints let every stage go on from the one before.
             one = replace(options, refine=refined)
-            result = reconstructor.reconstruct(given, one, mesh=start, folder=Path(folder))
+            result = reconstructor.reconstruct(given, one, mesh=start, resume=Path(folder))
             spent = time.perf_counter() - began, time.process_time() - cpu
             row(stage, result.to_world(result.surface), _in_world(result), *spent)
             if done is not None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from recon3d.cameras import surround
 from recon3d.gtr.fields import TriplaneField
-from recon3d.gtr.fit import At, Budget, Fit, MeshFit, Stage, new_fit, new_mesh_fit, pack, unpacker
+from recon3d.gtr.fit import At, Budget, Fit, MeshFit, new_fit, new_mesh_fit
 from recon3d.gtr.geometry import (
     VolumeRates,
     geometry_stage,
     object_box,
-    psnr_of,
     vertex_stage,
     volume_stage,
 )
@@ -25,6 +25,7 @@ from recon3d.gtr.network import Generator as Network
 from recon3d.gtr.network import condition
 from recon3d.gtr.options import TINY, GTRConfig, GTROptions, new_field
 from recon3d.gtr.result import Reconstruction
+from recon3d.gtr.run import Run
 from recon3d.gtr.texture import PAINT_MOVES, covered_points, helpful_moves, paint_stage, surface_points, texture_stage
 from recon3d.hull import check_agreement, check_same_world, place, visual_hull
 from recon3d.mesh import Mesh
@@ -34,8 +35,8 @@ from recon3d.smoothing import drop_crumbs, smooth
 from recon3d.surfaces import drop_hidden, simplify
 from recon3d.views import Views
 from vision.config import load_config, save_config
-from vision.hub import find, load_weights, read_index, save_weights, write_index
-from vision.refine import Step, checkpoints, load_checkpoint, observed, refine_steps
+from vision.hub import Pretrained, find, load_weights, read_index, save_weights, write_index
+from vision.refine import Step, drain, observed
 
 COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
 MAX_FACES = 200_000
@@ -43,11 +44,11 @@ MAX_FACES = 200_000
 ADAPTS = 1.5
 """Decibels by which a smooth surface may show the views worse than the rough one that the colours of the field were
 fitted on: the texture refinement adapts them."""
-POOR = 17.0
-"""A PSNR over the given views below this is worth a sentence: poses or intrinsics may be wrong."""
+
+Observer = Callable[[Step[Fit | MeshFit, At]], object]
 
 
-class GTRReconstructor:
+class GTRReconstructor(Pretrained):
     """Rebuilds and refines 3D objects.
 
     Args:
@@ -60,6 +61,7 @@ class GTRReconstructor:
         self.config = config
         self.field = field
         self.generator = generator
+        self.device = torch.device("cpu")
 
     @classmethod
     def from_pretrained(
@@ -116,19 +118,18 @@ class GTRReconstructor:
                         value.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
         return cls(config, decoder, network.eval())
 
-    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> GTRReconstructor:
-        """Move the networks; the generator also changes its type."""
-        self.device = torch.device(device)
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the networks; returns this reconstructor. The generator alone takes the type: fields and geometry are
+        always float32."""
+        self.device = torch.device(device or self.device)
         if self.field is not None:
-            self.field.to(device)
+            self.field.to(self.device)
         if self.generator is not None:
-            self.generator.to(device, dtype)
+            self.generator.to(self.device, dtype)
         return self
 
-    device: torch.device = torch.device("cpu")
-
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write a folder that `from_pretrained` reads."""
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a folder that `from_pretrained` reads, the generator as `dtype` when it is given."""
         if self.generator is None or self.field is None:
             raise ValueError("Without a generator there are no weights to save.")
         folder = Path(folder)
@@ -137,16 +138,28 @@ class GTRReconstructor:
         save_weights(self.field, folder / "field")
         save_weights(self.generator, folder / "generator", dtype=dtype)
 
-    def __call__(self, views: Views, options: GTROptions | None = None) -> Mesh:
-        """Rebuild an object from its views: a textured mesh in the world of their cameras."""
-        options = options or GTROptions()
-        return self.reconstruct(views, options).mesh(options.texture, options.texture_size, options.max_faces)
+    def __call__(
+        self,
+        views: Views,
+        options: GTROptions | None = None,
+        *,
+        mesh: Mesh | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> Mesh:
+        """Rebuild an object from its views, or improve a mesh against them.
 
-    def refine(self, mesh: Mesh, views: Views, options: GTROptions | None = None) -> Mesh:
-        """Improve a mesh against views in the same world; it comes back unchanged when that does not help."""
+        Args:
+            views: two or more posed pictures.
+            options: None for the defaults.
+            mesh: start from this mesh in the same world; it comes back unchanged when nothing helps.
+            observers: called with every step of every stage.
+
+        Returns:
+            A textured mesh in the world of the cameras, on the CPU.
+        """
         options = options or GTROptions()
-        done = self.reconstruct(views, options, mesh=mesh)
-        return done.mesh(options.texture, options.texture_size, options.max_faces)
+        made = self.reconstruct(views, options, mesh=mesh, observers=observers)
+        return made.mesh(options.texture, options.texture_size, options.max_faces)
 
     def reconstruct(
         self,
@@ -154,19 +167,13 @@ class GTRReconstructor:
         options: GTROptions | None = None,
         *,
         mesh: Mesh | None = None,
-        folder: Path | None = None,
-        observers: Iterable[Callable[[Step], object]] = (),
+        observers: Iterable[Observer] = (),
+        resume: Path | None = None,
     ) -> Reconstruction:
-        """Run `steps` to the end; the observers see every step."""
-        steps = self.steps(views, options, mesh=mesh, folder=folder)
-        observers = list(observers)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                return end.value
-            for observe in observers:
-                observe(step)
+        """The same with everything that is known of the object; arguments as in `steps`."""
+        run = self.start(views, options, mesh=mesh, resume=resume)
+        drain(self.run_steps(run), observers)
+        return run.result()
 
     def steps(
         self,
@@ -174,21 +181,31 @@ class GTRReconstructor:
         options: GTROptions | None = None,
         *,
         mesh: Mesh | None = None,
-        folder: Path | None = None,
-    ) -> Generator[Step, None, Reconstruction]:
-        """Yield every step of every stage (`step.at.stage` names it); the generator returns the `Reconstruction`.
+        observers: Iterable[Observer] = (),
+        resume: Path | None = None,
+    ) -> Iterator[Step[Fit | MeshFit, At]]:
+        """Iterate over every step of every stage; `step.at.stage` names it.
 
         Args:
-            views: two or more posed pictures.
-            mesh: start from this mesh in the same world.
-            folder: keep checkpoints here and go on from those that it holds.
+            views, options, mesh, observers: as in `__call__`.
+            resume: folder that keeps the state of every stage; a run goes on from what it holds.
 
         Raises:
             ValueError: views or mesh cannot be used, or the fit found no surface.
         """
-        options = options or GTROptions()
+        yield from observed(self.run_steps(self.start(views, options, mesh=mesh, resume=resume)), observers)
+
+    def start(
+        self,
+        views: Views,
+        options: GTROptions | None = None,
+        *,
+        mesh: Mesh | None = None,
+        resume: Path | None = None,
+    ) -> Run:
+        """Everything before the first stage; arguments as in `steps`."""
+        options, notes = options or GTROptions(), []
         views = views.check()
-        notes = []
         if mesh is not None:
             mesh = mesh.check()
             notes += mesh.notes()
@@ -201,34 +218,20 @@ class GTRReconstructor:
         full = views.moved(centre, scale).to(self.device, torch.float32)
         small = full.resized(*_scaled(views, options.view_size))
         check_agreement(small)
-        run = _Run(options, small, folder)
-        moved, kept = None if mesh is None else _in_box(mesh, centre, scale, self.device), None
-        if mesh is not None and options.keep_topology:
-            surface, fit = (yield from self._keep_topology(run, full, moved)), None
-            kept = _same_places(mesh, moved, surface)
+        moved = None if mesh is None else _in_box(mesh, centre, scale, self.device)
+        return Run(options, full, small, centre, scale, mesh, moved, resume, notes)
+
+    def run_steps(self, run: Run) -> Iterator[Step[Fit | MeshFit, At]]:
+        """Iterate over every step of a run that `start` made; afterwards the run holds the object."""
+        if run.mesh is not None and run.options.keep_topology:
+            run.surface = yield from self._keep_topology(run, run.mesh)
+            run.kept = _same_places(run.given, run.mesh, run.surface)
+            return
+        surface, fit = yield from self._triplane(run)
+        if run.mesh is None:
+            run.surface, run.fit = surface, fit
         else:
-            surface, fit = yield from self._triplane(run, full, moved)
-            if mesh is not None:
-                surface, fit = _better(run, surface, fit, moved, notes)
-                kept = mesh if fit is None else None
-        reached = [after for _, after in run.scores.values()][-1:]
-        if reached and reached[0] < POOR:
-            notes.append(
-                f"The result shows the given views poorly ({reached[0]:.1f} dB); check poses, intrinsics and masks, "
-                "or give it more steps."
-            )
-        paints = fit is not None and options.refines_texture and options.texture_mode == "default"
-        return Reconstruction(
-            surface,
-            fit,
-            centre.cpu(),
-            scale,
-            views=full if paints else None,
-            kept=kept,
-            scores=run.scores,
-            seconds=run.seconds,
-            notes=tuple(notes),
-        )
+            run.take_better(surface, fit)
 
     def placement(self, views: Views, options: GTROptions, mesh: Mesh | None = None) -> tuple[Tensor, float]:
         """Centre (3,) and scale of the box: (x - centre) * scale lies in [-1, 1]^3.
@@ -238,17 +241,17 @@ class GTRReconstructor:
         """
         return mesh.placement() if mesh is not None and options.keep_topology else place(views, options.placement)
 
-    def _triplane(self, run: _Run, full: Views, mesh: Mesh | None) -> Generator[Step, None, tuple[Mesh, Fit]]:
-        """Stages A, B and C; `full` are the views in their own size, in the box's world."""
+    def _triplane(self, run: Run) -> Generator[Step, None, tuple[Mesh, Fit]]:
+        """Stages A, B and C."""
         options, views, level = run.options, run.views, self.config.level
-        fit = self._start(full, options)
+        fit = self._start(run.full, options)
         fit.box = object_box(views)
         fit.hull = visual_hull(views, options.grid_size)
         steps = options.volume_steps if options.volume_steps is not None else (250 if self.generator is None else 0)
         rates = VolumeRates(rays=options.rays)
         if steps:
             budget = Budget(steps, options.volume_seconds, options.patience, evaluate_every=25)
-            prior = None if mesh is None else _unseen_sides(mesh, views)
+            prior = None if run.mesh is None else _unseen_sides(run.mesh, views)
             yield from run.stage(volume_stage(fit, views, budget, rates, prior=prior))
         if not len(fit.surface(options.grid_size, level)[1]):
             raise ValueError(
@@ -294,7 +297,7 @@ class GTRReconstructor:
                 fit.code.copy_(self.generator(given[None].to(kind))[0])
         return fit
 
-    def _smoothed(self, run: _Run, surface: Mesh, fit: Fit) -> Generator[Step, None, Mesh]:
+    def _smoothed(self, run: Run, surface: Mesh, fit: Fit) -> Generator[Step, None, Mesh]:
         """The surface of a field without hidden and loose parts, and without bumps unless that costs too much.
 
         The smooth surface loses detail; its vertices get it back from the views.
@@ -310,70 +313,35 @@ class GTRReconstructor:
         run.scores["surface"] = rough, smoothed
         return surface if rough > smoothed + ADAPTS else Mesh(shape.current().vertices.detach(), shape.mesh.faces)
 
-    def _keep_topology(self, run: _Run, full: Views, mesh: Mesh) -> Generator[Step, None, Mesh]:
+    def _keep_topology(self, run: Run, mesh: Mesh) -> Generator[Step, None, Mesh]:
         """A mesh with its own faces: painted by the views, shaped in this paint, and painted where that moved it."""
         options = run.options
         fit = new_mesh_fit(mesh, torch.Generator().manual_seed(options.seed))
         start = fit.weights()
         if options.refines_geometry:
             if options.refines_texture:
-                yield from self._painted(run, full, fit, "paint")
+                yield from self._painted(run, fit, "paint")
             budget = Budget(options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=10)
             yield from run.stage(vertex_stage(fit, run.views, budget))
         if options.refines_texture:
-            yield from self._painted(run, full, fit, "texture")
+            yield from self._painted(run, fit, "texture")
         same = {name: torch.equal(value, start[name]) for name, value in fit.weights().items()}
         if all(same.values()):
             return mesh
         done = fit.current()
         return replace(done, vertices=mesh.vertices if same["places"] else done.vertices.detach())
 
-    def _painted(self, run: _Run, full: Views, fit: MeshFit, name: str) -> Generator[Step, None, None]:
+    def _painted(self, run: Run, fit: MeshFit, name: str) -> Generator[Step, None, None]:
         """As many moves of the painting as help views that are kept aside."""
         options = run.options
         with torch.no_grad():
-            projector = Projector(fit.current(), full)
+            projector = Projector(fit.current(), run.full)
         budget = Budget(
             helpful_moves(fit, projector, min(PAINT_MOVES, options.texture_steps)),
             options.texture_seconds,
             options.patience,
         )
         yield from run.stage(paint_stage(fit, projector, budget, name=name))
-
-
-@dataclass
-class _Run:
-    """What the stages of one reconstruction share."""
-
-    options: GTROptions
-    views: Views
-    folder: Path | None
-    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def stage(self, stage: Stage, keep_last: bool = False) -> Generator[Step, None, None]:
-        """Run one stage with checkpoints; the fit then holds its best state (or its last)."""
-        name, fit = stage.name, stage.fit
-        folder = None if self.folder is None else self.folder / name
-        resume = last = None if folder is None else load_checkpoint(folder, unpack=unpacker(fit))
-        steps = refine_steps(
-            fit,
-            stage.propose,
-            stage.schedule,
-            evaluate=stage.evaluate,
-            stop=stage.stop,
-            keep_best=lambda state: state.weights(),
-            resume=resume,
-            evaluate_start=True,
-        )
-        for last in observed(steps, [] if folder is None else [checkpoints(folder, every=5, pack=pack)]):
-            yield last if last.at else replace(last, at=At(name, 0, len(stage.schedule)))
-        if folder is not None and last is not resume:
-            checkpoints(folder, pack=pack)(last)
-        if not keep_last:
-            fit.load(last.best)
-        self.scores[name] = (float(last.start_score), float(last.score if keep_last else last.best_score))
-        self.seconds[name] = last.seconds
 
 
 def _in_box(mesh: Mesh, centre: Tensor, scale: float, device: torch.device) -> Mesh:
@@ -404,21 +372,3 @@ def _same_places(given: Mesh, moved: Mesh, done: Mesh) -> Mesh | None:
     if done is moved:
         return given
     return replace(done, vertices=given.vertices) if done.vertices is moved.vertices else None
-
-
-def _better(run: _Run, surface: Mesh, fit: Fit, given: Mesh, notes: list[str]) -> tuple[Mesh, Fit | None]:
-    """The refined object, or the mesh as it was given when that shows the views better."""
-
-    def score(pictures: Tensor) -> float:
-        return psnr_of(float((pictures - run.views.images).square().mean()))
-
-    before = score(render(given, run.views.cameras).images)
-    after = score(render(surface, run.views.cameras, color=fit.color).images)
-    run.scores["mesh given"] = (before, max(before, after))
-    if after > before and math.isfinite(after):
-        return surface, fit
-    notes.append(
-        f"The mesh as it was given shows the views better ({before:.2f} dB) than the refined one ({after:.2f} dB); "
-        "it is returned unchanged."
-    )
-    return given, None

@@ -10,7 +10,8 @@ as the second; here the default looks at both orders, and unreadable replies do 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,7 +29,7 @@ from reward_vlm.vlm import ChatModel, Reply, Sampling
 from vision import hub
 from vision.config import load_config
 from vision.images import ImageLike
-from vision.refine.items import item_generators
+from vision.refine import PerItem, Step, drain, item_generators, observed, refine_steps
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "r1-mini"
 """Folder of the embedded judges: one sub-folder per variant."""
@@ -74,6 +75,19 @@ class Judged:
     """Of the first vote for the choice (of the first vote at all when there is none)."""
     votes: tuple[Vote, ...]
     """Every reply."""
+
+
+@dataclass(frozen=True)
+class Ballots:
+    """A batch of questions while they are judged: the state of the loop."""
+
+    standing: PerItem[tuple[int, ...]]
+    """Indices of the answers that no other has beaten."""
+    votes: PerItem[tuple[Vote, ...]]
+    """Every reply so far."""
+
+
+Observer = Callable[[Step[Ballots, int]], object]
 
 
 @dataclass
@@ -132,6 +146,8 @@ class R1Judge(WithChat):
         question: str,
         answers: Sequence[str | ImageLike],
         options: R1Options | None = None,
+        *,
+        observers: Iterable[Observer] = (),
     ) -> Judged:
         """Judge the answers to one question.
 
@@ -140,54 +156,70 @@ class R1Judge(WithChat):
             question: what was asked.
             answers: two or more: texts (strings), or pictures (paths as `pathlib.Path`, PIL, arrays, tensors).
             options: see `R1Options`.
+            observers: called with every round of the tournament.
         """
-        media = () if image is None else (image if isinstance(image, (list, tuple)) else (image,))
-        query = Query(
-            question, tuple(map(as_part, answers)), tuple(as_part(Path(m) if isinstance(m, str) else m) for m in media)
-        )
-        return self.batch([query], options)[0]
+        return self.batch([as_query(image, question, answers)], options, observers=observers)[0]
 
-    def batch(self, queries: Sequence[Query], options: R1Options | None = None) -> list[Judged]:
+    def steps(
+        self,
+        image: ImageLike | Video | Sequence[ImageLike | Video] | None,
+        question: str,
+        answers: Sequence[str | ImageLike],
+        options: R1Options | None = None,
+        *,
+        observers: Iterable[Observer] = (),
+        resume: Step[Ballots, int] | None = None,
+    ) -> Iterator[Step[Ballots, int]]:
+        """Iterate over the rounds of the tournament about one question; `step.state.votes[0]` are the votes so far.
+
+        Args:
+            image, question, answers, options, observers: as in `__call__`.
+            resume: go on after this step of an earlier run.
+        """
+        steps = self._rounds([as_query(image, question, answers)], options or R1Options(), resume)
+        yield from observed(steps, observers)
+
+    def batch(
+        self, queries: Sequence[Query], options: R1Options | None = None, *, observers: Iterable[Observer] = ()
+    ) -> list[Judged]:
         """Judge many questions; prompts of different questions are read together."""
         options = options or R1Options()
-        votes: list[list[Vote]] = [[] for _ in queries]
-        if options.tournament == "knockout":
-            champions = self._knockout(queries, options, votes)
-        else:
-            pairs = [
-                (q, (a, b))
-                for q, query in enumerate(queries)
-                for a in range(len(query.answers))
-                for b in range(a + 1, len(query.answers))
-            ]
-            self._compare(queries, pairs, options, votes)
-            champions = [None] * len(queries)
+        state = drain(self._rounds(queries, options), observers).state
+        champions = [left[0] if options.tournament == "knockout" else None for left in state.standing]
         return [
             tally(len(query.answers), cast, champion)
-            for query, cast, champion in zip(queries, votes, champions, strict=True)
+            for query, cast, champion in zip(queries, state.votes, champions, strict=True)
         ]
 
-    def _knockout(self, queries: Sequence[Query], options: R1Options, votes: list[list[Vote]]) -> list[int | None]:
-        """Winners meet winners until one is left of each question; the earlier answer survives an unreadable reply."""
-        standing = [list(range(len(query.answers))) for query in queries]
-        while any(len(left) > 1 for left in standing):
-            pairs = [(q, (left[i], left[i + 1])) for q, left in enumerate(standing) for i in range(0, len(left) - 1, 2)]
-            winners = self._compare(queries, pairs, options, votes)
-            left_over = [left[-1:] if len(left) % 2 else [] for left in standing]
-            standing = [[] for _ in queries]
-            for (q, (first, _)), winner in zip(pairs, winners, strict=True):
-                standing[q].append(first if winner is None else winner)
-            standing = [won + rest for won, rest in zip(standing, left_over, strict=True)]
-        return [left[0] if cast else None for left, cast in zip(standing, votes, strict=True)]
+    def _rounds(
+        self, queries: Sequence[Query], options: R1Options, resume: Step[Ballots, int] | None = None
+    ) -> Iterator[Step[Ballots, int]]:
+        """The loop: answers that stand meet, votes are cast, and winners meet winners until one is left.
+
+        In a round robin there is one round, where every pair meets and nobody leaves.
+        """
+        knockout = options.tournament == "knockout"
+        most = max((len(query.answers) for query in queries), default=2)
+
+        def propose(state: Ballots, number: int) -> Ballots:
+            meet = neighbours if knockout else every_pair
+            pairs = [(q, pair) for q, left in enumerate(state.standing) for pair in meet(left)]
+            votes, standing = list(state.votes), list(state.standing)
+            for (q, pair), cast in zip(pairs, self._compare(queries, pairs, options), strict=True):
+                votes[q] = (*votes[q], *cast)
+                if knockout:  # the earlier answer survives an unreadable reply
+                    winner = _winner(cast)
+                    loser = pair[1] if winner is None else sum(pair) - winner
+                    standing[q] = tuple(answer for answer in standing[q] if answer != loser)
+            return Ballots(PerItem(standing), PerItem(votes))
+
+        start = Ballots(PerItem(tuple(range(len(query.answers))) for query in queries), PerItem([()] * len(queries)))
+        return refine_steps(start, propose, range(1, (most - 1).bit_length() + 1 if knockout else 2), resume=resume)
 
     def _compare(
-        self,
-        queries: Sequence[Query],
-        pairs: Sequence[tuple[int, tuple[int, int]]],
-        options: R1Options,
-        votes: list[list[Vote]],
-    ) -> list[int | None]:
-        """Cast the votes on pairs (question, (answer, answer)) and return each pair's winner."""
+        self, queries: Sequence[Query], pairs: Sequence[tuple[int, tuple[int, int]]], options: R1Options
+    ) -> list[list[Vote]]:
+        """The votes on pairs (question, (answer, answer))."""
         temperature = options.temperature
         if temperature is None:
             temperature = 0.0 if options.votes == 1 else 1.0
@@ -204,15 +236,33 @@ class R1Judge(WithChat):
             part = shown[start : start + options.batch_size]
             dialogues = [self.ask(queries[q], order) for _, q, order in part]
             replies = self.chat.generate(dialogues, sampling, generators=generators[start : start + len(part)])
-            for (number, q, order), reply in zip(part, replies, strict=True):
+            for (number, _, order), reply in zip(part, replies, strict=True):
                 chosen = choice(reply.text)
                 cast[number].append(Vote(order, None if chosen is None else order[chosen - 1], reply))
-                votes[q].append(cast[number][-1])
-        return [_winner(ballot) for ballot in cast]
+        return cast
 
     def ask(self, query: Query, order: tuple[int, int] = (0, 1)) -> Dialogue:
         """The prompt that shows two answers of a question in this order."""
         return prompt(self.config, query, order)
+
+
+def as_query(
+    image: ImageLike | Video | Sequence[ImageLike | Video] | None, question: str, answers: Sequence[str | ImageLike]
+) -> Query:
+    """A question as `R1Judge.__call__` takes it."""
+    media = () if image is None else (image if isinstance(image, (list, tuple)) else (image,))
+    shown = tuple(as_part(Path(each) if isinstance(each, str) else each) for each in media)
+    return Query(question, tuple(map(as_part, answers)), shown)
+
+
+def every_pair(standing: Sequence[int]) -> list[tuple[int, int]]:
+    """Who meets in a round robin."""
+    return list(itertools.combinations(standing, 2))
+
+
+def neighbours(standing: Sequence[int]) -> list[tuple[int, int]]:
+    """Who meets in a round of a knockout; without a partner, the last one goes on alone."""
+    return list(zip(standing[::2], standing[1::2], strict=False))
 
 
 def prompt(config: R1Config, query: Query, order: tuple[int, int] = (0, 1)) -> Dialogue:

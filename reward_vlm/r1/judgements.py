@@ -15,7 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from reward_vlm.data import Preference, preference, preference_json, read_rows
+from reward_vlm.dialogue import Dialogue
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.parse import choice, reasoning, well_formed
 from reward_vlm.r1.judge import Query, prompt
@@ -24,6 +27,7 @@ from reward_vlm.r1.rows import balance
 from reward_vlm.results import Results
 from vision.config import to_dict
 from vision.files import digest
+from vision.refine import PerItem, refine
 
 Log = Callable[[str], object]
 
@@ -80,25 +84,47 @@ def train(options: JudgementWriting, *, log: Log | None = None) -> Path:
     return options.out
 
 
+@dataclass(frozen=True)
+class Written:
+    """Pairs that are asked about: the state of the attempts."""
+
+    prompts: PerItem[Dialogue]
+    """What is asked about each."""
+    pairs: PerItem[Preference]
+    """With rationale and difficulty once a reply was right; until then the difficulty is 0."""
+
+
 def write_judgements(pairs: Sequence[Preference], options: JudgementWriting, say: Log) -> list[Preference]:
     """The pairs with rationale and difficulty."""
     frames = options.judge.frames
-    prompts = [
-        prompt(options.judge, Query(pair.question, pair.read_answers(), tuple(pair.media(frames)))) for pair in pairs
-    ]
-    found: dict[int, Preference] = {}
-    for attempt in range(1, options.tries + 1):
-        waiting = [number for number in range(len(pairs)) if number not in found]
+
+    def propose(asked: Written, attempt: int) -> Written:
         replies = options.endpoint.complete(
-            [prompts[number] for number in waiting], temperature=options.temperature, max_tokens=options.max_tokens
+            asked.prompts, temperature=options.temperature, max_tokens=options.max_tokens
         )
         failed = [reply for reply in replies if not isinstance(reply, str)]
         if failed and len(failed) == len(replies):
             raise failed[0]
         if failed:
             say(f"{len(failed)} of {len(replies)} requests failed, which counts as a try: {failed[0]}")
-        for number, reply in zip(waiting, replies, strict=True):
-            text = reply.strip() if isinstance(reply, str) else ""
-            if well_formed(text) and choice(text) == pairs[number].better:
-                found[number] = replace(pairs[number], rationale=reasoning(text), difficulty=attempt)
-    return [found.get(number, replace(pair, difficulty=0)) for number, pair in enumerate(pairs)]
+        texts = [reply.strip() if isinstance(reply, str) else "" for reply in replies]
+        right = (
+            replace(pair, rationale=reasoning(text), difficulty=attempt)
+            if well_formed(text) and choice(text) == pair.better
+            else pair
+            for pair, text in zip(asked.pairs, texts, strict=True)
+        )
+        return Written(asked.prompts, PerItem(right))
+
+    start = Written(
+        PerItem(prompt(options.judge, Query(p.question, p.read_answers(), tuple(p.media(frames)))) for p in pairs),
+        PerItem(replace(pair, difficulty=0) for pair in pairs),
+    )
+    done = refine(
+        start,
+        propose,
+        range(1, options.tries + 1),
+        stop=lambda step: torch.tensor([bool(pair.difficulty) for pair in step.state.pairs]),
+        drop_finished=True,
+    )
+    return list(done.state.pairs)

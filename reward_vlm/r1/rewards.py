@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.parse import choice, first_answer, lenient_choice, reasoning, well_formed
 from reward_vlm.r1.prompts import fill_consistency
 from reward_vlm.vlm import ChatModel, Sampling
+from vision.refine import PerItem, refine
 
 Consistency = Callable[[Sequence[str]], list[int]]
 """Judges texts: +1 reasoning and answer agree, -1 they do not, 0 unknown."""
@@ -66,12 +69,20 @@ def consistency_prompt(text: str) -> str:
     return fill_consistency(";".join(lines[-3:]), words)
 
 
-def read_consistency(reply: str | None) -> int | None:
+def read_consistency(reply: str) -> int | None:
     """What a judge's reply means: 1, -1, or None when it says neither."""
-    if reply is None:
-        return None
     said = reply.replace("output:", "").strip()
     return -1 if "0" in said else 1 if "1" in said else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Texts whose consistency a judge is asked for: the state of the attempts."""
+
+    prompts: PerItem[str]
+    """What it is asked about each."""
+    scores: PerItem[int | None]
+    """+1, -1, 0 where it gave no reply at all, None while its replies say nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +96,21 @@ class AskedConsistency:
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
         """+1, -1, or 0 when the judge gave no usable reply."""
-        prompts = [consistency_prompt(text) for text in texts]
-        scores = [0] * len(texts)
-        waiting = list(range(len(texts)))
-        for _ in range(self.tries):
-            replies = self.ask([prompts[i] for i in waiting]) if waiting else []
-            read = [(i, read_consistency(reply)) for i, reply in zip(waiting, replies, strict=True)]
-            for i, score in read:
-                scores[i] = score or 0
+
+        def propose(asked: Asked, attempt: int) -> Asked:
+            replies = self.ask(asked.prompts)
             # a judge that is down is not asked again in this batch: its own retries are over
-            waiting = [
-                i for (i, score), reply in zip(read, replies, strict=True) if score is None and reply is not None
-            ]
-        return scores
+            scores = (0 if reply is None else read_consistency(reply) for reply in replies)
+            return Asked(asked.prompts, PerItem(scores))
+
+        done = refine(
+            Asked(PerItem(map(consistency_prompt, texts)), PerItem([None] * len(texts))),
+            propose,
+            range(self.tries if texts else 0),
+            stop=lambda step: torch.tensor([score is not None for score in step.state.scores]),
+            drop_finished=True,
+        )
+        return [score or 0 for score in done.state.scores]
 
 
 def endpoint_judge(endpoint: Endpoint, say: Say) -> AskedConsistency:

@@ -11,7 +11,7 @@ arXiv 2410.04055, sections 3.1 and 4.4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,8 +31,7 @@ from reward_vlm.vlm import ChatModel, Reply, Sampling
 from vision import hub
 from vision.config import load_config
 from vision.images import ImageLike
-from vision.refine import Step, refine_steps
-from vision.refine.items import PerItem, item_generators
+from vision.refine import PerItem, Step, drain, item_generators, observed, refine_steps
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "scl-mini"
 Judge = R1Judge | Callable[[Query], Sequence[float] | Tensor]
@@ -87,6 +86,11 @@ class Talks:
     """One per question, for sampling."""
 
 
+Request = int | str | None
+"""None: the question; a number or a text: a review."""
+Observer = Callable[[Step[Talks, Request]], object]
+
+
 @dataclass
 class SCLCorrector(WithChat):
     """A vision-language model that answers and reviews its answers."""
@@ -136,6 +140,8 @@ class SCLCorrector(WithChat):
         question: str | Question,
         choices: Sequence[str] | Mapping[str, str] = (),
         options: SCLOptions | None = None,
+        *,
+        observers: Iterable[Observer] = (),
     ) -> Talk:
         """Answer one question and review the answer.
 
@@ -145,11 +151,12 @@ class SCLCorrector(WithChat):
             choices: the answers to choose from: texts (lettered A, B, ...) or {letter: text}. Leave them out when the
                 question's text holds them.
             options: see `SCLOptions`.
+            observers: called with every step.
 
         Returns:
             `first` and `final` answers with their chosen options, every answer that was `tried`, and the `dialogue`.
         """
-        return self.batch([multiple_choice(image, question, choices)], options)[0]
+        return self.batch([multiple_choice(image, question, choices)], options, observers=observers)[0]
 
     def steps(
         self,
@@ -157,35 +164,45 @@ class SCLCorrector(WithChat):
         question: str | Question,
         choices: Sequence[str] | Mapping[str, str] = (),
         options: SCLOptions | None = None,
-    ) -> Iterator[Step[Talks, int | str | None]]:
-        """Every step for one question; `step.state.talks[0]` is the dialogue so far, `step.at` the review
-        (None: the question). See
-        `__call__`."""
-        return self._steps([multiple_choice(image, question, choices)], options or SCLOptions())
+        *,
+        observers: Iterable[Observer] = (),
+        resume: Step[Talks, Request] | None = None,
+    ) -> Iterator[Step[Talks, Request]]:
+        """Iterate over the answers to one question; `step.state.talks[0]` is the dialogue so far.
 
-    def batch(self, questions: Sequence[Question], options: SCLOptions | None = None) -> list[Talk]:
+        Args:
+            image, question, choices, options, observers: as in `__call__`.
+            resume: go on after this step of an earlier run.
+        """
+        questions = [multiple_choice(image, question, choices)]
+        yield from observed(self._answers(questions, options or SCLOptions(), resume), observers)
+
+    def batch(
+        self, questions: Sequence[Question], options: SCLOptions | None = None, *, observers: Iterable[Observer] = ()
+    ) -> list[Talk]:
         """Answer and review many questions; the model reads `batch_size` of them at once."""
         options = options or SCLOptions()
         talks: list[Talk] = []
         for start in range(0, len(questions), options.batch_size):
             part = questions[start : start + options.batch_size]
-            *_, last = self._steps(part, replace(options, seed=options.seed + start))
-            talks += last.state.talks
+            talks += drain(self._answers(part, replace(options, seed=options.seed + start)), observers).state.talks
         return talks
 
-    def _steps(self, questions: Sequence[Question], options: SCLOptions) -> Iterator[Step[Talks, int | str | None]]:
+    def _answers(
+        self, questions: Sequence[Question], options: SCLOptions, resume: Step[Talks, Request] | None = None
+    ) -> Iterator[Step[Talks, Request]]:
         """The loop: ask, append the reply, accept, stop."""
         if options.accept == "better" and self.judge is None:
             raise ValueError('accept="better" needs a judge; give the corrector one (an R1Judge or any function).')
         sampling = Sampling(options.max_new_tokens or self.config.max_new_tokens, options.temperature, options.top_p)
 
-        def propose(state: Talks, at: int | str | None) -> Talks:
+        def propose(state: Talks, at: Request) -> Talks:
             asked = [self.ask(talk, at) for talk in state.talks]
             replies = self.chat.generate(asked, sampling, generators=state.generators)
             answered = map(self._answered, state.talks, asked, replies)
             return Talks(PerItem(answered), state.generators)
 
-        def keep_better(step: Step[Talks, int | str | None]) -> Talks:
+        def keep_better(step: Step[Talks, Request]) -> Talks:
             if step.at is None:
                 return step.candidate
             old, new = step.state.talks, step.candidate.talks
@@ -195,25 +212,26 @@ class SCLCorrector(WithChat):
             ]
             return Talks(PerItem(kept), step.candidate.generators)
 
-        def settled(step: Step[Talks, int | str | None]) -> Tensor:
+        def settled(step: Step[Talks, Request]) -> Tensor:
             return torch.tensor([talk.settled for talk in step.state.talks])
 
         start = Talks(PerItem(map(Talk, questions)), item_generators(options.seed, len(questions)))
-        yield from refine_steps(
+        return refine_steps(
             start,
             propose,
             self.schedule(options),
             accept=keep_better if options.accept == "better" else None,
             stop=settled if options.stop_when_unchanged else None,
             drop_finished=options.stop_when_unchanged,
+            resume=resume,
         )
 
-    def schedule(self, options: SCLOptions) -> tuple[int | str | None, ...]:
+    def schedule(self, options: SCLOptions) -> tuple[Request, ...]:
         """The requests of a dialogue, in order: None is the question, the others are reviews."""
         reviews = self.config.reviews if options.reviews is None else options.reviews
         return (None, *reviews * options.rounds)
 
-    def ask(self, talk: Talk, at: int | str | None) -> Dialogue:
+    def ask(self, talk: Talk, at: Request) -> Dialogue:
         """The dialogue with the next request: the question, or a review."""
         question, style = talk.question, self.config.style
         text = ask(question, style) if at is None else review(at, question, style)

@@ -115,10 +115,10 @@ def test_another_seed_makes_another_object(views, done):
 @pytest.mark.parametrize(("stage", "number"), [("volume", 0), ("volume", 7), ("geometry", 3), ("texture", 5)])
 def test_interrupted_run_ends_like_the_straight_one(views, done, tmp_path, stage, number):
     reconstructor = GTRReconstructor(SMALL)
-    for step in reconstructor.steps(views, QUICK, folder=tmp_path):
+    for step in reconstructor.steps(views, QUICK, resume=tmp_path):
         if (step.at.stage, step.at.number) == (stage, number):
             break
-    again = reconstructor.reconstruct(views, QUICK, folder=tmp_path)
+    again = reconstructor.reconstruct(views, QUICK, resume=tmp_path)
     assert torch.equal(again.fit.code, done.fit.code) and torch.equal(again.surface.vertices, done.surface.vertices)
     assert again.scores == done.scores
 

@@ -115,7 +115,7 @@ def test_an_exact_mesh_comes_back_bit_for_bit(make, refine, samples):
     views = render(truth, gtr_rig(48).moved(away, 1.7), supersample=samples)
     views = replace(views, images=(views.images * 255).round() / 255, masks=(views.masks * 255).round() / 255)
     options = GTROptions(refine=refine, keep_topology=True, geometry_steps=4, texture_steps=6, view_size=48)
-    result = GTRReconstructor.from_pretrained().refine(truth, views, options)
+    result = GTRReconstructor.from_pretrained()(views, options, mesh=truth)
     assert torch.equal(result.vertices, truth.vertices) and torch.equal(result.faces, truth.faces)
     assert (result.colors is None) == (truth.colors is None)
     assert truth.colors is None or torch.equal(result.colors, truth.colors)

@@ -12,6 +12,7 @@ from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Config, R1Options
 from reward_vlm.scenes import QUESTION, scene_pairs
 from reward_vlm.vlm import Reply
+from vision.refine import checkpoints, load_checkpoint
 
 RED = Image.new("RGB", (56, 56), "red")
 
@@ -146,3 +147,22 @@ def test_a_judge_that_always_says_1_is_seen_through():
     oracle = judge(lambda first, second, _: 1 if truth[frozenset((first, second))] == first else 2)
     row = summary(counts(judge_pairs(oracle, clear)))
     assert (row["accuracy"], row["both_orders"], row["says_1"]) == (1.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize("tournament", ["knockout", "round_robin"])
+def test_rounds_are_steps_and_a_resumed_tournament_ends_like_the_straight_one(tournament, tmp_path):
+    options = R1Options(tournament=tournament, votes=3, seed=2)
+
+    def rule(first, second, generator):
+        return int(torch.randint(1, 3, (1,), generator=generator))
+
+    answers, seen = ["a", "bb", "ccc", "dddd", "eeeee"], []
+    straight = judge(rule)(RED, "q", answers, options, observers=[seen.append, checkpoints(tmp_path)])
+    steps = list(judge(rule).steps(RED, "q", answers, options))
+    assert [step.at for step in steps] == [step.at for step in seen] == ([1, 2, 3] if tournament == "knockout" else [1])
+    assert steps[-1].state.votes[0] == straight.votes
+    for step in steps:
+        rest = [step, *judge(rule).steps(RED, "q", answers, options, resume=step)]
+        assert rest[-1].state == steps[-1].state
+    kept = load_checkpoint(tmp_path, like=steps[-1].state)
+    assert kept.state == steps[-1].state

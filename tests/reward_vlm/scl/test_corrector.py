@@ -75,6 +75,16 @@ def test_steps_show_every_answer():
     assert [(step.at, step.state.talks[0].final.choice) for step in steps] == [(None, "B"), (3, "A")]
 
 
+def test_a_resumed_dialogue_ends_like_the_straight_one(tmp_path):
+    options, seen = SCLOptions((0, "x", "y")), []
+    first, second, *_ = SCLCorrector(says(*"ABCA"), PLAIN).steps(None, question(), options=options)
+    straight = SCLCorrector(says(*"ABCA"), PLAIN)(None, question(), options=options, observers=[seen.append])
+    rest = list(SCLCorrector(says(*"ABCA"), PLAIN).steps(None, question(), options=options, resume=second))
+    assert [step.at for step in seen] == [None, 0, "x", "y"] and [step.at for step in rest] == ["x", "y"]
+    assert rest[-1].state.talks[0].dialogue.texts() == straight.dialogue.texts()
+    assert first.state.talks[0].final.choice == "A"
+
+
 def test_a_judge_keeps_the_better_answer_and_a_tie_keeps_the_old_one():
     value = {"A": 3.0, "B": 2.0, "C": 1.0}
 
