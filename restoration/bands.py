@@ -6,9 +6,9 @@ b: batch, h, w: pixels of the input; H, W: of the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
@@ -17,6 +17,8 @@ from vision.resize import imresize_bands
 from vision.tiles import Box, Tiles
 
 Finish = Callable[[Tensor], Tensor]
+Picture = PIL.Image.Image | np.ndarray | Tensor
+"""A result, in the form of what was given."""
 
 
 def scaled(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -68,7 +70,7 @@ def join(bands: Iterable[Tensor]) -> Tensor:
     return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
 
 
-def whole(image: ImageLike, bands: Callable[..., Iterator[Tensor]]) -> Any:
+def whole(image: ImageLike, bands: Callable[..., Iterator[Tensor]]) -> Picture:
     """The result in the form of what was given: PIL image (for paths too; transparency is enlarged beside), array, or
     float32 tensor.
 

@@ -192,7 +192,7 @@ class _Restoring:
             return
         pixels = to_tensor(loaded)
         height, width = self.restorer.output_size(*pixels.shape[-2:], options)
-        observers = [] if previews is None else [_previews(self.restorer, previews)]
+        observers = [] if previews is None else [_previews(self.restorer, previews, options)]
         finish = to_uint16 if bits_of(loaded, result) == 16 else to_uint8
         bands = self.restorer.bands(pixels, options, finish=finish, observers=observers, progress=progress)
         said = {"icc": loaded.icc, "alpha": loaded.alpha, "metadata": loaded.metadata}
@@ -235,7 +235,7 @@ def _compare(loaded: Any, result: Path, path: Path) -> None:
     save_image(side_by_side([enlarged, restored], ["input, enlarged", "restored"]), path, icc=loaded.icc)
 
 
-def _previews(restorer: Any, folder: Path) -> Callable[[Any], None]:
+def _previews(restorer: Any, folder: Path, options: Any) -> Callable[[Any], None]:
     """An observer that writes every step of every tile; a step that is not later than the last begins a new tile."""
     from vision.images import save_image
 
@@ -245,6 +245,6 @@ def _previews(restorer: Any, folder: Path) -> Callable[[Any], None]:
     def observe(step: Any) -> None:
         nonlocal tile, last
         tile, last = tile + (step.index <= last), step.index
-        save_image(restorer.decode(step.state), folder / f"tile_{tile:03d}_step_{step.index:02d}.png")
+        save_image(restorer.decode(step.state, options), folder / f"tile_{tile:03d}_step_{step.index:02d}.png")
 
     return observe

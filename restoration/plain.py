@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from restoration.bands import scaled, whole
+from restoration.bands import Picture, scaled, whole
 from restoration.restorer import Facts
 from vision.images import ImageLike
 from vision.resize import imresize
@@ -52,7 +52,7 @@ class PlainRestorer:
         """Height and width of the result of a picture of `height` x `width` pixels."""
         return scaled(height, width, self.facts(options).scale)
 
-    def __call__(self, image: ImageLike, options: PlainOptions | None = None) -> Any:
+    def __call__(self, image: ImageLike, options: PlainOptions | None = None) -> Picture:
         """The result in the form of what was given, see `restoration.bands.whole`."""
         return whole(image, lambda pixels, finish: self.bands(pixels, options, finish=finish))
 

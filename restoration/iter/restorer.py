@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration.bands import resized, scaled, tiled, whole
+from restoration.bands import Picture, resized, scaled, tiled, whole
 from restoration.iter.mini import MiniITER
 from restoration.iter.options import BUILTIN, ITERConfig, ITEROptions, Variant
 from restoration.iter.published import PublishedITER
@@ -27,7 +27,7 @@ from restoration.restorer import Facts
 from vision import hub
 from vision.config import load_config, save_config
 from vision.images import ImageLike, keep_grey, pad_to, pad_to_multiple, to_tensor
-from vision.refine import PerItem, Step
+from vision.refine import PerItem, Step, drain, observed
 from vision.tiles import Box, Tiles
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "iter-mini"
@@ -36,7 +36,7 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained" / "iter-mini"
 Observer = Callable[[Step[TokenState, Keep]], object]
 
 
-class ITERRestorer:
+class ITERRestorer(hub.Pretrained):
     """Restores pictures with one network.
 
     Args:
@@ -98,15 +98,15 @@ class ITERRestorer:
         hub.save_weights(self.model, folder, dtype=dtype)
         save_config(self.config, folder / "config.json")
 
-    def push_to_hub(self, name: str, folder: str | Path, **arguments: Any) -> str:
-        """Save to `folder` and upload it to the model hub as `org/name`; returns its address."""
-        self.save_pretrained(folder)
-        return hub.push_to_hub(folder, name, **arguments)
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ITERRestorer:
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the network; returns this restorer."""
         self.model.to(device=device, dtype=dtype)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
 
     @property
     def scale(self) -> int:
@@ -119,20 +119,18 @@ class ITERRestorer:
         options: ITEROptions | None = None,
         *,
         observers: Iterable[Observer] = (),
-        progress: Callable[[float], object] | None = None,
-    ) -> Any:
+    ) -> Picture:
         """Restore a picture or a batch.
 
         Args:
             image: path, PIL image, (h, w, 3) uint8 array, or tensor (b, 3, h, w) or (3, h, w) RGB in [0, 1].
             options: None for the defaults.
             observers: called with every step of token sampling, tile by tile.
-            progress: called with the finished share in [0, 1].
 
         Returns:
             What was given: PIL image (for paths too; transparency is enlarged beside), array, or float32 tensor.
         """
-        return whole(image, partial(self.bands, options=options, observers=observers, progress=progress))
+        return whole(image, partial(self.bands, options=options, observers=observers))
 
     def bands(
         self,
@@ -175,23 +173,27 @@ class ITERRestorer:
         image: ImageLike,
         options: ITEROptions | None = None,
         *,
-        noise: Iterable[Any] | None = None,
-        **rules: Any,
+        observers: Iterable[Observer] = (),
+        resume: Step[TokenState, Keep] | None = None,
     ) -> Iterator[Step[TokenState, Keep]]:
-        """Iterate over token sampling of a picture taken whole; `decode(step.state)` shows where it is.
+        """Iterate over token sampling of a picture taken whole; `decode(step.state, options)` shows where it is.
 
         Args:
-            image: as in `__call__`.
-            noise: one source of random numbers per picture (see `sampling.Noise`); None makes them from the seed.
-            rules: further keyword arguments of `vision.refine.refine_steps`.
+            image, options, observers: as in `__call__`.
+            resume: go on after this step of an earlier run.
         """
-        sampler, state = self.start(image, options, noise=noise)
-        yield from sampler.steps(state, **rules)
+        sampler, state = self.start(image, options)
+        yield from observed(sampler.steps(state, resume), observers)
 
     def start(
         self, image: ImageLike, options: ITEROptions | None = None, *, noise: Iterable[Any] | None = None
     ) -> tuple[TokenSampler, TokenState]:
-        """The sampler and the state before the first step, of a picture taken whole; arguments as in `steps`."""
+        """The sampler and the state before the first step, of a picture taken whole.
+
+        Args:
+            image, options: as in `__call__`.
+            noise: one source of random numbers per picture (see `sampling.Noise`); None makes them from the seed.
+        """
         options = options or ITEROptions()
         self._check(options)
         padded = self._pad(to_tensor(image), options)
@@ -200,16 +202,10 @@ class ITERRestorer:
         return sampler, sampler.start(self._move(padded), noise)
 
     @torch.no_grad()
-    def decode(self, state: TokenState, size: tuple[int, int] | None = None, fidelity: float | None = None) -> Tensor:
-        """The picture (b, 3, H, W) in [0, 1] of a sampling state.
-
-        Args:
-            size: (height, width) to cut the padding off to; None keeps it.
-            fidelity: as in `ITEROptions`.
-        """
-        texture = self.config.texture if fidelity is None else 1 - fidelity
-        picture = self.model.decode(state.observed, state.tokens, texture)
-        return picture.float() if size is None else picture[..., : size[0], : size[1]].float()
+    def decode(self, state: TokenState, options: ITEROptions | None = None) -> Tensor:
+        """The picture (b, 3, H, W) in [0, 1] of a sampling state, at the network's own scale and with its padding."""
+        texture = 1 - self._fidelity(options or ITEROptions())
+        return self.model.decode(state.observed, state.tokens, texture).float()
 
     def token_grid(
         self, image: ImageLike, options: ITEROptions | None = None, *, noise: Iterable[Any] | None = None
@@ -217,8 +213,7 @@ class ITERRestorer:
         """(b, 3, 2 * H, steps * W): the picture after every step above, the tokens visible in it below, padded."""
         sampler, state = self.start(image, options, noise=noise)
         tokens, visible = sampler.reports(state, list(sampler.steps(state)))
-        fidelity = None if options is None else options.fidelity
-        pictures = [self.decode(replace(state, tokens=current), fidelity=fidelity) for current in tokens]
+        pictures = [self.decode(replace(state, tokens=current), options) for current in tokens]
         masks = [F.interpolate(mask.float(), pictures[0].shape[-2:]).expand_as(pictures[0]) for mask in visible]
         return torch.cat([torch.cat(pictures, dim=3), torch.cat(masks, dim=3)], dim=2)
 
@@ -284,17 +279,14 @@ class ITERRestorer:
         height, width = image.shape[-2] * self.scale, image.shape[-1] * self.scale
         padded = self._pad(image, options)
         moved = self._move(padded)
-        fidelity = self._fidelity(options)
-        if fidelity == 1:
+        if self._fidelity(options) == 1:
             with torch.no_grad():
                 picture = self.model.restore_base(moved).float()
         else:
             sampler = TokenSampler(self.model, self._sampling(options))
             state = sampler.start(moved, self._noise(padded, options, box))
-            for step in sampler.steps(state):
-                state = step.state
-                report.step(step)
-            picture = self.decode(state, fidelity=fidelity)
+            last = drain(sampler.steps(state), [report.step])
+            picture = self.decode(last.state if last else state, options)
         report.piece()
         return picture[..., :height, :width].to(image.device)
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from restoration.iter.model import ITERModel, Observed
-from vision.refine import PerItem, Step, Verdict, put_items, refine_steps, take_items
+from vision.refine import PerItem, Step, Verdict, refine_steps
 
 
 @dataclass(frozen=True)
@@ -222,24 +222,15 @@ class TokenSampler:
     @torch.no_grad()
     def propose(self, state: TokenState, at: Keep) -> TokenState:
         """Draw all tokens anew from what the refinement net makes of the visible ones."""
-        items = _taking_part(state, at)
-        part = state if items is None else take_items(state, items)
-        logits = self.model.token_logits(part.observed, part.trusted, part.tokens, part.visible)
-        drawn = draw_tokens(logits, self.options.temperature_tokens, part.noise, at.index)
-        return replace(state, tokens=drawn if items is None else put_items(state.tokens, items, drawn))
+        logits = self.model.token_logits(state.observed, state.trusted, state.tokens, state.visible)
+        return replace(state, tokens=draw_tokens(logits, self.options.temperature_tokens, state.noise, at.index))
 
     @torch.no_grad()
     def evaluate(self, state: TokenState, at: Keep) -> Verdict:
         """Score (b,): mean probability that the tokens are right; detail (b, 1, h, w): the same per token, tempered."""
-        items = _taking_part(state, at)
-        part = state if items is None else take_items(state, items)
-        logits = self.model.confidence(part.observed, part.tokens)
+        logits = self.model.confidence(state.observed, state.tokens)
         confidence = (logits / self.options.temperature_mask).softmax(1)[:, 1:]
-        score = logits.softmax(1)[:, 1].float().mean((1, 2))
-        if items is not None:
-            confidence = put_items(state.confidence, items, confidence)
-            score = put_items(state.confidence.float().mean((1, 2, 3)), items, score)
-        return Verdict(score, confidence)
+        return Verdict(logits.softmax(1)[:, 1].float().mean((1, 2)), confidence)
 
     @torch.no_grad()
     def accept(self, step: Step[TokenState, Keep]) -> TokenState:
@@ -247,18 +238,25 @@ class TokenSampler:
         state = replace(step.candidate, confidence=step.verdict.detail)
         if step.at.next is None:
             return state
-        visible = [
-            self._more_visible(state, item, step.at, state.visible[item])
-            if start <= step.at.index
-            else state.visible[item]
-            for item, start in enumerate(state.start.tolist())
-        ]
+        visible = [self._more_visible(state, item, step.at) for item in range(len(state.visible))]
         return replace(state, visible=torch.stack(visible))
 
-    def steps(self, state: TokenState, **rules: Any) -> Iterator[Step[TokenState, Keep]]:
-        """Iterate the run; `rules` are further keyword arguments of `vision.refine.refine_steps`."""
+    def steps(
+        self, state: TokenState, resume: Step[TokenState, Keep] | None = None
+    ) -> Iterator[Step[TokenState, Keep]]:
+        """The loop, from the first step that any item takes part in; `resume` goes on after a step of an earlier run.
+
+        Until its own start has come, an item waits with its first tokens; its score is then NaN.
+        """
+        schedule = self.schedule(state)
         return refine_steps(
-            state, self.propose, self.schedule(state), evaluate=self.evaluate, accept=self.accept, **rules
+            state,
+            self.propose,
+            schedule,
+            evaluate=self.evaluate,
+            accept=self.accept,
+            begins=state.start - schedule[0].index if schedule else None,
+            resume=resume,
         )
 
     def reports(self, state: TokenState, steps: list[Step[TokenState, Keep]]) -> tuple[list[Tensor], list[Tensor]]:
@@ -268,8 +266,9 @@ class TokenSampler:
         before = [state, *[step.state for step in steps[:-1]]] if steps else []
         return tokens, [state.visible] * skipped + [s.visible for s in before]
 
-    def _more_visible(self, state: TokenState, item: int, at: Keep, visible: Tensor) -> Tensor:
+    def _more_visible(self, state: TokenState, item: int, at: Keep) -> Tensor:
         """The visible mask (1, h, w) of one item with as many positions added as the next step needs."""
+        visible = state.visible[item]
         confidence = (state.confidence[item] * (1 - visible)).flatten().float() + 1e-8
         counted = state.visible[0] if self.options.batch_counts else visible
         count = max(1, max(1, at.next) - int(counted.sum()))
@@ -282,9 +281,3 @@ class TokenSampler:
 
     def _asked(self, tokens: Tensor) -> list[int]:
         return keep_counts(self.options.schedule, self.options.steps, *tokens.shape[-2:])
-
-
-def _taking_part(state: TokenState, at: Keep) -> Tensor | None:
-    """Indices of the items whose adaptive start has come; None when all have."""
-    part = state.start <= at.index
-    return None if bool(part.all()) else part.nonzero()[:, 0]

@@ -40,6 +40,7 @@ from vision.diffusion.compiling import frozen_forward
 from vision.diffusion.denoise import At, denoise_steps, guide, set_steps
 from vision.diffusion.latents import decode_latents, vae_tiles
 from vision.job import Event, Show, silent
+from vision.refine import drain
 from vision.report import text_table, write_table
 
 PORT, OURS = "straightforward port", "ours"
@@ -234,4 +235,4 @@ def straightforward(
 
 def _run(latents: Tensor, predict: Callable[[Tensor, At], Tensor], steps: int) -> Tensor:
     scheduler = set_steps(UniPCMultistepScheduler(**SCHEDULE), steps, latents.device)
-    return [step.state.latents for step in denoise_steps(latents, predict, scheduler)][-1]
+    return drain(denoise_steps(latents, predict, scheduler)).state.latents

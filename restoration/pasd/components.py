@@ -33,7 +33,7 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained" / "pasd-mini"
 """The embedded default; see its README.md."""
 
 
-class PASDComponents:
+class PASDComponents(hub.Pretrained):
     """What a restorer consists of.
 
     Args:
@@ -186,11 +186,6 @@ class PASDComponents:
         components["scheduler"] = ("diffusers", type(self.scheduler).__name__)
         save_config(self.config, folder / "config.json")
         hub.write_index(folder, type(self).__name__, components)
-
-    def push_to_hub(self, name: str, folder: str | Path, **arguments: Any) -> str:
-        """Save to `folder` and upload it to the model hub as `org/name`; returns its address."""
-        self.save_pretrained(folder)
-        return hub.push_to_hub(folder, name, **arguments)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the networks; returns this restorer."""

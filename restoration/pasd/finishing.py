@@ -23,10 +23,12 @@ from restoration.compare import degraded_samples, measure
 from restoration.pasd.options import PASDOptions
 from restoration.pasd.restorer import PASDRestorer, base_alone
 from restoration.pasd.unet import is_trained
+from vision.diffusion.denoise import At, denoise_steps
 from vision.efficientnet import load_efficientnet
 from vision.files import atomic_path
 from vision.images import to_uint8
 from vision.losses import feature_difference, gradient_difference, pattern_difference, texture_difference
+from vision.refine import drain
 from vision.report import plot_panels
 from vision.resize import imresize
 
@@ -88,24 +90,25 @@ class Finishing(nn.Module):
         run = restorer.start(
             low, options, text=(text, None), noise=lambda shape: torch.randn(shape, generator=generator)
         )
-        latents, scheduler = run.latents, run.scheduler
-        for timestep in scheduler.timesteps:
-            with torch.set_grad_enabled(bool(timestep == scheduler.timesteps[-1])):
-                heads, down, mid = self.controlnet(
-                    latents, timestep, text.embeds, run.image, conditioning_scale=run.options.conditioning_scale
+        last, heads = len(run.scheduler.timesteps) - 1, []
+
+        def predict(latents: Tensor, at: At) -> Tensor:
+            with torch.set_grad_enabled(at.index == last):
+                heads[:], down, mid = self.controlnet(
+                    latents, at.timestep, text.embeds, run.image, conditioning_scale=run.options.conditioning_scale
                 )
-                predicted = self.unet(
+                return self.unet(
                     latents,
-                    timestep,
+                    at.timestep,
                     text.embeds,
                     down_block_additional_residuals=down,
                     mid_block_additional_residual=mid,
                     return_dict=False,
                 )[0]
-                latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
-        config = restorer.vae.config
-        picture = self.decoder(self.post_quant_conv(latents / config.scaling_factor)) / 2 + 0.5
-        return restorer.finish(run, picture, low), picture, heads
+
+        latents = drain(denoise_steps(run.latents, predict, run.scheduler)).state.latents
+        picture = self.decoder(self.post_quant_conv(latents / restorer.vae.config.scaling_factor)) / 2 + 0.5
+        return restorer.finish(run, picture), picture, heads
 
 
 class HeldOut:

@@ -11,13 +11,14 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from restoration.bands import scaled, whole
+from restoration.bands import Picture, scaled, whole
 from restoration.pasd.components import PASDComponents
 from restoration.pasd.memory import free_bytes, largest_tile, largest_vae_tile
 from restoration.pasd.options import PASDOptions
@@ -33,7 +34,7 @@ from vision.diffusion.denoise import At, Denoising, denoise_steps, set_steps
 from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, vae_tiles
 from vision.diffusion.tiling import GaussianTiles
 from vision.images import ImageLike, keep_grey, to_pil, to_tensor
-from vision.refine import Step, drain, item_generators
+from vision.refine import Step, drain, item_generators, observed
 from vision.refine.step import Stop
 from vision.tiles import Tiles
 
@@ -51,6 +52,8 @@ Observer = Callable[[Step[Denoising, At]], object]
 class Run:
     """One batch of pictures, ready to be denoised."""
 
+    original: Tensor
+    """(b, 3, h, w) what was given, RGB in [0, 1]."""
     image: Tensor
     """(b, 3, H, W) float32, what the networks see, RGB in [0, 1]."""
     sizes: Sizes
@@ -92,30 +95,19 @@ class PASDRestorer(PASDComponents):
         image: ImageLike,
         options: PASDOptions | None = None,
         *,
-        prompts: Sequence[str] | None = None,
         observers: Iterable[Observer] = (),
-        progress: Callable[[float], object] | None = None,
-        **more: Any,
-    ) -> Any:
+    ) -> Picture:
         """Restore a picture or a batch.
 
         Args:
             image: path, PIL image, (h, w, 3) uint8 array, or tensor (b, 3, h, w) or (3, h, w) RGB in [0, 1].
             options: None for the defaults.
-            prompts: one per picture of the batch, instead of the option.
             observers: called with every step.
-            progress: called with the finished share in [0, 1].
-            more: further arguments of `start`.
 
         Returns:
             What was given: PIL image (for paths too; transparency is enlarged beside), array, or float32 tensor.
         """
-
-        def bands(pixels: Tensor, finish: Callable[[Tensor], Tensor] | None) -> Iterator[Tensor]:
-            found = self.restore(pixels, options, prompts=prompts, observers=observers, progress=progress, **more)
-            yield found if finish is None else finish(found)
-
-        return whole(image, bands)
+        return whole(image, partial(self.bands, options=options, observers=observers))
 
     def bands(
         self,
@@ -126,49 +118,43 @@ class PASDRestorer(PASDComponents):
         observers: Iterable[Observer] = (),
         progress: Callable[[float], object] | None = None,
     ) -> Iterator[Tensor]:
-        """The result of (b, 3, h, w) as one finished band (b, 3, H, W), as scripts write it; see `restore`."""
-        found = self.restore(image, options, observers=observers, progress=progress)
-        yield found if finish is None else finish(found)
+        """The result of (b, 3, h, w) RGB in [0, 1] as one finished band (b, 3, H, W), float32 on the CPU.
 
-    def restore(
-        self,
-        image: Tensor,
-        options: PASDOptions | None = None,
-        *,
-        observers: Iterable[Observer] = (),
-        progress: Callable[[float], object] | None = None,
-        **more: Any,
-    ) -> Tensor:
-        """(b, 3, h, w) RGB in [0, 1] -> (b, 3, H, W) float32 on the CPU; arguments as in `__call__`."""
-        run, observers = self.start(image, options, **more), list(observers)
+        Args:
+            image, options, observers: as in `__call__`.
+            finish: applied to the result.
+            progress: called with the finished share in [0, 1].
+        """
+        run, observers = self.start(image, options), list(observers)
         if progress is not None:
             observers.append(lambda step: progress((step.index + 1) / (run.options.steps + 1)))
-        last = drain(self.run_steps(run), observers)
-        result = self.finish(run, self.decode(last.state, run.options), image)
-        if self.config.task != "colorize" and not run.options.eight_bit:
-            result = keep_grey(image)(result)
+        result = self.restore(run, observers)
         if progress is not None:
             progress(1.0)
-        return result
+        yield result if finish is None else finish(result)
+
+    def restore(self, run: Run, observers: Iterable[Observer] = ()) -> Tensor:
+        """The result (b, 3, H, W), float32 on the CPU, of a run that `start` made; grey pictures stay grey."""
+        last = drain(self.run_steps(run), observers)
+        result = self.finish(run, self.decode(last.state, run.options))
+        grey = self.config.task != "colorize" and not run.options.eight_bit
+        return keep_grey(run.original)(result) if grey else result
 
     def steps(
         self,
         image: ImageLike,
         options: PASDOptions | None = None,
         *,
-        prompts: Sequence[str] | None = None,
-        stop: Stop[Denoising, At] | None = None,
+        observers: Iterable[Observer] = (),
         resume: Step[Denoising, At] | None = None,
-        drop_finished: bool = False,
     ) -> Iterator[Step[Denoising, At]]:
-        """Iterate over the denoising of a picture or batch; `decode(step.state)` shows where it is.
+        """Iterate over the denoising of a picture or batch; `decode(step.state, options)` shows where it is.
 
         Args:
-            image, options, prompts: as in `__call__`.
-            stop, resume, drop_finished: as in `vision.refine.refine_steps`.
+            image, options, observers: as in `__call__`.
+            resume: go on after this step of an earlier run.
         """
-        run = self.start(to_tensor(image), options, prompts=prompts)
-        yield from self.run_steps(run, stop=stop, resume=resume, drop_finished=drop_finished)
+        yield from observed(self.run_steps(self.start(to_tensor(image), options), resume=resume), observers)
 
     def run_steps(
         self,
@@ -178,8 +164,8 @@ class PASDRestorer(PASDComponents):
         resume: Step[Denoising, At] | None = None,
         drop_finished: bool = False,
     ) -> Iterator[Step[Denoising, At]]:
-        """Iterate over the denoising of a run that `start` made; the rules are those of `steps`."""
-        yield from denoise_steps(
+        """Iterate over the denoising of a run that `start` made; its rules are those of `refine_steps`."""
+        return denoise_steps(
             run.latents,
             run.predictor,
             run.scheduler,
@@ -228,7 +214,7 @@ class PASDRestorer(PASDComponents):
         )
         if prepared:
             sizes = Sizes(*([(image.shape[-1], image.shape[-2])] * 4))
-        image = as_gray(image) if colorize else image
+        original, image = image, as_gray(image) if colorize else image
         seen = image if prepared else prepare(image, sizes)
         positive, negative = self._texts(image, options, prompts) if text is None else text
         seen = seen.to(self.device)
@@ -258,19 +244,18 @@ class PASDRestorer(PASDComponents):
         alone = self.device.type == "cpu" and len(seen) > 1
         chosen = BatchPredictor(predictor, len(seen), alone)
         begin = self._begin(seen, options, scheduler, draw, latents)
-        return Run(seen, sizes, options, begin, chosen, scheduler, generators)
+        return Run(original, seen, sizes, options, begin, chosen, scheduler, generators)
 
     def decode(self, state: Denoising, options: PASDOptions | None = None) -> Tensor:
         """The picture (b, 3, H, W) in [0, 1], on the networks' device, of a state."""
         tiles = vae_tiles(self._vae_tile(options or PASDOptions(), *state.latents.shape[-2:]), VAE_OVERLAP)
         return torch.cat([decode_latents(self.vae, latents, tiles) for latents in state.latents.split(1)])
 
-    def finish(self, run: Run, decoded: Tensor, original: Tensor) -> Tensor:
-        """The decoded picture (b, 3, H, W) with its colours and size, float32 on the CPU; `original` (b, 3, h, w) is
-        what `start` was given."""
+    def finish(self, run: Run, decoded: Tensor) -> Tensor:
+        """The decoded picture (b, 3, H, W) with its colours and size, float32 on the CPU."""
         decoded, seen, options = decoded.float().cpu(), run.image.float().cpu(), run.options
         if self.config.task == "colorize":
-            return transfer_chroma(decoded, original.float().cpu(), options.eight_bit)
+            return transfer_chroma(decoded, run.original.float().cpu(), options.eight_bit)
         return finish(decoded, seen, run.sizes.output, options.color, options.eight_bit)
 
     def _begin(self, image: Tensor, options: PASDOptions, scheduler: Any, draw: Draw, latents: Tensor | None) -> Tensor:

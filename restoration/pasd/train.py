@@ -390,7 +390,7 @@ class Validation:
             high, low = pair["high"][None], pair["low"][None]
             if options.task == "colorize":
                 low = high.mean(1, keepdim=True).expand_as(high)
-            restored, enlarged = restorer.restore(low, settings), imresize(low, size=tuple(high.shape[-2:])).clamp(0, 1)
+            restored, enlarged = restorer(low, settings), imresize(low, size=tuple(high.shape[-2:])).clamp(0, 1)
             rows.append({"psnr": float(psnr(restored, high)), "psnr_bicubic": float(psnr(enlarged, high))})
             rows[-1] |= {"ssim": float(ssim(restored, high)), "ssim_bicubic": float(ssim(enlarged, high))}
             shown = side_by_side([to_pil(x) for x in (enlarged, restored, high)], ["bicubic", "restored", "original"])

@@ -370,7 +370,7 @@ def test_end_to_end(model, drawn_positions):
     steps = list(sampler.steps(state))
     assert len(steps) == facts["executed_steps"]
     compare_draws(tensors, "", 1, steps, drawn_positions)
-    close(restorer.decode(steps[-1].state, size), tensors["output"])
+    close(restorer.decode(steps[-1].state, options)[..., : size[0], : size[1]], tensors["output"])
     drawn_positions.clear()
 
     grid, grid_shape = (

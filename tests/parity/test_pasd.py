@@ -275,7 +275,7 @@ def test_pipeline(case):
         close(decoded[0].permute(1, 2, 0), stored[f"{case}.image"], HALF)
     nearly(pixels(decoded), stored[f"{case}.image_u8"])
     if f"{case}.wavelet_u8" in stored:
-        nearly(pixels(restorer.finish(run, decoded, image)), stored[f"{case}.wavelet_u8"], most=2)
+        nearly(pixels(restorer.finish(run, decoded)), stored[f"{case}.wavelet_u8"], most=2)
 
 
 @pytest.mark.skipif(not (ROOT / "pipeline.json").exists(), reason="no pipeline tensors")
@@ -319,7 +319,7 @@ def test_command_line(case):
     decoded = restorer.decode(last.state, options)
     nearly(pixels(decoded), stored[f"{case}.pipeline_u8"])
     # From the recorded result on, so that no rounding of the networks is passed on.
-    finished = restorer.finish(run, picture(stored[f"{case}.pipeline_u8"]), image)
+    finished = restorer.finish(run, picture(stored[f"{case}.pipeline_u8"]))
     nearly(pixels(finished), stored[f"{case}.output_u8"], most=2 if colorize else 1)
 
 

@@ -46,7 +46,8 @@ class Denoising:
 
 
 Predict = Callable[[Tensor, At], Tensor]
-"""Latents as the network sees them -> noise, or what else the scheduler's prediction type wants."""
+"""Latents as the network sees them -> noise, or what else the scheduler's type of prediction is; with or without
+gradients, as it decides."""
 
 
 def guide(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
@@ -111,9 +112,8 @@ def denoise_steps(
         solver.recall(state.items, _of_newest(state.solver, state.made))
         if network is not None:
             network.recall(state.items, _of_newest(state.network, state.made))
-        with torch.no_grad():
-            noise = predict(scheduler.scale_model_input(state.latents, at.timestep), at)
-            moved = scheduler.step(noise, at.timestep, state.latents, return_dict=False, **more)[0]
+        noise = predict(scheduler.scale_model_input(state.latents, at.timestep), at)
+        moved = scheduler.step(noise, at.timestep, state.latents, return_dict=False, **more)[0]
         kept = None if network is None else network.memory()
         return Denoising(moved, noise, state.items, state.made + 1, drawing, solver.memory(), kept)
 

@@ -67,7 +67,9 @@ def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
     many = [images.repeat_interleave(options.seeds, 0), regions.repeat_interleave(options.seeds, 0)]
     methods: dict[str, list[dict[str, Any]]] = {}
     parts = [
-        editor.simulate(some, mask=mask, options=replace(options.options, seed=options.options.seed + 10 * first))
+        editor.simulate(
+            editor.start(some, mask=mask, options=replace(options.options, seed=options.options.seed + 10 * first))
+        )
         for first, (some, mask) in enumerate(zip(many[0].split(10), many[1].split(10), strict=True))
     ]
     found = joined(parts)

@@ -45,8 +45,6 @@ class EditOptions:
     """Folder for the results."""
     prompt: tuple[str, ...] = ()
     """What the condition looks like; several are spread evenly over the frames. None takes that of the weights."""
-    source_prompt: str | None = None
-    """What the input shows, for --mode inversion and --difference."""
     mask: Path | None = None
     """Picture (or scan) of the region that may change: what is painted, or any label that is not 0."""
     box: tuple[float, float, float, float] | None = None
@@ -208,12 +206,10 @@ class _Editing:
             self.job.progress("editing", item.number + step.at / (frames + 1), item.total)
 
         pictures = [seen] * options.trajectories
-        common = {"mask": region, "options": options.options, "source_prompt": options.source_prompt}
+        run = editor.start(pictures, self._prompt, region, options.options)
         if not earlier:
-            _keep(work / "frame_0000.safetensors", editor.first(editor.start(pictures, self._prompt, **common)))
-        return editor.simulate(
-            pictures, self._prompt, observers=[keep, checkpoints(work), tell], resume=resume, earlier=earlier, **common
-        )
+            _keep(work / "frame_0000.safetensors", editor.first(run))
+        return editor.simulate(run, observers=[keep, checkpoints(work), tell], resume=resume, earlier=earlier)
 
     @property
     def _prompt(self) -> tuple[str, ...] | None:
@@ -233,7 +229,7 @@ class _Editing:
         options = self.options
         folder.mkdir(parents=True)
         target = options.prompt[-1] if options.prompt else editor.config.prompt
-        source = editor.config.source_prompt if options.source_prompt is None else options.source_prompt
+        source = options.options.resolved(editor.config).source_prompt
         numbered: dict[int, list[np.ndarray]] = {}
         for number, progression in found.items():
             canvas, box = canvases[number], boxes[number]
@@ -321,12 +317,11 @@ class _Editing:
     def _difference(self, editor: PIEEditor, canvas: Canvas) -> torch.Tensor:
         """(1, 1, h, w) where the predictions for two prompts differ, in the window that the networks see."""
         options, config = self.options, editor.config
-        source = config.source_prompt if options.source_prompt is None else options.source_prompt
-        target = options.prompt[-1] if options.prompt else config.prompt
-        resolution = options.options.resolved(config).resolution or 0
+        chosen, target = options.options.resolved(config), options.prompt[-1] if options.prompt else config.prompt
+        resolution = chosen.resolution or 0
         left, top, right, bottom = box = canvas.window(resolution)
         start = editor.start(canvas.seen(box), target, options=options.options).original
-        small = prompt_difference(editor, start, source, target, seed=options.options.seed)
+        small = prompt_difference(editor, start, chosen.source_prompt, target, seed=chosen.seed)
         region = torch.zeros(1, 1, *canvas.size)
         region[..., top:bottom, left:right] = torch.nn.functional.interpolate(small, (bottom - top, right - left))
         return region

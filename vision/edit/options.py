@@ -89,6 +89,8 @@ class PIEOptions:
     """Pixels per side that pictures are resized (shorter side) and cut to; 0 keeps their size."""
     size: Literal["own", "published"] = "own"
     """own adds the change to the picture at its own size; published gives the networks' frames, as the authors do."""
+    source_prompt: str | None = None
+    """What the pictures show now; for inversion and for masks of a difference."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "steps"):

@@ -15,23 +15,22 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor, nn
 
 from vision.diffusion.backbone import TextEncoders
+from vision.diffusion.denoise import At, Denoising
 from vision.diffusion.latents import decode_latents, factor, posterior
 from vision.edit import folders
-from vision.edit.canvas import Canvas
 from vision.edit.confidence import Confidence
-from vision.edit.masks import load_region, to_latents
+from vision.edit.given import as_batch, as_canvases
+from vision.edit.masks import to_latents
 from vision.edit.options import PIEConfig, PIEOptions, at_frame, check_schedule, several
 from vision.edit.passes import (
     Moments,
-    Observer,
     Predictor,
     denoise,
     inverted,
@@ -41,16 +40,20 @@ from vision.edit.passes import (
     pull_back,
     scaled,
 )
-from vision.edit.pictures import floor_sides, hold_colors, resize_and_cut
+from vision.edit.pictures import floor_sides, hold_colors
 from vision.edit.progression import COLUMNS, Edit, Frame, Progression, Run, Score
-from vision.images import ImageLike, as_loaded, composite, from_pil, to_pil, to_tensor, to_uint8
-from vision.refine import Step, Verdict, any_of, clone_items, item_generators, reaches, refine_steps
+from vision.hub import Pretrained
+from vision.images import ImageLike, composite, to_uint8
+from vision.refine import Step, Verdict, any_of, clone_items, drain, item_generators, observed, reaches, refine_steps
 
 Prompt = str | Sequence[str | Sequence[str]]
 """A text for all; or a list that is spread evenly over the frames, whose entries may be a list, one per picture."""
+Frames = list[PIL.Image.Image] | list[list[PIL.Image.Image]] | Tensor
+"""Of one picture, of several, or (frames + 1, b, 3, h, w) in [0, 1]."""
+Observer = Callable[[Step[Frame, int]], object]
 
 
-class PIEEditor:
+class PIEEditor(Pretrained):
     """Edits pictures progressively.
 
     Args:
@@ -105,7 +108,7 @@ class PIEEditor:
         parts = ("unet", "vae", "text", "scheduler", "config", "classifier")
         folders.save(Path(folder), dtype=dtype, **{name: getattr(self, name) for name in parts})
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> PIEEditor:
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the networks; returns this editor. The classifier stays in float32."""
         for module in (self.unet, self.vae, *self.text.encoders):
             nn.Module.to(module, device=device, dtype=dtype)
@@ -127,11 +130,11 @@ class PIEEditor:
         self,
         image: ImageLike | Sequence[ImageLike],
         prompt: Prompt | None = None,
-        *,
         mask: ImageLike | Sequence[ImageLike] | None = None,
         options: PIEOptions | None = None,
-        **more: Any,
-    ) -> Any:
+        *,
+        observers: Iterable[Observer] = (),
+    ) -> Frames:
         """Simulate a progression.
 
         Args:
@@ -139,84 +142,59 @@ class PIEEditor:
             prompt: what the condition looks like; None takes the one that the weights were tuned for.
             mask: where pictures may change (white), one for all or one for each.
             options: None for the defaults.
-            more: further arguments of `simulate`.
+            observers: called with every frame's step.
 
         Returns:
             The frames, the original first: a list of PIL images, a list of lists for a list of pictures, or a tensor
             (frames + 1, b, 3, h, w) in [0, 1] for a tensor. PIL images have the picture's own size, bits, greyness and
             transparency unless the options ask for the published size.
         """
-        more = {"scored": False, **more}
-        if isinstance(image, Tensor):
-            found = self.simulate(image, prompt, mask=mask, options=options, **more)
-            return found.images if image.ndim == 4 else found.images[:, 0]
         options = (options or PIEOptions()).resolved(self.config)
-        several = isinstance(image, (list, tuple))
-        images = list(image) if several else [image]
+        many = isinstance(image, (list, tuple))
+        if isinstance(image, Tensor):
+            found = self.simulate(self._unscored(image, prompt, mask, options), observers=observers)
+            return found.images if image.ndim == 4 else found.images[:, 0]
         if options.size == "published":
-            found = self.simulate(image, prompt, mask=mask, options=options, **more)
-            frames = [found.pictures(i) for i in range(len(images))]
+            found = self.simulate(self._unscored(image, prompt, mask, options), observers=observers)
+            frames = [found.pictures(item) for item in range(found.images.shape[1])]
         else:
-            canvases = self.canvases(images, mask)
+            canvases = as_canvases(image if many else [image], mask)
             boxes = [canvas.window(options.resolution) for canvas in canvases]
             seen = [canvas.seen(box) for canvas, box in zip(canvases, boxes, strict=True)]
             regions = [canvas.seen_region(box) for canvas, box in zip(canvases, boxes, strict=True)]
-            found = self.simulate(seen, prompt, mask=None if mask is None else regions, options=options, **more)
+            run = self._unscored(seen, prompt, None if mask is None else regions, options)
+            found = self.simulate(run, observers=observers)
             frames = [
                 [canvas.picture(canvas.with_change(change, box)) for change in found.differences[:, i]]
                 for i, (canvas, box) in enumerate(zip(canvases, boxes, strict=True))
             ]
-        return frames if several else frames[0]
-
-    def canvases(self, images: Sequence[ImageLike], mask: Any = None) -> list[Canvas]:
-        """Pictures at their own size with their regions: one mask for all, or one for each.
-
-        Raises:
-            ValueError: a picture cannot be used, or a mask does not fit its picture.
-        """
-        loaded = [
-            from_pil(to_pil(to_tensor(x))) if isinstance(x, (Tensor, np.ndarray)) else as_loaded(x) for x in images
-        ]
-        canvases = [Canvas.of(picture) for picture in loaded]
-        if mask is None:
-            return canvases
-        masks = _each(mask, len(canvases))
-        return [canvas.within(load_region(m, canvas.size)) for canvas, m in zip(canvases, masks, strict=True)]
+        return frames if many else frames[0]
 
     def simulate(
         self,
-        image: ImageLike | Sequence[ImageLike],
-        prompt: Prompt | None = None,
+        run: Run,
         *,
-        observers: Iterable[Callable[[Step[Frame, int]], object]] = (),
-        inner: Iterable[Observer] = (),
+        observers: Iterable[Observer] = (),
         resume: Step[Frame, int] | None = None,
         earlier: Sequence[Frame] = (),
-        scored: bool = True,
-        **more: Any,
     ) -> Progression:
-        """The same with everything that is known of the frames.
+        """Go through a run that `start` made, to everything that is known of its frames.
 
         Args:
-            image, prompt: as in `__call__`.
+            run: the pictures.
             observers: called with every frame's step.
-            inner: called with every denoising step.
             resume: go on after this step of an earlier run.
             earlier: its frames, the original included, which are not made again.
-            scored: False spares the classifier, which `__call__` does not tell of, unless a rule to stop asks for it.
-            more: further arguments of `start`.
         """
-        run, observers = self.start(image, prompt, **more), list(observers)
-        if not scored and run.options.stop_score is None:
-            run = replace(run, score=None)
         frames = list(earlier) or [self.first(run)]
         scores = [] if run.score is None else [run.score(frame.images) for frame in frames]
-        for step in self.run_steps(run, resume=resume, inner=inner):
+
+        def keep(step: Step[Frame, int]) -> None:
             frames.append(step.state)
             if run.score is not None:
                 scores.append(step.score)
-            for observe in observers:
-                observe(step)
+
+        drain(self.run_steps(run, resume), [keep, *observers])
         return Progression(
             torch.stack([frame.images for frame in frames]).cpu(),
             torch.stack([frame.latents for frame in frames]).cpu(),
@@ -227,25 +205,31 @@ class PIEEditor:
         )
 
     def trajectories(
-        self, image: ImageLike, prompt: Prompt | None = None, *, count: int, batch_size: int = 8, **more: Any
+        self,
+        image: ImageLike,
+        prompt: Prompt | None = None,
+        mask: ImageLike | None = None,
+        options: PIEOptions | None = None,
+        *,
+        count: int,
+        batch_size: int = 8,
     ) -> Progression:
         """`count` progressions of one picture with seeds that follow each other, as one batch.
 
         Args:
-            image, prompt: as in `__call__`.
+            image, prompt, mask, options: as in `__call__`. Rules to stop are refused: trajectories have one length.
             count: of the progressions.
             batch_size: computed at once.
-            more: further arguments of `simulate`. Rules to stop are refused: trajectories have one length.
         """
-        options = more.pop("options", None) or PIEOptions()
+        options = options or PIEOptions()
         if options.stop_score is not None or options.tolerance is not None:
             raise ValueError("Trajectories are compared frame by frame; leave stop_score and tolerance out.")
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}.")
         parts = []
         for first in range(0, count, batch_size):
-            some = [image] * min(batch_size, count - first)
-            parts.append(self.simulate(some, prompt, options=replace(options, seed=options.seed + first), **more))
+            some, seeded = min(batch_size, count - first), replace(options, seed=options.seed + first)
+            parts.append(self.simulate(self.start([image] * some, prompt, mask, seeded)))
 
         def joined(name: str, dim: int) -> Tensor | None:
             tensors = [getattr(part, name) for part in parts]
@@ -253,26 +237,36 @@ class PIEEditor:
 
         return Progression(*(joined(name, dim) for name, dim in COLUMNS))
 
-    def steps(self, image: Any, prompt: Prompt | None = None, **more: Any) -> Iterator[Step[Frame, int]]:
-        """Iterate over the frames; `step.state.images` is (b, 3, H, W) in [0, 1]. Arguments as in `start`."""
-        yield from self.run_steps(self.start(image, prompt, **more))
-
-    def run_steps(
-        self, run: Run, *, resume: Step[Frame, int] | None = None, inner: Iterable[Observer] = ()
+    def steps(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        prompt: Prompt | None = None,
+        mask: ImageLike | Sequence[ImageLike] | None = None,
+        options: PIEOptions | None = None,
+        *,
+        observers: Iterable[Observer] = (),
+        resume: Step[Frame, int] | None = None,
     ) -> Iterator[Step[Frame, int]]:
+        """Iterate over the frames; `step.state.images` is (b, 3, H, W) in [0, 1].
+
+        Args:
+            image, prompt, mask, options, observers: as in `__call__`.
+            resume: go on after this step of an earlier run.
+        """
+        yield from observed(self.run_steps(self.start(image, prompt, mask, options), resume), observers)
+
+    def run_steps(self, run: Run, resume: Step[Frame, int] | None = None) -> Iterator[Step[Frame, int]]:
         """Iterate over the frames of a run that `start` made; `step.at` counts from 1."""
-        options, inner = run.options, list(inner)
-        scoring = run.score is not None
-        rules = []
+        options, rules = run.options, []
         if options.stop_score is not None:
             rules.append(reaches(options.stop_score))
         if options.tolerance is not None:
             rules.append(lambda step: step.state.change < options.tolerance)
-        yield from refine_steps(
+        return refine_steps(
             self.first(run),
-            lambda frame, number: self.next(run, frame, number, inner),
+            lambda frame, number: self.next(run, frame, number),
             range(1, options.frames + 1),
-            evaluate=(lambda frame, number: Verdict(run.score(frame.images))) if scoring else None,
+            evaluate=None if run.score is None else lambda frame, number: Verdict(run.score(frame.images)),
             stop=any_of(*rules) if rules else None,
             resume=resume,
             drop_finished=bool(rules),
@@ -283,13 +277,12 @@ class PIEEditor:
         self,
         image: ImageLike | Sequence[ImageLike],
         prompt: Prompt | None = None,
-        *,
         mask: ImageLike | Sequence[ImageLike] | None = None,
         options: PIEOptions | None = None,
+        *,
         score: Score | None = None,
         embeds: Tensor | None = None,
         negative_embeds: Tensor | None = None,
-        source_prompt: str | None = None,
     ) -> Run:
         """Everything before the first edit.
 
@@ -298,7 +291,6 @@ class PIEEditor:
             score: judges the frames; None takes the editor's classifier, if there is one.
             embeds: (b, tokens, width), or b = 1, encoded prompt, instead of `prompt`.
             negative_embeds: (b, tokens, width), instead of the option.
-            source_prompt: what the pictures show, for inversion; None takes the one of the weights.
 
         Raises:
             ValueError: pictures have different sizes, the mask is empty, a prompt is missing, or means nothing to a
@@ -310,7 +302,7 @@ class PIEEditor:
             raise ValueError("stop_score needs a classifier, and these weights come without one; give one as score.")
         if options.eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
             raise ValueError(f"{type(self.scheduler).__name__} takes no eta; use DDIM, or leave eta at 0.")
-        original, region = self._pictures(image, mask, options.resolution)
+        original, region = as_batch(image, mask, options.resolution, factor(self.vae))
         batch = len(original)
         if embeds is None:
             texts = tuple(self._encode(entry, batch) for entry in self._entries(prompt, options.frames))
@@ -319,7 +311,6 @@ class PIEEditor:
         else:
             texts = (embeds.to(self.device).expand(batch, -1, -1),)
         negative = self._encode(options.negative_prompt, batch) if negative_embeds is None else negative_embeds
-        source = self.config.source_prompt if source_prompt is None else source_prompt
         latent, wide = None, None
         if region is not None:
             unit, channels = factor(self.vae), self.vae.config.latent_channels
@@ -340,7 +331,7 @@ class PIEEditor:
             wide,
             texts,
             negative.to(self.device).expand(batch, -1, -1),
-            self._encode(source, batch) if options.mode == "inversion" else negative,
+            self._encode(options.source_prompt, batch) if options.mode == "inversion" else negative,
             options,
             score,
         )
@@ -353,10 +344,10 @@ class PIEEditor:
         nothing = torch.zeros(batch, device=latents.device)
         return Frame(run.original, latents, nothing, torch.arange(batch), generators, torch.zeros_like(run.original))
 
-    def next(self, run: Run, frame: Frame, number: int, inner: Iterable[Observer] = ()) -> Frame:
+    def next(self, run: Run, frame: Frame, number: int) -> Frame:
         """Frame `number` (from 1) of a run, from the one before it."""
         generators = clone_items(frame.generators)
-        edit = self.edit(run, frame, number, generators, inner)
+        edit = self.edit(run, frame, number, generators)
         items, options = frame.items.to(self.device), run.options
         images, original = edit.images, run.original[items]
         region = None if run.region is None else run.region[items]
@@ -383,7 +374,7 @@ class PIEEditor:
         frame: Frame,
         number: int,
         generators: Sequence[torch.Generator],
-        inner: Iterable[Observer] = (),
+        observers: Iterable[Callable[[Step[Denoising, At]], object]] = (),
     ) -> Edit:
         """One edit: noise (or invert), denoise towards the text, pull back to the original, decode.
 
@@ -392,7 +383,7 @@ class PIEEditor:
             frame: to start from.
             number: of the new frame, from 1.
             generators: one per picture; they are advanced.
-            inner: called with every denoising step.
+            observers: called with every denoising step.
         """
         options, items = run.options, frame.items.to(self.device)
         strength, scale, beta_1, beta_2 = (
@@ -423,11 +414,16 @@ class PIEEditor:
         # Some schedulers add noise otherwise once they have begun to step.
         running = copy.deepcopy(scheduler)
         denoised = denoise(
-            beginning, predict, running, begin, mask, generators=generators, eta=options.eta, observers=inner
+            beginning, predict, running, begin, mask, generators=generators, eta=options.eta, observers=observers
         )
         latents = pull_back(denoised, beginning.anchor, mask, beta_1, beta_2)
         images = decode_latents(self.vae, latents).float()
         return Edit(beginning, denoised, latents, images)
+
+    def _unscored(self, image: Any, prompt: Prompt | None, mask: Any, options: PIEOptions) -> Run:
+        """A run without the classifier, which nobody is told of, unless a rule to stop asks it."""
+        run = self.start(image, prompt, mask, options)
+        return run if options.stop_score is not None else replace(run, score=None)
 
     def moments(self, images: Tensor) -> Moments:
         """Where the VAE places pictures (b, 3, H, W) in [0, 1]."""
@@ -457,43 +453,6 @@ class PIEEditor:
         for text in texts:
             folders.refuse_unknown_words(self.text.tokenizers[0], text)
         return self.text(texts, truncate=True).embeds.float().expand(batch, -1, -1)
-
-    def _pictures(
-        self, image: ImageLike | Sequence[ImageLike], mask: Any, resolution: int
-    ) -> tuple[Tensor, list[PIL.Image.Image] | None]:
-        """Pictures (b, 3, H, W) in [0, 1], and their regions: one, or one for each; None edits everywhere."""
-        unit = factor(self.vae)
-        if isinstance(image, Tensor):
-            original = to_tensor(image)
-            height, width = original.shape[-2:]
-            if height % unit or width % unit:
-                raise ValueError(f"The sides of a tensor must be multiples of {unit}, got {height} x {width}.")
-            sizes, resolution = [(height, width)], 0
-        else:
-            images = list(image) if isinstance(image, (list, tuple)) else [image]
-            loaded = [to_pil(to_tensor(x)) if isinstance(x, (Tensor, np.ndarray)) else as_loaded(x).rgb for x in images]
-            sizes = [picture.size[::-1] for picture in loaded]
-            tensors = [floor_sides(resize_and_cut(x, resolution) if resolution else x, unit) for x in loaded]
-            if len({tensor.shape for tensor in tensors}) > 1:
-                raise ValueError("Pictures of a batch must have one size; name a resolution that they are cut to.")
-            original = torch.cat(tensors)
-        if mask is None:
-            return original, None
-        masks = _each(mask, len(original))
-        shared = all(m is masks[0] for m in masks) and len(set(sizes)) == 1
-        count = 1 if shared else len(masks)
-        regions = [load_region(masks[i], sizes[i % len(sizes)]) for i in range(count)]
-        return original, [resize_and_cut(region, resolution) if resolution else region for region in regions]
-
-
-def _each(mask: Any, count: int) -> list[Any]:
-    """The mask of every picture, from one for all or one for each."""
-    masks = list(mask) if isinstance(mask, (list, tuple)) else [mask]
-    if isinstance(mask, Tensor) and mask.ndim == 4:
-        masks = list(mask.split(1))
-    if len(masks) not in (1, count):
-        raise ValueError(f"There are {len(masks)} masks for {count} pictures; give one, or one for each.")
-    return masks * (count // len(masks))
 
 
 _NOISES = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")

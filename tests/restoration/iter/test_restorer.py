@@ -18,7 +18,7 @@ from restoration.iter.tokens import LQEncoderConfig, TokenNetConfig
 from restoration.iter.vqgan import VQGANConfig
 from vision.config import from_dict, to_dict
 from vision.images import pad_to_multiple, to_uint8
-from vision.refine import Trace, checkpoints, clone_items, item_generators, load_checkpoint, refine_steps
+from vision.refine import Trace, checkpoints, clone_items, item_generators, load_checkpoint, take_items
 
 NAMES = ("builtin:tiny", "builtin:tiny-mini")
 
@@ -165,12 +165,12 @@ def test_every_step_can_be_seen(restorer):
     image = noise_picture(1, 3, 16, 16)
     options = ITEROptions(threshold=1.1, steps=5)
     trace, shares = Trace(), []
-    result = restorer(image, options, observers=[trace], progress=shares.append)
+    result = torch.cat(list(restorer.bands(image, options, observers=[trace], progress=shares.append)), dim=2)
     assert [row["index"] for row in trace.rows] == list(range(5))
     assert shares == sorted(shares) and shares[-1] == 1
     steps = list(restorer.steps(image, options))
     assert [int(step.at.index) for step in steps] == list(range(5))
-    torch.testing.assert_close(restorer.decode(steps[-1].state, (64, 64)), result, atol=1e-5, rtol=0)
+    torch.testing.assert_close(restorer.decode(steps[-1].state, options)[..., :64, :64], result, atol=1e-5, rtol=0)
     grid = restorer.token_grid(image, options)
     height, width = grid.shape[2] // 2, grid.shape[3] // 5
     last, mask = grid[..., :height, -width:], grid[..., height:, -width:]
@@ -195,7 +195,7 @@ def test_trusting_all_runs_no_step(restorer):
     image = noise_picture(1, 3, 16, 16)
     assert list(restorer.steps(image, ITEROptions(threshold=0.0))) == []
     _, state = restorer.start(image, ITEROptions(threshold=0.0))
-    torch.testing.assert_close(restorer(image, ITEROptions(threshold=0.0)), restorer.decode(state, (64, 64)))
+    torch.testing.assert_close(restorer(image, ITEROptions(threshold=0.0)), restorer.decode(state)[..., :64, :64])
 
 
 def test_resumed_sampling_equals_straight(restorer, tmp_path):
@@ -210,17 +210,23 @@ def test_resumed_sampling_equals_straight(restorer, tmp_path):
         if step.index == 1:
             break
     resumed = load_checkpoint(tmp_path, like=state)
-    last = list(
-        refine_steps(
-            state,
-            sampler.propose,
-            sampler.schedule(state),
-            evaluate=sampler.evaluate,
-            accept=sampler.accept,
-            resume=resumed,
-        )
-    )[-1]
+    last = list(sampler.steps(state, resumed))[-1]
     assert torch.equal(last.state.tokens, straight.tokens)
+
+
+def test_items_wait_for_their_own_starts(restorer):
+    """In a batch of different starts every item ends as it does alone, also when a run is resumed before it begins."""
+    image, options = noise_picture(2, 3, 16, 16), ITEROptions(threshold=1.1, steps=5)
+    sampler, state = restorer.start(image, options)
+    alone = [list(sampler.steps(take_items(state, torch.tensor([item]))))[-1].state for item in range(2)]
+    late = replace(state, start=torch.tensor([0, 3]))
+    late_alone = list(sampler.steps(take_items(late, torch.tensor([1]))))[-1].state
+    steps = list(sampler.steps(late))
+    assert [step.score.isnan().tolist() for step in steps] == [[False, True]] * 3 + [[False, False]] * 2
+    for last in (steps[-1], list(sampler.steps(late, steps[1]))[-1]):
+        assert torch.equal(last.state.tokens[:1], alone[0].tokens)
+        assert torch.equal(last.state.tokens[1:], late_alone.tokens)
+    assert not torch.equal(late_alone.tokens, alone[1].tokens)
 
 
 def test_one_generator_draws_what_torch_draws(published):

@@ -86,13 +86,13 @@ def test_prompts_belong_to_their_pictures(tiny):
     torch.testing.assert_close(changed[0], last[0], rtol=0, atol=1e-5)
     assert (changed[1] - last[1]).abs().max() > 1e-4
     with pytest.raises(ValueError, match="1 prompts for 2 pictures"):
-        tiny(images, options, prompts=["a cat"])
+        tiny.start(images, options, prompts=["a cat"])
 
 
 def test_steps_show_the_way_and_the_last_is_the_result(tiny):
     options = PASDOptions(**{**FAST, "steps": 3}, scale=1, color="none", vae_tile=0)
     trace, shares = Trace(), []
-    result = tiny(photo(), options, observers=[trace], progress=shares.append)
+    (result,) = tiny.bands(photo(), options, observers=[trace], progress=shares.append)
     steps = list(tiny.steps(photo(), options))
     assert [step.index for step in steps] == [0, 1, 2]
     assert shares == sorted(shares) and shares[-1] == 1.0
@@ -159,9 +159,10 @@ def test_the_mask_and_guess_mode_change_the_result(tiny):
     plain = tiny(photo(), PASDOptions(**FAST))
     mask = torch.zeros(1, 1, 10, 10)
     mask[..., :5] = 1
-    assert not torch.equal(tiny(photo(), PASDOptions(**FAST), fg_mask=mask), plain)
+    run = tiny.start(photo(), PASDOptions(**FAST), fg_mask=mask)
+    assert not torch.equal(tiny.restore(run), plain)
     tiled = PASDOptions(**FAST, scale=2, tile=8, tile_overlap=2)
-    assert tiny(photo(), tiled, fg_mask=mask).isfinite().all()
+    assert tiny.restore(tiny.start(photo(), tiled, fg_mask=mask)).isfinite().all()
     assert not torch.equal(tiny(photo(), PASDOptions(**FAST, guess_mode=True)), plain)
 
 

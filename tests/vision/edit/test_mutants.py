@@ -71,7 +71,7 @@ def difference(editor, image, mask, options=OPTIONS):
         KNOWN[options] = plain(editor, image, mask, options)
     expected = KNOWN[options]
     with torch.no_grad():
-        found = editor.simulate(image, PROMPT, mask=mask, options=options).images[1:, 0]
+        found = editor.simulate(editor.start(image, PROMPT, mask=mask, options=options)).images[1:, 0]
     return float((found - expected).abs().max())
 
 
@@ -206,7 +206,7 @@ def test_mistakes_are_told_apart(subject, image, colours, monkeypatch, name):
     found = difference(subject, image, colours, options)
     if name == "unrounded frames":
         with torch.no_grad():
-            frames = subject.simulate(image, PROMPT, mask=colours, options=options).images
+            frames = subject.simulate(subject.start(image, PROMPT, mask=colours, options=options)).images
         assert not torch.equal(frames, (frames * 255).round() / 255)
     else:
         assert found > 2.01 / 255

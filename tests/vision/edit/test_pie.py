@@ -18,9 +18,10 @@ from vision.refine import checkpoints, load_checkpoint
 QUICK = PIEOptions(frames=2, steps=4, seed=3)
 
 
-def frames(editor, image, options=QUICK, **more):
+def frames(editor, image, options=QUICK, *, resume=None, earlier=(), **more):
+    run = editor.start(image, options=options, **more)
     with torch.no_grad():
-        return editor.simulate(image, options=options, **more)
+        return editor.simulate(run, resume=resume, earlier=earlier)
 
 
 def test_a_batch_is_its_pictures_one_by_one(editor, colours):
@@ -164,9 +165,10 @@ def test_pictures_alone_spare_the_classifier(editor, image):
         asked.append(len(images))
         return images.mean(dim=(1, 2, 3))
 
-    editor(image, options=QUICK, score=score)
+    editor.classifier = score
+    editor(image, options=QUICK)
     assert not asked
-    editor(image, options=replace(QUICK, stop_score=1.0), score=score)
+    editor(image, options=replace(QUICK, stop_score=1.0))
     assert asked
 
 

@@ -82,7 +82,7 @@ def test_area_under_curve_counts_pairs():
 
 def test_the_report_measures_what_changed(editor, image, square, tmp_path):
     options = PIEOptions(frames=2, steps=4, paste_outside=True)
-    found = editor.simulate(image, mask=square, options=options)
+    found = editor.simulate(editor.start(image, mask=square, options=options))
     table = rows(found)
     assert [row["frame"] for row in table] == [0, 1, 2]
     assert table[0]["change_inside"] == 0 and table[-1]["change_inside"] > 0
