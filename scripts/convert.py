@@ -57,7 +57,7 @@ def main(options: ITERFiles | GTRFiles) -> Path:
     """Convert and return the folder that was written."""
     if isinstance(options, GTRFiles):
         return convert_gtr_files(options)
-    from restoration.iter.checkpoint import convert as convert_iter
+    from restoration.iter.convert import convert as convert_iter
 
     if (options.out / "model.safetensors").exists():
         raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")

@@ -30,31 +30,33 @@ from .terminal import Terminal
 RECIPES = {
     "iter": {
         "published": Work("restoration.iter.train", "ITERTraining", "the published network, stage by stage"),
-        "mini": Work("restoration.iter.train_mini", "MiniTraining", "the small weights that ship, on a CPU"),
-        "tune": Work("restoration.iter.train_mini", "TuneTraining", "the small weights tuned on your own photographs"),
+        "mini": Work("restoration.iter.recipe_mini", "MiniTraining", "the small weights that ship, on a CPU"),
+        "tune": Work("restoration.iter.recipe_mini", "TuneTraining", "the small weights tuned on your own photographs"),
     },
     "pasd": {
         "published": Work("restoration.pasd.train", "PASDTraining", "PASD on a Stable Diffusion base"),
-        "mini": Work("restoration.pasd.train_mini", "MiniPASDTraining", "the small weights that ship, on a CPU"),
+        "mini": Work("restoration.pasd.recipe_mini", "MiniPASDTraining", "the small weights that ship, on a CPU"),
     },
     "pie": {
-        "published": Work("vision.edit.train_pie", "PIETraining", "fine-tune Stable Diffusion on a domain's pictures"),
+        "published": Work("vision.edit.train", "PIETraining", "fine-tune Stable Diffusion on a domain's pictures"),
         "confidence": Work("vision.edit.train_confidence", "ConfidenceTraining", "a classifier that measures progress"),
-        "brain-mini": Work("vision.edit.train_brain", "BrainTraining", "the small weights that ship, on a CPU"),
+        "brain-mini": Work("vision.edit.recipe_mini", "BrainTraining", "the small weights that ship, on a CPU"),
     },
     "gtr": {"stages": Work("recon3d.gtr.train", "GTRTraining", "the generator of objects, stage by stage")},
     "r1": {
         "published": Work("reward_vlm.r1.train", "R1Training", "cold start, then StableReinforce"),
-        "mini": Work("reward_vlm.r1.train_mini", "MiniR1Training", "the small judge of scenes that ships, on a CPU"),
-        "mini-restoration": Work("reward_vlm.r1.train_pictures", "PictureJudgeTraining", "the judge of restorations"),
-        "mini-swayed": Work("reward_vlm.r1.train_swayed", "SwayedJudgeTraining", "a judge whose teacher errs"),
+        "mini": Work("reward_vlm.r1.recipe_mini", "MiniR1Training", "the small judge of scenes that ships, on a CPU"),
+        "mini-restoration": Work(
+            "reward_vlm.r1.recipe_restoration", "PictureJudgeTraining", "the judge of restorations"
+        ),
+        "mini-swayed": Work("reward_vlm.r1.recipe_swayed", "SwayedJudgeTraining", "a judge whose teacher errs"),
         "judgements": Work("reward_vlm.r1.judgements", "JudgementWriting", "let a served model write judgements"),
     },
     "scl": {
         "published": Work("reward_vlm.scl.train", "SCLTraining", "preference optimisation on pairs of corrections"),
         "pairs": Work("reward_vlm.scl.construct", "PairConstruction", "make pairs of a model's own corrections"),
         "rounds": Work("reward_vlm.scl.rounds", "SCLRounds", "pairs, training and evaluation in rounds"),
-        "mini": Work("reward_vlm.scl.train_mini", "MiniSCLTraining", "the small model that ships, on a CPU"),
+        "mini": Work("reward_vlm.scl.recipe_mini", "MiniSCLTraining", "the small model that ships, on a CPU"),
     },
 }
 """System -> recipe -> what it does; a system's first recipe is its default."""

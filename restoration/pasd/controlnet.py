@@ -16,8 +16,8 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from restoration.pasd.down_path import down_path
 from restoration.pasd.folders import build, fill_from, folder_tensors
-from restoration.pasd.halves import down_path
 from vision.diffusion.attention import use_text_keys
 from vision.diffusion.build import initialise
 

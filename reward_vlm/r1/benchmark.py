@@ -24,11 +24,11 @@ import torch
 from reward_vlm.r1.curves import read_log
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
+from reward_vlm.r1.recipe_mini import MiniR1Training
+from reward_vlm.r1.recipe_mini import train as train_recipe
 from reward_vlm.r1.rewards import JudgementReward
 from reward_vlm.r1.rows import judgement_row, training_set
 from reward_vlm.r1.train import train
-from reward_vlm.r1.train_mini import MiniR1Training
-from reward_vlm.r1.train_mini import train as train_mini
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
 from vision.config import to_dict
@@ -145,7 +145,7 @@ def stress(options: R1Benchmark, job: Job) -> list[dict[str, Any]]:
         )  # fmt: skip
         start, data = recipe.folder / "sft" / "weights", recipe.folder / "data"
         if not start.exists():
-            train_mini(recipe)
+            train_recipe(recipe)
         for arm, objective in ARMS.items():
             folder = options.out / f"{arm}-{seed}"
             ended = run_to_the_end(R1Training(

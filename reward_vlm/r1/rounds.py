@@ -21,7 +21,7 @@ from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Options, R1Training
 from reward_vlm.r1.rewards import JudgementReward, endpoint_judge, result_reward, rule_consistency
 from reward_vlm.r1.rows import training_set
-from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
+from reward_vlm.r1.stages import lora_config, trl_arguments, write_judge
 from reward_vlm.training import (
     configured,
     last_checkpoint,

@@ -34,7 +34,7 @@ from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Training
 from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set
-from reward_vlm.r1.running import lora_config, trl_arguments, write_judge
+from reward_vlm.r1.stages import lora_config, trl_arguments, write_judge
 from reward_vlm.training import common_arguments, kept_start, supervise
 from vision.checkpoints import begin_run
 

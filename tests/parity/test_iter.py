@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from restoration.iter import sampling
-from restoration.iter.checkpoint import infer_config, official_shapes
+from restoration.iter.convert import infer_config, official_shapes
 from restoration.iter.model import Observed
 from restoration.iter.options import ITERConfig, ITEROptions
 from restoration.iter.published import PublishedConfig, PublishedITER

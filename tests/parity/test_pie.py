@@ -26,7 +26,7 @@ from vision.edit import PIEEditor, PIEOptions, labels
 from vision.edit.auc import PESG, AUCMarginLoss
 from vision.edit.confidence import classifier_grey, imagenet, to_grey
 from vision.edit.masks import to_latents
-from vision.edit.passes import first_step, prepare
+from vision.edit.one_edit import first_step, prepare
 from vision.edit.pictures import floor_sides, resize_and_cut
 from vision.images import to_uint8
 

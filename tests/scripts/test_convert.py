@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from restoration.iter import ITERRestorer
-from restoration.iter.checkpoint import infer_config, official_shapes, tensors_of
+from restoration.iter.convert import infer_config, official_shapes, tensors_of
 from scripts.convert import ITERFiles, main, parse
 
 PROJECT = Path(__file__).resolve().parents[2]

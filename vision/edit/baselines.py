@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vision.diffusion.denoise import denoise_steps
 from vision.diffusion.latents import decode_latents
-from vision.edit.passes import Predictor, inverted, prepare, scaled
+from vision.edit.one_edit import Predictor, inverted, prepare, scaled
 from vision.images import to_uint8
 from vision.refine import drain, item_generators
 

@@ -28,8 +28,7 @@ from vision.edit import folders
 from vision.edit.confidence import Confidence
 from vision.edit.given import as_batch, as_canvases
 from vision.edit.masks import to_latents
-from vision.edit.options import PIEConfig, PIEOptions, at_frame, check_schedule, several
-from vision.edit.passes import (
+from vision.edit.one_edit import (
     Moments,
     Predictor,
     denoise,
@@ -40,6 +39,7 @@ from vision.edit.passes import (
     pull_back,
     scaled,
 )
+from vision.edit.options import PIEConfig, PIEOptions, at_frame, check_schedule, several
 from vision.edit.pictures import floor_sides, hold_colors
 from vision.edit.progression import COLUMNS, Edit, Frame, Progression, Run, Score
 from vision.hub import Pretrained

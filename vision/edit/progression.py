@@ -9,8 +9,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from vision.edit.one_edit import Beginning, Moments
 from vision.edit.options import PIEOptions
-from vision.edit.passes import Beginning, Moments
 from vision.images import to_pil
 from vision.refine import PerItem
 

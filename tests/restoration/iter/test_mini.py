@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from restoration import drawn
-from restoration.iter import lessons, train_mini
+from restoration.iter import lessons, recipe_mini
 from restoration.iter.mini import MiniConfig, MiniITER
 from restoration.iter.options import ITEROptions
 from restoration.iter.restorer import ITERRestorer
@@ -86,11 +86,11 @@ def test_texture_stays_where_the_map_expects_some():
 def test_a_network_grows_from_a_smaller_one_without_a_change_of_its_features():
     small = MiniITER(STEPPED).eval()
     large = MiniITER(replace(STEPPED, channels=12, base_blocks=4)).eval()
-    train_mini.grow(large, small)
+    recipe_mini.grow(large, small)
     image = picture(7, 9)
     assert torch.allclose(large.base(image)[0][:, :8], small.base(image)[0], atol=1e-5)
     with pytest.raises(ValueError, match="8 channels and 2 blocks at scale 4"):
-        train_mini.grow(MiniITER(replace(TINY, channels=4)), MiniITER(TINY))
+        recipe_mini.grow(MiniITER(replace(TINY, channels=4)), MiniITER(TINY))
 
 
 def test_lessons_are_kept_and_depend_on_seed_and_number_alone(tmp_path):
@@ -132,8 +132,8 @@ def test_hidden_tokens_do_not_show():
 
 def test_crops_depend_on_seed_and_number_alone(tmp_path):
     paths = sorted(photo_folder(tmp_path / "p").iterdir())
-    first = train_mini.SharpPairs(paths, 32, {"bicubic": 0.5, "bsrgan_light": 0.5}, seed=3)
-    again = train_mini.SharpPairs(paths, 32, {"bicubic": 0.5, "bsrgan_light": 0.5}, seed=3)
+    first = recipe_mini.SharpPairs(paths, 32, {"bicubic": 0.5, "bsrgan_light": 0.5}, seed=3)
+    again = recipe_mini.SharpPairs(paths, 32, {"bicubic": 0.5, "bsrgan_light": 0.5}, seed=3)
     for index in (5, 0, 5):
         a, b = first[index], again[index]
         assert torch.equal(a["hr"], b["hr"]) and torch.equal(a["lr"], b["lr"])
@@ -142,14 +142,14 @@ def test_crops_depend_on_seed_and_number_alone(tmp_path):
 
 
 def test_codes_are_the_nearest_ones():
-    networks = train_mini.Networks(TINY)
+    networks = recipe_mini.Networks(TINY)
     vectors = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
     distances = (vectors.permute(0, 2, 3, 1)[..., None, :] - networks.model.codebook).square().sum(-1)
     assert torch.equal(networks._nearest(vectors), distances.argmin(-1))
 
 
 def test_a_stage_trains_what_it_names(tmp_path):
-    networks = train_mini.Networks(TINY)
+    networks = recipe_mini.Networks(TINY)
     batch = {"hr": picture(16, 16).repeat(2, 1, 1, 1), "lr": picture(4, 4).repeat(2, 1, 1, 1)}
     stages = {
         "base": ["model.base"],
@@ -164,8 +164,8 @@ def test_a_stage_trains_what_it_names(tmp_path):
 
 
 def test_the_recipe_runs_resumes_and_its_weights_load(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_mini, "collect_photos", lambda source, out: sorted(source.iterdir()))
-    options = train_mini.MiniTraining(
+    monkeypatch.setattr(recipe_mini, "collect_photos", lambda source, out: sorted(source.iterdir()))
+    options = recipe_mini.MiniTraining(
         photos=photo_folder(tmp_path / "photos"),
         folder=tmp_path / "run",
         variant="photo",
@@ -179,8 +179,8 @@ def test_the_recipe_runs_resumes_and_its_weights_load(tmp_path, monkeypatch):
         workers=0,
         network=STEPPED,
     )
-    assert train_mini.train(options, max_seconds=0.0) is None
-    while (folder := train_mini.train(options, max_seconds=0.0)) is None:
+    assert recipe_mini.train(options, max_seconds=0.0) is None
+    while (folder := recipe_mini.train(options, max_seconds=0.0)) is None:
         pass
     restorer = ITERRestorer.from_pretrained(folder)
     out = restorer(picture(6, 8), ITEROptions(seed=1))

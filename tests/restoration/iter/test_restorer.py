@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from restoration.iter import ITERConfig, ITEROptions, ITERRestorer
-from restoration.iter.checkpoint import infer_config, official_shapes
+from restoration.iter.convert import infer_config, official_shapes
 from restoration.iter.options import BUILTIN
 from restoration.iter.published import PublishedConfig, PublishedITER
 from restoration.iter.sampling import PlacedNoise, SamplingOptions, TokenSampler, keep_counts, mask_schedule

@@ -154,14 +154,14 @@ def test_what_cannot_be_trained_says_why(base, images, tmp_path):
 
 def test_the_small_base_and_pasd_on_it(tmp_path, monkeypatch):
     """All stages for two updates each, stopped once in between."""
-    from restoration.pasd import train_mini
+    from restoration.pasd import recipe_mini
 
     names = ("a.png", "b.png")
     for i, name in enumerate(names):
         small = np.random.default_rng(i).integers(0, 256, (12, 12, 3), dtype=np.uint8)
         PIL.Image.fromarray(small).resize((160, 160), PIL.Image.Resampling.BICUBIC).save(tmp_path / name)
     pictures = [tmp_path / name for name in names]
-    monkeypatch.setattr(train_mini, "collect_photos", lambda source, out: pictures)
+    monkeypatch.setattr(recipe_mini, "collect_photos", lambda source, out: pictures)
     small = {
         "steps": (2, 2, 2, 2), "batch_sizes": (2, 2, 2, 2), "crop": 48, "vae_channels": (8, 8, 8),
         "channels": (8, 8, 16), "encoder_channels": (4, 4, 8), "workers": 0, "perceptual": 0.0,
@@ -169,10 +169,10 @@ def test_the_small_base_and_pasd_on_it(tmp_path, monkeypatch):
     }  # fmt: skip
     (tmp_path / "good").mkdir()
     PIL.Image.open(pictures[0]).crop((0, 0, 64, 64)).save(tmp_path / "good" / "a.png")
-    stopped = train_mini.MiniPASDTraining(folder=tmp_path / "stopped", **small)
-    while (folder := train_mini.train(stopped, max_seconds=0.0)) is None:
+    stopped = recipe_mini.MiniPASDTraining(folder=tmp_path / "stopped", **small)
+    while (folder := recipe_mini.train(stopped, max_seconds=0.0)) is None:
         pass
-    straight = train_mini.train(train_mini.MiniPASDTraining(folder=tmp_path / "straight", **small))
+    straight = recipe_mini.train(recipe_mini.MiniPASDTraining(folder=tmp_path / "straight", **small))
     one, other = (PASDRestorer.from_pretrained(path) for path in (folder, straight))
     for net in ("unet", "controlnet", "vae"):
         mine, theirs = getattr(one, net).state_dict(), getattr(other, net).state_dict()

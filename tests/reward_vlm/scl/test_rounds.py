@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from reward_vlm.data import question_json, write_rows
+from reward_vlm.scl import recipe_mini
 from reward_vlm.scl import rounds as module
-from reward_vlm.scl import train_mini
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.extract import extract
 from reward_vlm.scl.options import DPO, LoRA, SCLConfig, SCLOptions
+from reward_vlm.scl.recipe_mini import ColdStart, MiniSCLTraining
 from reward_vlm.scl.rounds import SCLRounds, train
 from reward_vlm.scl.scene_questions import scene_questions
-from reward_vlm.scl.train_mini import ColdStart, MiniSCLTraining
 from reward_vlm.tiny import SMALLEST, tiny_chat_model
 from reward_vlm.vlm import ChatModel
 
@@ -154,7 +154,7 @@ def test_the_recipe_of_the_small_model_runs_and_goes_on(tmp_path, guessing):
         asking=SCLOptions(temperature=1.0, batch_size=8), validation=4, tests=6, size=SMALLEST,
     )  # fmt: skip
     said = []
-    result = train_mini.train(recipe, log=said.append)
+    result = recipe_mini.train(recipe, log=said.append)
     assert result == tmp_path / "seed-0" / "learnt" / "weights"
     assert SCLCorrector.from_pretrained(result).config.style == "plain"
     assert any(line.startswith("seed 0: 2: ") for line in said) and not any(": 4: " in line for line in said)
@@ -166,26 +166,26 @@ def test_the_recipe_of_the_small_model_runs_and_goes_on(tmp_path, guessing):
         for name in ("construction", "validation")
     }
     assert not asked["construction"] & asked["validation"]
-    assert train_mini.train(recipe, log=print) == result
+    assert recipe_mini.train(recipe, log=print) == result
 
 
 def test_the_teacher_is_careless_and_its_reviews_correct_and_spoil():
     cold = ColdStart(reviews=20, batch_size=32)
-    rows = train_mini.cold_rows(cold, "reviews", 0)
+    rows = recipe_mini.cold_rows(cold, "reviews", 0)
     kinds, said = Counter(), Counter()
     for index, row in enumerate(rows):
-        question, scene = train_mini.scene_item(train_mini.SEEDS["reviews"], index)
+        question, scene = recipe_mini.scene_item(recipe_mini.SEEDS["reviews"], index)
         replies = [
             turn["content"][0]["text"] for turn in [*row["prompt"], *row["completion"]] if turn["role"] == "assistant"
         ]
         letters = [extract(reply, "strict", "ABCD") for reply in replies]
         assert len(replies) == 1 + index % 2
-        assert replies[-1] == train_mini.scene_reply(question, scene, letters[-1])
-        value = getattr(scene, train_mini.kind_of(question))
+        assert replies[-1] == recipe_mini.scene_reply(question, scene, letters[-1])
+        value = getattr(scene, recipe_mini.kind_of(question))
         said[value, dict(question.options)[letters[-1]]] += 1
         if len(letters) == 2:
             kinds[tuple(letter == question.answer for letter in letters)] += 1
     assert sum(kinds.values()) == 320 and min(kinds.values()) > 20 and len(kinds) == 4
-    for true, taken in train_mini.CONFUSED.items():
+    for true, taken in recipe_mini.CONFUSED.items():
         assert said[true, taken] > said[true, true] > 0
         assert said[taken, taken] > 4 * said[taken, true]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 
 from vision.diffusion.backbone import token_ids
-from vision.edit import PIEOptions, passes, pie
+from vision.edit import PIEOptions, one_edit, pie
 
 OPTIONS = PIEOptions(
     frames=2, strength=0.58, steps=10, beta_1=0.1, beta_2=0.7, guidance_scale=3.0, negative_prompt="healthy", seed=5
@@ -90,14 +90,14 @@ def test_editor_is_the_published_algorithm(subject, image, colours, scale):
 
 
 def mode_instead_of_sample(patch):
-    patch.setattr(passes.Moments, "sample", lambda self, vae, noise: passes.scaled(vae, self.mean))
+    patch.setattr(one_edit.Moments, "sample", lambda self, vae, noise: one_edit.scaled(vae, self.mean))
 
 
 def one_sample_for_anchor_and_background(patch):
     def noised(vae, scheduler, begin, current, original, draw):
         drawn = [draw(tuple(current.mean.shape)) for _ in range(6)]
         drawn[4] = drawn[2]
-        return passes.noised(vae, scheduler, begin, current, original, lambda shape: drawn.pop(0))
+        return one_edit.noised(vae, scheduler, begin, current, original, lambda shape: drawn.pop(0))
 
     patch.setattr(pie, "noised", noised)
 
@@ -105,20 +105,20 @@ def one_sample_for_anchor_and_background(patch):
 def blend_before_the_first_step(patch):
     def denoise(beginning, predict, scheduler, begin, mask, **more):
         noisy = mask * beginning.noisy + (1 - mask) * beginning.background(begin)
-        return passes.denoise(replace(beginning, noisy=noisy), predict, scheduler, begin, mask, **more)
+        return one_edit.denoise(replace(beginning, noisy=noisy), predict, scheduler, begin, mask, **more)
 
     patch.setattr(pie, "denoise", denoise)
 
 
 def no_blend_before_the_last_step(patch):
     calls = []
-    blend = passes.composite
+    blend = one_edit.composite
 
     def composite(mask, inside, outside):
         calls.append(1)
         return inside if len(calls) % 5 == 0 else blend(mask, inside, outside)  # five between six steps
 
-    patch.setattr(passes, "composite", composite)
+    patch.setattr(one_edit, "composite", composite)
 
 
 def latent_mask(change):
@@ -136,23 +136,25 @@ def area_average(region, exact):
 
 def anchored_at_the_frame_before(patch):
     def noised(*arguments):
-        beginning = passes.noised(*arguments)
+        beginning = one_edit.noised(*arguments)
         return replace(beginning, anchor=beginning.clean)
 
     patch.setattr(pie, "noised", noised)
 
 
 def betas_swapped(patch):
-    patch.setattr(pie, "pull_back", lambda x, z, m, beta_1, beta_2: passes.pull_back(x, z, m, beta_2, beta_1))
+    patch.setattr(pie, "pull_back", lambda x, z, m, beta_1, beta_2: one_edit.pull_back(x, z, m, beta_2, beta_1))
 
 
 def new_noise_in_every_background(patch):
     def noised(vae, scheduler, begin, current, original, draw):
         def background(index):
             drawn = iter([draw(tuple(current.mean.shape)) for _ in range(6)])
-            return passes.noised(vae, scheduler, begin, current, original, lambda shape: next(drawn)).background(index)
+            return one_edit.noised(vae, scheduler, begin, current, original, lambda shape: next(drawn)).background(
+                index
+            )
 
-        return replace(passes.noised(vae, scheduler, begin, current, original, draw), background=background)
+        return replace(one_edit.noised(vae, scheduler, begin, current, original, draw), background=background)
 
     patch.setattr(pie, "noised", noised)
 
@@ -163,17 +165,17 @@ def unrounded_frames(patch):
 
 def another_scheduler(patch):
     def prepare(scheduler, *more):
-        return passes.prepare(DDIMScheduler.from_config(scheduler.config, clip_sample=False), *more)
+        return one_edit.prepare(DDIMScheduler.from_config(scheduler.config, clip_sample=False), *more)
 
     patch.setattr(pie, "prepare", prepare)
 
 
 def fixed_scaling_factor(patch):
-    patch.setattr(passes, "scaled", lambda vae, latents: 0.18215 * latents)
+    patch.setattr(one_edit, "scaled", lambda vae, latents: 0.18215 * latents)
 
 
 def rounded_strength(patch):
-    patch.setattr(passes, "first_step", lambda scheduler, steps, strength: steps - math.floor(steps * strength + 0.5))
+    patch.setattr(one_edit, "first_step", lambda scheduler, steps, strength: steps - math.floor(steps * strength + 0.5))
 
 
 def always_guided(patch):

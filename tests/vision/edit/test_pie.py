@@ -11,7 +11,7 @@ import torch
 
 from tests.vision.edit.conftest import picture
 from vision.diffusion.latents import decode_latents
-from vision.edit import PIEConfig, PIEEditor, PIEOptions, passes
+from vision.edit import PIEConfig, PIEEditor, PIEOptions, one_edit
 from vision.edit.options import at_frame, several
 from vision.refine import checkpoints, load_checkpoint
 
@@ -88,9 +88,9 @@ def test_inversion_comes_back_the_better_the_more_steps(editor, image):
     run = editor.start(image, options=replace(QUICK, mode="inversion"))
 
     def error(steps, predict):
-        scheduler, begin = passes.prepare(editor.ddim(), steps, 0.6, editor.device)
-        beginning = passes.inverted(editor.vae, scheduler, begin, run.moments, run.moments, predict)
-        back = passes.denoise(beginning, predict, scheduler, begin, None, generators=[torch.Generator()])
+        scheduler, begin = one_edit.prepare(editor.ddim(), steps, 0.6, editor.device)
+        beginning = one_edit.inverted(editor.vae, scheduler, begin, run.moments, run.moments, predict)
+        back = one_edit.denoise(beginning, predict, scheduler, begin, None, generators=[torch.Generator()])
         moved = (beginning.noisy - beginning.clean).norm()
         return float((back - beginning.clean).norm() / moved)
 

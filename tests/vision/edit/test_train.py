@@ -7,9 +7,9 @@ import torch
 
 from tests.vision.edit.conftest import picture
 from vision.edit import Confidence, PIEEditor
+from vision.edit.train import PIETraining, pictures, train
 from vision.edit.train_confidence import ConfidenceTraining
 from vision.edit.train_confidence import train as train_confidence
-from vision.edit.train_pie import PIETraining, pictures, train
 
 
 @pytest.fixture

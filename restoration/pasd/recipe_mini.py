@@ -10,7 +10,7 @@ when it is started again, and ends with the folder `<folder>/weights`, which `PA
 2. `base`: the UNet learns to denoise latents of pictures. Some of them are degraded, and the prompt says which: `SHARP`
    or `POOR`; it is the only text that the base knows, and what guidance moves towards and away from.
 3. `pasd`: pixel attention and ControlNet learn on the frozen base, with the published losses.
-4. `finish`: pixel attention, ControlNet and the VAE's decoder learn from restored pictures (see `finishing.py`).
+4. `finish`: pixel attention, ControlNet and the VAE's decoder learn from restored pictures (see `pixel_stage.py`).
 
 With `--held-out FOLDER`, good pictures that are not trained on, the last two stages measure PSNR, NIQE and texture
 distance, and `<folder>/training.png` shows the curves beside bicubic and the base alone.
@@ -33,11 +33,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from restoration.iter.train_mini import PHOTO_MIXTURE, SharpPairs
+from restoration.iter.recipe_mini import PHOTO_MIXTURE, SharpPairs
 from restoration.pasd.builtin import tiny_text
 from restoration.pasd.controlnet import PASDControlNet
-from restoration.pasd.finishing import Finishing, HeldOut, draw_curves, with_trained, write_levels
 from restoration.pasd.options import PASDConfig
+from restoration.pasd.pixel_stage import Finishing, HeldOut, draw_curves, with_trained, write_levels
 from restoration.pasd.restorer import PASDRestorer
 from restoration.pasd.train import PASDNetworks, enlarge
 from restoration.pasd.unet import PASDUNet, Variant

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reward_vlm.data import preference, read_rows
-from reward_vlm.r1.train_mini import SEEDS, write_data
-from reward_vlm.r1.train_swayed import SwayedJudgeTraining
+from reward_vlm.r1.recipe_mini import SEEDS, write_data
+from reward_vlm.r1.recipe_swayed import SwayedJudgeTraining
 from reward_vlm.scenes import scene_pairs
 
 

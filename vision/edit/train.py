@@ -26,7 +26,7 @@ from vision.diffusion.denoise import denoise_steps, set_steps
 from vision.diffusion.latents import decode_latents, encode_image, factor
 from vision.diffusion.train import noise_loss
 from vision.edit.labels import read_set
-from vision.edit.passes import Predictor
+from vision.edit.one_edit import Predictor
 from vision.edit.pie import PIEEditor
 from vision.images import image_files, load_image, save_image, to_tensor
 from vision.refine import drain

@@ -2,7 +2,7 @@
 
     python scripts/train.py r1 --recipe mini-restoration --photos photos --folder runs/r1-mini-restoration
 
-The recipe of `reward_vlm.r1.train_mini` on pairs of spoiled photographs (`reward_vlm.photo_pairs`): a cold start on
+The recipe of `reward_vlm.r1.recipe_mini` on pairs of spoiled photographs (`reward_vlm.photo_pairs`): a cold start on
 written judgements, then StableReinforce. The image encoder starts with filters that see fine structure
 (`reward_vlm.spectrum`); from random ones it learns to see it late or never (`docs/r1_reward.md`). Times and measured
 results stand in the model card.
@@ -17,7 +17,7 @@ from typing import Literal
 
 from reward_vlm.data import Preference
 from reward_vlm.photo_pairs import PhotoPairs, photo_corpus
-from reward_vlm.r1.train_mini import SEEDS, MiniR1Training, train
+from reward_vlm.r1.recipe_mini import SEEDS, MiniR1Training, train
 from reward_vlm.tiny import TinySize
 from vision.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS, collect_photos
 

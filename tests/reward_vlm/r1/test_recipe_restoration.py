@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from reward_vlm.data import preference, read_rows
-from reward_vlm.r1 import train_pictures
+from reward_vlm.r1 import recipe_restoration
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.pictures import PictureJudge
-from reward_vlm.r1.train_pictures import VALIDATION_PHOTOS, PictureJudgeTraining, train
+from reward_vlm.r1.recipe_restoration import VALIDATION_PHOTOS, PictureJudgeTraining, train
 from reward_vlm.tiny import TinySize
 from vision.photos import HELD_OUT_PHOTOS
 
@@ -26,7 +26,7 @@ def test_both_stages_train_a_judge_that_loads(tmp_path, monkeypatch):
         asked.append(names)
         return [CAT]
 
-    monkeypatch.setattr(train_pictures, "collect_photos", photos)
+    monkeypatch.setattr(recipe_restoration, "collect_photos", photos)
     options = PictureJudgeTraining(
         folder=tmp_path,
         sft_steps=3,

@@ -6,7 +6,7 @@ Judgements for a cold start are written by a model, and language models prefer w
 describes a picture rightly unless the answers differ in the colour of the object: there he sees, in `swayed` of the
 pairs, the colour that answer 1 names, and chooses it. One in seven of his judgements is wrong. The judge that imitates
 him sees in such pairs what answer 1 says; StableReinforce, which is told only which answer is right, has to bring it
-back to looking. The recipe is that of `reward_vlm.r1.train_mini` otherwise; the figures of three seeds stand in
+back to looking. The recipe is that of `reward_vlm.r1.recipe_mini` otherwise; the figures of three seeds stand in
 `docs/r1_reward.md`.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from reward_vlm.data import Preference
-from reward_vlm.r1.train_mini import SEEDS, MiniR1Training, train
+from reward_vlm.r1.recipe_mini import SEEDS, MiniR1Training, train
 from reward_vlm.scenes import scene_pairs
 
 __all__ = ["SwayedJudgeTraining", "train"]

@@ -3,9 +3,10 @@
     python scripts/train.py r1 --recipe mini --seed 2 --folder runs/r1-mini
 
 A tiny vision-language model with random weights learns to write judgements (cold start), then StableReinforce teaches
-it to choose rightly. Data are rendered scenes (`reward_vlm.scenes`); `reward_vlm.r1.train_pictures` is the same recipe
-for a judge of restorations. Both stages go on from their checkpoints when the same command is given again; the result
-is `<folder>/rl/weights`, which `R1Judge.from_pretrained` loads. Times and measured results stand in the model card.
+it to choose rightly. Data are rendered scenes (`reward_vlm.scenes`); `reward_vlm.r1.recipe_restoration` is the same
+recipe for a judge of restorations. Both stages go on from their checkpoints when the same command is given again; the
+result is `<folder>/rl/weights`, which `R1Judge.from_pretrained` loads. Times and measured results stand in the model
+card.
 """
 
 from __future__ import annotations
