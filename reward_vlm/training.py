@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 from reward_vlm.vlm import ChatModel, load_model
+from vision.checkpoints import Log
 from vision.config import one_line
 from vision.hub import silent
-
-Log = Callable[[str], object]
 
 
 def common_arguments(folder: Path, seed: int, save_every: int) -> dict[str, Any]:

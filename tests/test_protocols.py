@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,12 @@ import torch
 from recon3d import GTROptions, GTRReconstructor, gtr_rig, render, vase
 from restoration import ITEROptions, ITERRestorer, PASDOptions, PASDRestorer
 from reward_vlm import R1Judge, R1Options, SCLCorrector, SCLOptions
+from reward_vlm.options import TRLTraining
+from scripts import train
 from vision.edit import PIEEditor, PIEOptions
+from vision.training import TrainOptions
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 SUBJECTS = {
     ITERRestorer: ["image"],
@@ -155,3 +162,38 @@ def leaves(tree) -> list:
     if isinstance(tree, (list, tuple)):
         return [leaf for part in tree for leaf in leaves(part)]
     return [repr(tree)]
+
+
+FOLDERS = ("restoration/iter", "restoration/pasd", "vision/edit", "recon3d/gtr", "reward_vlm/r1", "reward_vlm/scl")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_system_has_the_same_files(folder):
+    names = {path.name for path in (PROJECT / folder).glob("*.py")}
+    assert {"options.py", "train.py", "evaluate.py"} <= names
+    assert ("recipe_mini.py" in names) == (folder != "recon3d/gtr"), "GTR needs no weights"
+
+
+RECIPES = [work for recipes in train.RECIPES.values() for work in recipes.values()]
+
+
+@pytest.mark.parametrize("work", RECIPES, ids=lambda work: work.options)
+def test_every_training_has_one_form(work):
+    module = importlib.import_module(work.module)
+    signature = inspect.signature(module.train)
+    assert list(signature.parameters)[:2] == ["options", "log"] and set(signature.parameters) <= {
+        "options",
+        "log",
+        "max_seconds",
+    }
+    assert signature.parameters["options"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is None for p in list(signature.parameters.values())[1:])
+    assert signature.return_annotation in ("Path", "Path | None")
+
+
+@pytest.mark.parametrize("system", train.RECIPES)
+def test_published_trainings_share_their_options(system):
+    work = next(iter(train.RECIPES[system].values()))
+    options = getattr(importlib.import_module(work.module), work.options)
+    assert issubclass(options, (TrainOptions, TRLTraining))
+    assert {"folder", "seed", "save_every"} <= {field.name for field in fields(options)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from vision.files import atomic_path, digest
 from vision.hub import library_errors
 from vision.job import keep_to
 
+Log = Callable[[str], object]
+"""Is told in sentences how a training goes."""
 BEGUN = "begun.json"
 """File in a run folder: the options and data that the run was begun with."""
 MAY_CHANGE = (
     "folder", "device", "workers", "trackers", "gradient_checkpointing",  # where and how it is computed
-    "log_every", "save_every", "evaluate_every", "validate_every", "measure_every", "validation", "validation_steps",
+    "log_every", "save_every", "evaluate_every", "measure_every", "validation", "validation_steps",
     "photos", "volumes",  # where files of known content are looked for; the run keeps copies
 )  # fmt: skip
 """Options of all trainings that may differ when a run goes on; `steps` may too, until what they lead to is there."""

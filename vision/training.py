@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +30,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vision.checkpoints import forget_after, load_state, save_state
+from vision.checkpoints import Log, forget_after, load_state, save_state
 from vision.hub import fill, refuse_mismatch
 
 Batch = Any
@@ -58,7 +58,7 @@ class TrainOptions:
     """Gradients are clipped to this norm; None leaves them."""
     ema_decay: float | None = None
     """Decay of the moving average of the weights of the first objective; None keeps none."""
-    mixed_precision: str = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """no, bf16 or fp16."""
     eight_bit: bool = False
     """Keep the optimizer's state in 8 bits, a quarter of the memory; needs the package bitsandbytes."""
@@ -148,7 +148,7 @@ def fit(
     options: TrainOptions,
     *,
     evaluate: Callable[[Mapping[str, nn.Module]], Mapping[str, float]] | None = None,
-    log: Callable[[str], None] | None = None,
+    log: Log | None = None,
     max_seconds: float | None = None,
 ) -> dict[str, nn.Module] | None:
     """Train and return the plain modules by objective name, on the CPU; None when time ran out before the last update.
@@ -215,7 +215,7 @@ def fit_stage(
     options: TrainOptions,
     *,
     evaluate: Callable[[Mapping[str, nn.Module]], Mapping[str, float]] | None = None,
-    log: Callable[[str], None] | None = None,
+    log: Log | None = None,
     max_seconds: float | None = None,
 ) -> nn.Module | None:
     """One stage of a recipe: the trained first module, on the CPU, or None when time ran out.
@@ -358,7 +358,7 @@ class _Run:
             f"The last checkpoint {self.checkpoint} is left as it was."
         )
 
-    def report(self, row: Mapping[str, float], log: Callable[[str], None] | None) -> None:
+    def report(self, row: Mapping[str, float], log: Log | None) -> None:
         """Log a row."""
         progress = self.progress
         if self.options.trackers:

@@ -50,7 +50,7 @@ from recon3d.render import render, render_surface
 from recon3d.surfaces import simplify
 from recon3d.vase import vase
 from recon3d.volume import render_rays
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.losses import load_perceptual
 from vision.training import Context, Objective, TrainOptions, fit
 
@@ -168,9 +168,7 @@ class Model(nn.Module):
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
-def train(
-    options: GTRTraining, *, log: Callable[[str], None] | None = None, max_seconds: float | None = None
-) -> Path | None:
+def train(options: GTRTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Train one stage and return the folder of the weights, or None when `max_seconds` ran out before.
 
     Raises:
@@ -207,7 +205,7 @@ def train(
     return folder
 
 
-def _perceptual(options: GTRTraining, log: Callable[[str], None] | None) -> nn.Module | None:
+def _perceptual(options: GTRTraining, log: Log | None) -> nn.Module | None:
     if options.lpips == 0:
         return None
     try:

@@ -48,7 +48,7 @@ from restoration.iter.lessons import Lessons, choose, make_lessons, random_crop
 from restoration.iter.mini import MiniConfig, MiniITER, ResidualBlock
 from restoration.iter.model import Observed
 from restoration.recipes import recipe
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.efficientnet import feature_maps, load_efficientnet
 from vision.losses import (
     class_balanced_cross_entropy,
@@ -327,7 +327,7 @@ class Networks(nn.Module):
             torch.distributed.broadcast(self.model.codebook, 0)
 
 
-def train(options: MiniTraining, *, log: Any = None, max_seconds: float | None = None) -> Path | None:
+def train(options: MiniTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Run the stages that are not finished and return the folder of the weights, or None when time ran out."""
     from restoration.iter.options import ITERConfig
     from restoration.iter.restorer import ITERRestorer

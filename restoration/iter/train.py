@@ -41,7 +41,7 @@ from restoration.iter.published import PublishedConfig, PublishedITER
 from restoration.iter.restorer import ITERRestorer
 from restoration.iter.vqgan import SwinVQGAN, UNetDiscriminatorSN
 from restoration.recipes import recipe
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.config import save_config
 from vision.losses import (
     class_balanced_cross_entropy,
@@ -57,7 +57,7 @@ Logs = Mapping[str, Tensor | float]
 
 
 @dataclass(frozen=True)
-class ITERTraining:
+class ITERTraining(TrainOptions):
     """One stage of the published recipe."""
 
     stage: Literal["vqgan", "distortion", "refine"] = "vqgan"
@@ -90,16 +90,13 @@ class ITERTraining:
     """Weight of LPIPS on VGG; needs its weights on this machine."""
     adversarial: float = 0.1
     """vqgan: weight of the adversarial loss."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the forward passes."""
-    seed: int = 0
-    """Of the initial weights, the data and the losses."""
-    workers: int = 0
-    """Processes that load data."""
     save_every: int = 1000
     """Updates between checkpoints."""
+    log_every: int = 100
+    """Updates between log rows."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.stage not in ("vqgan", "distortion", "refine"):
             raise ValueError(f"stage must be vqgan, distortion or refine, got {self.stage}.")
         unit = self.network.vqgan.stride * self.network.vqgan.window
@@ -278,9 +275,7 @@ class _TokenStage(nn.Module):
         return total, logs
 
 
-def train(
-    options: ITERTraining, *, log: Callable[[str], None] | None = None, max_seconds: float | None = None
-) -> Path | None:
+def train(options: ITERTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Run one stage and return its folder, or None when `max_seconds` ran out before its last update.
 
     Raises:
@@ -296,18 +291,7 @@ def train(
     if options.start is not None:
         _take_weights(model, options.start, needs_vqgan=options.stage != "vqgan", log=log)
     perceptual = load_perceptual() if options.perceptual and options.stage != "distortion" else None
-    settings = TrainOptions(
-        folder=run,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        accumulate=options.accumulate,
-        learning_rate=options.learning_rate,
-        mixed_precision=options.mixed_precision,
-        seed=options.seed,
-        workers=options.workers,
-        save_every=options.save_every,
-        log_every=min(100, options.steps),
-    )
+    settings = replace(options, folder=run, log_every=min(options.log_every, options.steps))
     if options.stage == "vqgan":
         objectives = vqgan_objectives(model.vqgan, discriminator, perceptual, options)
     else:
@@ -374,9 +358,7 @@ def _data(options: ITERTraining) -> Dataset[dict[str, Tensor]]:
     return DegradedImages(options.images, how, crop=options.crop, seed=options.seed, repeats=endless)
 
 
-def _take_weights(
-    model: PublishedITER, folder: Path, needs_vqgan: bool, log: Callable[[str], None] | None = None
-) -> None:
+def _take_weights(model: PublishedITER, folder: Path, needs_vqgan: bool, log: Log | None = None) -> None:
     """Copy what fits from a finished folder."""
     files = [folder / name for name in ("model.safetensors", "vqgan.safetensors") if (folder / name).exists()]
     if not files:

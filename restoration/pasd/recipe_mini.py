@@ -24,7 +24,7 @@ and measured results stand in the model card beside the weights.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from restoration.pasd.pixel_stage import Finishing, HeldOut, draw_curves, with_t
 from restoration.pasd.restorer import PASDRestorer
 from restoration.pasd.train import PASDNetworks, enlarge
 from restoration.pasd.unet import PASDUNet, Variant
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.diffusion.backbone import TextEncoders
 from vision.diffusion.build import SCHEDULE, emptied, initialise
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
@@ -176,9 +176,7 @@ def denoiser_objectives(name: str, module: nn.Module) -> list[Objective]:
 OPTIMISER: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": 1e-3}
 
 
-def train(
-    options: MiniPASDTraining, *, log: Callable[[str], None] | None = None, max_seconds: float | None = None
-) -> Path | None:
+def train(options: MiniPASDTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Run the stages that are not finished; returns the folder of the weights, or None when time ran out."""
     from diffusers import DDPMScheduler, UniPCMultistepScheduler
 
@@ -285,7 +283,7 @@ def _run(
     data: Samples,
     options: MiniPASDTraining,
     held_out: HeldOut | None,
-    log: Callable[[str], None] | None,
+    log: Log | None,
     max_seconds: float | None,
 ) -> nn.Module | None:
     """The trained first module of a stage; None when time ran out."""

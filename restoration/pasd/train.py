@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from restoration.pasd.options import COLORIZE, SDXL, PASDConfig, PASDOptions, Ta
 from restoration.pasd.restorer import PASDRestorer
 from restoration.pasd.unet import PASDUNet, Variant, is_trained
 from restoration.recipes import recipe
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.diffusion.backbone import Text, load_backbone, load_scheduler
 from vision.diffusion.latents import encode_image, factor
 from vision.metrics import psnr, ssim
@@ -42,7 +42,7 @@ Logs = Mapping[str, Tensor | float]
 
 
 @dataclass(frozen=True)
-class PASDTraining:
+class PASDTraining(TrainOptions):
     """The published recipe."""
 
     base: Path = Path("stable-diffusion-v1-5")
@@ -73,34 +73,23 @@ class PASDTraining:
     """Micro-batches per update."""
     learning_rate: float = 5e-5
     """Of AdamW (0.9, 0.999), weight decay 0.01."""
-    warmup: int = 0
-    """Updates of linear warm-up."""
     caption_dropout: float = 0.5
     """Share of the captions that are left empty, so that guidance can be used."""
     color_weight: float = 1e-3
     """colorize: weight of the colourfulness."""
-    ema_decay: float | None = None
-    """Decay of the moving average of the trained weights; None keeps none."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
-    eight_bit: bool = False
-    """Keep the optimizer's state in 8 bits; needs the package bitsandbytes."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the forward passes."""
     validation: Path | None = None
     """Folder of good pictures that no training sees; they are degraded, restored and measured."""
-    validate_every: int = 0
-    """Updates between validations; 0 validates only at the end."""
     validation_steps: int = 10
     """Denoising steps of a validation."""
-    seed: int = 0
-    """Of the new weights, the data and the losses."""
-    workers: int = 0
-    """Processes that load data."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are clipped to this norm; None leaves them."""
     save_every: int = 1000
     """Updates between checkpoints."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.crop < 64 or self.crop % 64:
             raise ValueError(f"crop must be a multiple of 64, got {self.crop}.")
         if not 0 <= self.caption_dropout <= 1:
@@ -276,9 +265,7 @@ def enlarge(low: Tensor, size: Sequence[int], generator: torch.Generator) -> Ten
     return (enlarged.clamp(0, 1) * 255).round() / 255
 
 
-def train(
-    options: PASDTraining, *, log: Callable[[str], None] | None = None, max_seconds: float | None = None
-) -> Path | None:
+def train(options: PASDTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Train to the end and return the folder of the weights, or None when `max_seconds` ran out before.
 
     Raises:
@@ -294,23 +281,7 @@ def train(
         for net in (networks.unet, networks.controlnet):
             net.train()
             net.enable_gradient_checkpointing()
-    settings = TrainOptions(
-        folder=options.folder / "run",
-        steps=options.steps,
-        batch_size=options.batch_size,
-        accumulate=options.accumulate,
-        learning_rate=options.learning_rate,
-        warmup=options.warmup,
-        max_grad_norm=1.0,
-        ema_decay=options.ema_decay,
-        eight_bit=options.eight_bit,
-        mixed_precision=options.mixed_precision,
-        seed=options.seed,
-        workers=options.workers,
-        save_every=options.save_every,
-        log_every=min(50, options.steps),
-        evaluate_every=options.validate_every,
-    )
+    settings = replace(options, folder=options.folder / "run", log_every=min(options.log_every, options.steps))
 
     def loss(batch: Any, context: Context) -> tuple[Tensor, Logs]:
         return context.modules["pasd"](batch, context.generator)

@@ -11,7 +11,7 @@ put into a random, balanced order first. Pairs are written as they come: the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,11 +25,10 @@ from reward_vlm.r1.judge import Query, prompt
 from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.rows import balance
 from reward_vlm.results import Results
+from vision.checkpoints import Log
 from vision.config import to_dict
 from vision.files import digest
 from vision.refine import PerItem, refine
-
-Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)

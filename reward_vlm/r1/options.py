@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from reward_vlm.endpoint import Endpoint
+from reward_vlm.options import TRLTraining
 from reward_vlm.vlm import Sampling
 
 CONFIG = "judge.json"
@@ -90,17 +91,15 @@ class StableReinforce:
 
 
 @dataclass(frozen=True)
-class R1Training:
+class R1Training(TRLTraining):
     """Train a judge on your own rows."""
 
     rows: Path
     """JSON lines of preferences (with rationales for sft) or of prompts."""
-    folder: Path = Path("runs/r1")
+    folder: Path = field(default=Path("runs/r1"), kw_only=True)
     """Checkpoints, log.jsonl and the finished `weights`; a run that finds its own state goes on from it."""
     stage: Literal["sft", "rl"] = "sft"
     """Cold start, or reinforcement."""
-    start: str | None = None
-    """Source of the weights to start from; None: the embedded judge."""
     held_out: Path | None = None
     """JSON lines of preferences that judge the rounds; reinforcement needs it."""
     judge: R1Config | None = None
@@ -137,19 +136,10 @@ class R1Training:
     """A round may lose so much held-out accuracy against the best before it is undone."""
     lora_rank: int = 0
     """Train low-rank adapters of the language part and merge them at the end; 0 trains everything."""
-    save_every: int = 25
-    """Updates between TRL's checkpoints."""
-    seed: int = 0
-    """Of the order of the rows and of the judgements."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights while they are trained."""
-    skip_bad: bool = False
-    """Leave out rows that cannot be used; they are reported by number either way."""
-    trl: Path | None = None
-    """JSON file with further arguments of TRL's SFTConfig or GRPOConfig."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rounds", "batch_size", "accumulate", "save_every"):
+        super().__post_init__()
+        for name in ("steps", "rounds", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.stage == "rl" and self.held_out is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,9 +26,7 @@ from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
 from reward_vlm.r1.train import train as train_stage
 from reward_vlm.scenes import scene_corpus, scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
-from vision.checkpoints import begin_run
-
-Log = Callable[[str], object]
+from vision.checkpoints import Log, begin_run
 
 
 @dataclass(frozen=True)

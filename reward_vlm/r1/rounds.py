@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,10 @@ from reward_vlm.training import (
     quiet,
 )
 from reward_vlm.vlm import Sampling
-from vision.checkpoints import forget_after
+from vision.checkpoints import Log, forget_after
 from vision.job import choose_device
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
 from vision.refine.items import clone_items, item_generators
-
-Log = Callable[[str], object]
 
 
 @dataclass

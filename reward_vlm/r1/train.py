@@ -23,7 +23,7 @@ choices (the release: 3e-7, 1e-3; the paper: 1e-6, 0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,9 +36,7 @@ from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set
 from reward_vlm.r1.stages import lora_config, trl_arguments, write_judge
 from reward_vlm.training import common_arguments, kept_start, supervise
-from vision.checkpoints import begin_run
-
-Log = Callable[[str], object]
+from vision.checkpoints import Log, begin_run
 
 
 def train(options: R1Training, *, log: Log | None = None) -> Path:

@@ -12,7 +12,6 @@ and stores as the release's script does for this model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -24,8 +23,7 @@ from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.scl.published import released, write_preferences
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
-
-Log = Callable[[str], object]
+from vision.checkpoints import Log
 
 
 @dataclass(frozen=True)

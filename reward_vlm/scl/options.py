@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from reward_vlm.options import TRLTraining
 from reward_vlm.scl.extract import Variant
 from reward_vlm.scl.prompts import Style, review_text
 from reward_vlm.vlm import Sampling
@@ -131,28 +132,14 @@ class DPO:
 
 
 @dataclass(frozen=True)
-class SCLTraining:
+class SCLTraining(TRLTraining):
     """Train on preference pairs."""
 
     pairs: Path
     """JSON lines of preference pairs, see `reward_vlm.scl.pairs`."""
-    folder: Path = Path("runs/scl")
+    folder: Path = field(default=Path("runs/scl"), kw_only=True)
     """Checkpoints, log.jsonl and the finished `weights`; a run that finds its own state goes on from it."""
-    start: str | None = None
-    """Source of the weights to start from; None: the embedded model."""
     dpo: DPO = field(default_factory=DPO)
     """The recipe."""
-    save_every: int = 25
-    """Updates between TRL's checkpoints."""
-    seed: int = 42
+    seed: int = field(default=42, kw_only=True)
     """Of the order of the pairs, the first adapters and dropout."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights while they are trained."""
-    skip_bad: bool = False
-    """Leave out pairs that cannot be used; they are reported by number either way."""
-    trl: Path | None = None
-    """JSON file with further arguments of TRL's DPOConfig."""
-
-    def __post_init__(self) -> None:
-        if self.save_every < 1:
-            raise ValueError(f"save_every must be at least 1, got {self.save_every}.")

@@ -45,12 +45,11 @@ from reward_vlm.scl.scene_questions import (
 from reward_vlm.tiny import TinySize, tiny_chat_model
 from reward_vlm.training import common_arguments, finish, message_set, supervise
 from reward_vlm.vlm import ChatModel
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.config import save_config
 from vision.files import atomic_path
 from vision.report import plot_panels
 
-Log = Callable[[str], object]
 SEEDS = {"answers": 1, "reviews": 2, "construction": 7, "validation": 98, "test": TEST_SEED}
 """Seeds of the questions."""
 CONFUSED = {"green": "red", "purple": "black"}
@@ -141,8 +140,8 @@ def run(options: MiniSCLTraining, seed: int, say: Log) -> dict[str, Any]:
     data = options.folder / "data"
     learnt = rounds.train(
         rounds.SCLRounds(
-            data / "construction.jsonl", data / "validation.jsonl", folder / "learnt", str(start), options.rounds,
-            options.questions, asking=options.asking, dpo=options.dpo, seed=seed,
+            data / "construction.jsonl", data / "validation.jsonl", options.rounds, options.questions,
+            folder=folder / "learnt", start=str(start), asking=options.asking, dpo=options.dpo, seed=seed,
         ),
         log=say,
     )  # fmt: skip
@@ -153,7 +152,7 @@ def run(options: MiniSCLTraining, seed: int, say: Log) -> dict[str, Any]:
         pairs = learnt.parent / "round-1" / "pairs" / "pairs.jsonl"
         swapped = replace(options.dpo, swap=True)
         measured["control"] = training.train(
-            SCLTraining(pairs, folder / "control", str(start), swapped, seed=seed + 1), log=say
+            SCLTraining(pairs, swapped, folder=folder / "control", start=str(start), seed=seed + 1), log=say
         )
     return report(options, measured, folder, say)
 

@@ -17,39 +17,35 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from reward_vlm.data import Question, question, read_rows
 from reward_vlm.job import place
+from reward_vlm.options import TRLTraining
 from reward_vlm.scl import train as training
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.evaluate import measure, summary
 from reward_vlm.scl.options import DPO, SCLOptions, SCLTraining
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.training import log_row
-from vision.checkpoints import begin_run, forget_after
+from vision.checkpoints import Log, begin_run, forget_after
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
-
-Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class SCLRounds:
+class SCLRounds(TRLTraining):
     """Construct, train and evaluate, round after round."""
 
     questions: Path
     """JSON lines of multiple-choice questions with their right answers, to learn from."""
     held_out: Path
     """JSON lines of questions that judge the rounds; none may be among the others."""
-    folder: Path = Path("runs/scl")
+    folder: Path = field(default=Path("runs/scl"), kw_only=True)
     """Gets the rounds, rounds.jsonl and the `weights` of the best one; a run that finds its own state goes on."""
-    start: str | None = None
-    """Source of the weights to start from; None: the embedded model."""
     rounds: int = 1
     """Rounds after the start has been evaluated."""
     per_round: int | None = None
@@ -60,20 +56,13 @@ class SCLRounds:
     """How the model is asked when pairs are made; the seed of a round takes the place of its seed."""
     dpo: DPO = field(default_factory=DPO)
     """The recipe of the training."""
-    save_every: int = 25
-    """Updates between TRL's checkpoints."""
-    seed: int = 42
+    seed: int = field(default=42, kw_only=True)
     """Of the questions of a round, the answers and the training."""
     device: str = "auto"
     """Where the model answers: cpu, cuda, ...; auto takes a GPU when there is one, as the training does."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights."""
-    skip_bad: bool = False
-    """Leave out rows that cannot be used; they are reported by number either way."""
-    trl: Path | None = None
-    """JSON file with further arguments of TRL's DPOConfig."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rounds < 1 or (self.per_round or 1) < 1:
             raise ValueError(f"rounds and per_round must be at least 1, got {self.rounds} and {self.per_round}.")
         if self.asking.reviews == ():
@@ -150,8 +139,9 @@ class Rounds:
             return name
         weights = training.train(
             SCLTraining(
-                folder / "pairs" / "pairs.jsonl", folder / "training", str(options.folder / name), options.dpo,
-                options.save_every, options.seed + number, options.dtype, trl=options.trl,
+                folder / "pairs" / "pairs.jsonl", options.dpo, folder=folder / "training",
+                start=str(options.folder / name), save_every=options.save_every, seed=options.seed + number,
+                dtype=options.dtype, trl=options.trl,
             ),
             log=self.say,
         )  # fmt: skip

@@ -46,10 +46,8 @@ from reward_vlm.training import (
     quiet,
 )
 from reward_vlm.vlm import ChatModel, refuse_longer
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.config import read_json, save_config
-
-Log = Callable[[str], object]
 
 
 def train(options: SCLTraining, *, log: Log | None = None) -> Path:

@@ -234,7 +234,7 @@ def own_trainer(chat: ChatModel, rows: list[dict[str, Any]], pictures: list[Any]
     ]
     chat.save_pretrained(folder / "start")
     dpo = DPO(lora=LoRA(rank=0), parts="all")
-    options = SCLTraining(Path("pairs"), folder, dpo=dpo, seed=chosen["seed"], trl=folder / "trl.json")
+    options = SCLTraining(Path("pairs"), dpo, folder=folder, seed=chosen["seed"], trl=folder / "trl.json")
     return make_trainer(chat, folder / "start", pairs, options, lambda line: None)
 
 

@@ -72,7 +72,7 @@ def test_the_language_part_is_found_by_structure(family):
 def test_preferences_train_the_language_part(family, rank, data, tmp_path):
     start = start_of(family, tmp_path, "corrector")
     dpo = DPO(epochs=1, batch_size=3, accumulate=1, learning_rate=1e-2, lora=LoRA(rank=rank))
-    weights = train_corrector(SCLTraining(data / "pairs.jsonl", tmp_path / "run", str(start), dpo))
+    weights = train_corrector(SCLTraining(data / "pairs.jsonl", dpo, folder=tmp_path / "run", start=str(start)))
     changed = moved(start, weights)
     assert not any("vis" in name or "connector" in name for name in changed)
     assert len([name for name in changed if "q_proj.weight" in name]) == 2

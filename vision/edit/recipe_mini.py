@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.diffusion.backbone import TextEncoders, token_ids
 from vision.diffusion.build import SCHEDULE, emptied, initialise, text_encoder, word_tokenizer
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
@@ -126,9 +126,7 @@ class Denoiser(nn.Module):
         return noise_loss(denoise, self.scheduler, latents, text, generator).mean()
 
 
-def train(
-    options: BrainTraining, *, log: Callable[[str], None] | None = None, max_seconds: float | None = None
-) -> Path | None:
+def train(options: BrainTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Run the stages that are not finished; returns the folder of the weights, or None when time ran out.
 
     Raises:
@@ -262,7 +260,7 @@ def _run(
     loss: Callable[[Any, Context], tuple[Tensor, Mapping[str, Tensor | float]]],
     data: Kept,
     options: BrainTraining,
-    log: Callable[[str], None] | None,
+    log: Log | None,
     max_seconds: float | None,
 ) -> nn.Module | None:
     """The trained module of a stage; None when time ran out."""

@@ -10,8 +10,8 @@ reaches zero after a fraction of them when there are several processes), and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.diffusion.backbone import TextEncoders, load_scheduler
 from vision.diffusion.denoise import denoise_steps, set_steps
 from vision.diffusion.latents import decode_latents, encode_image, factor
@@ -34,7 +34,7 @@ from vision.training import Context, Objective, TrainOptions, fit
 
 
 @dataclass(frozen=True)
-class PIETraining:
+class PIETraining(TrainOptions):
     """Fine-tuning on a domain; the defaults are the published recipe's, for 8 processes."""
 
     base: Path = Path("stable-diffusion-v1-4")
@@ -65,8 +65,8 @@ class PIETraining:
     """Peak."""
     warmup: int = 1000
     """Updates of linear warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Of the learning rate after the warm-up."""
+    final_learning_rate: float | None = 5e-7
+    """End of the cosine decay after the warm-up; None keeps the peak."""
     resolution: int = 512
     """Pixels per side."""
     center_crop: bool = True
@@ -77,14 +77,15 @@ class PIETraining:
     """Compute activations again in the backward pass, to save memory."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Numbers that the networks compute in."""
-    seed: int = 0
-    """Of the data and the losses."""
     workers: int = 4
     """Processes that load data."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are clipped to this norm; None leaves them."""
     save_every: int = 1000
     """Updates between checkpoints."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.resolution < 8:
             raise ValueError(f"resolution must be at least 8 pixels, got {self.resolution}.")
         if self.prior is not None and not self.prior_prompt:
@@ -173,9 +174,7 @@ class DomainLoss(nn.Module):
         return domain + self.options.prior_weight * prior, {"domain": domain, "prior": prior}
 
 
-def train(
-    options: PIETraining, *, log: Callable[[str], None] | None = None, max_seconds: float | None = None
-) -> Path | None:
+def train(options: PIETraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Train to the end and return the folder of the weights, or None when `max_seconds` ran out before.
 
     Raises:
@@ -194,21 +193,7 @@ def train(
         editor.unet.enable_gradient_checkpointing()
     scheduler = load_scheduler(options.base / "scheduler", "DDPMScheduler")
     module = DomainLoss(editor.unet, editor.vae.requires_grad_(False), editor.text, scheduler, options)
-    settings = TrainOptions(
-        folder=options.folder / "run",
-        steps=options.steps,
-        batch_size=options.batch_size,
-        accumulate=options.accumulate,
-        learning_rate=options.learning_rate,
-        final_learning_rate=options.learning_rate / 100 if options.schedule == "cosine" else None,
-        warmup=options.warmup,
-        max_grad_norm=1.0,
-        mixed_precision=options.mixed_precision,
-        seed=options.seed,
-        workers=options.workers,
-        save_every=options.save_every,
-        log_every=min(50, options.steps),
-    )
+    settings = replace(options, folder=options.folder / "run", log_every=min(options.log_every, options.steps))
 
     def loss(batch: Any, context: Context) -> tuple[Tensor, Mapping[str, Tensor]]:
         return context.modules["unet"](batch, context.generator)

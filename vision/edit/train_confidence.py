@@ -9,8 +9,8 @@ The best weights on held-out pictures are kept. Differences: one label at a time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from vision.checkpoints import begin_run
+from vision.checkpoints import Log, begin_run
 from vision.diffusion.build import initialise
 from vision.edit.auc import PESG, AUCMarginLoss, area_under_curve
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier, classifier_grey, densenet121, imagenet
@@ -31,7 +31,7 @@ from vision.training import Context, Objective, TrainOptions, fit
 
 
 @dataclass(frozen=True)
-class ConfidenceTraining:
+class ConfidenceTraining(TrainOptions):
     """Train a classifier of one condition."""
 
     positive: Path = Path("positive")
@@ -58,10 +58,9 @@ class ConfidenceTraining:
     """Of the second stage."""
     auc_learning_rate: float = 0.01
     """Of the second stage."""
-    seed: int = 0
-    """Of weights and data."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {self.held_out}.")
 
@@ -99,9 +98,7 @@ class Scored(nn.Module):
         return self.network(grey if self.small else imagenet(grey)).flatten()
 
 
-def train(
-    options: ConfidenceTraining, *, log: Callable[[str], None] | None = None, max_seconds: float | None = None
-) -> Path | None:
+def train(options: ConfidenceTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Train to the end and return the folder of the weights, or None when `max_seconds` ran out before.
 
     Raises:
@@ -123,14 +120,7 @@ def train(
         return F.binary_cross_entropy_with_logits(logits, batch["label"].to(logits)), {}
 
     data = Graded(training, options.size, options.seed)
-    settings = TrainOptions(
-        folder=options.folder / "run",
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        log_every=min(50, options.steps),
-    )
+    settings = replace(options, folder=options.folder / "run", log_every=min(options.log_every, options.steps))
     objective = Objective("classifier", module, loss, betas=(0.9, 0.999), weight_decay=1e-5)
     trained = fit([objective], data, settings, log=log, max_seconds=max_seconds)
     if trained is None:
@@ -148,7 +138,7 @@ def maximise_auc(
     data: Graded,
     measured: Mapping[int, list[Path]],
     options: ConfidenceTraining,
-    log: Callable[[str], None] | None = None,
+    log: Log | None = None,
 ) -> float:
     """Second stage: leaves the weights of the best epoch in the module, and returns their area."""
     device = next(module.parameters()).device

@@ -57,7 +57,7 @@ def guessing(monkeypatch):
 def options(files, folder, **changes):
     asking = SCLOptions(temperature=1.0, batch_size=4)
     return replace(
-        SCLRounds(files / "questions.jsonl", files / "held_out.jsonl", folder, str(files / "start"), rounds=2),
+        SCLRounds(files / "questions.jsonl", files / "held_out.jsonl", 2, folder=folder, start=str(files / "start")),
         **{"asking": asking, "dpo": QUICK, "tolerance": 1.0, "per_round": 8} | changes,
     )
 

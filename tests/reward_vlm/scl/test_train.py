@@ -47,7 +47,7 @@ def files(tmp_path_factory):
 
 def options(files, folder, **dpo):
     recipe = {"epochs": 1, "batch_size": 2, "accumulate": 1, "learning_rate": 1e-3, "lora": FULL} | dpo
-    return SCLTraining(files / "pairs.jsonl", folder, str(files / "start"), DPO(**recipe), save_every=2)
+    return SCLTraining(files / "pairs.jsonl", DPO(**recipe), folder=folder, start=str(files / "start"), save_every=2)
 
 
 def weights(folder):
@@ -67,7 +67,7 @@ def losses(folder):
 def test_the_defaults_are_the_reference_recipe(tmp_path):
     from trl import DPOConfig
 
-    config = DPOConfig(**arguments(SCLTraining(tmp_path / "pairs.jsonl", tmp_path)))
+    config = DPOConfig(**arguments(SCLTraining(tmp_path / "pairs.jsonl", folder=tmp_path)))
     expected = {
         "beta": 0.1, "loss_type": ["sigmoid", "sft"], "loss_weights": [0.9, 0.1], "learning_rate": 5e-5,
         "num_train_epochs": 3, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 16,
