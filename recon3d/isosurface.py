@@ -180,18 +180,6 @@ def grid_points(resolution: tuple[int, int, int], device: torch.device | str = "
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
 
 
-@torch.no_grad()
-def evaluate_grid(density: Callable[[Tensor], Tensor], resolution: int, device: torch.device | str = "cpu") -> Tensor:
-    """(n, n, n) values on a grid, slab by slab, without gradient; `density` maps points (points, 3) to (points,)."""
-    axis = torch.linspace(-1, 1, resolution, device=device)
-    slab = max(1, (1 << 17) // (resolution * resolution))
-    slices = []
-    for xs in axis.split(slab):
-        points = torch.stack(torch.meshgrid(xs, axis, axis, indexing="ij"), -1)
-        slices.append(density(points.view(-1, 3)).view(points.shape[:3]))
-    return torch.cat(slices)
-
-
 def extract_sparse(
     density: Callable[[Tensor], Tensor], grid: Tensor, level: float = 10.0, fixed: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

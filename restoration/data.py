@@ -1,6 +1,6 @@
 """Pairs of good and bad images to train restoration with, from folders.
 
-Every sample is a function of (seed, epoch, index) alone: crops, flips and degradations are the same whatever the number
+Every sample is a function of (seed, index) alone: crops, flips and degradations are the same whatever the number
 of workers, and a run that is resumed sees what an uninterrupted one would have seen.
 """
 
@@ -21,7 +21,7 @@ from vision.resize import resize
 
 
 class _SeededImages(Dataset[dict[str, Tensor]]):
-    """What both kinds of folder share: files, epochs, random streams per sample."""
+    """What both kinds of folder share: files, random streams per sample."""
 
     def __init__(
         self,
@@ -41,7 +41,6 @@ class _SeededImages(Dataset[dict[str, Tensor]]):
             raise ValueError(f"repeats must be at least 1, got {repeats}.")
         self.paths, self.crop, self.augment, self.seed, self.repeats = paths, crop, augment, seed, repeats
         self.in_memory = in_memory
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
         self._pixels: dict[Path, Tensor] = {}
 
     def __len__(self) -> int:
@@ -50,14 +49,10 @@ class _SeededImages(Dataset[dict[str, Tensor]]):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return (self[index] for index in range(len(self)))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose which crops and degradations follow; call it before each pass."""
-        self._epoch.fill_(epoch)
-
     def _draws(self, index: int) -> Draws:
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} samples, got index {index}.")
-        return Draws.seeded(self.seed, int(self._epoch), index)
+        return Draws.seeded(self.seed, 0, index)
 
     def _read(self, path: Path) -> Tensor:
         """(3, height, width) uint8 of a file."""
@@ -81,7 +76,7 @@ class DegradedImages(_SeededImages):
             to multiples of the scale.
         augment: flip and transpose at random.
         seed: see the module.
-        repeats: samples per image and epoch.
+        repeats: samples per image.
         in_memory: keep decoded images (3 bytes per pixel, in every worker).
 
     Raises:
@@ -131,7 +126,7 @@ class PairedImages(_SeededImages):
         augment: flip and transpose at random.
         rescale: shrink pairs at random before the crop, at most until the shorter side is `crop`.
         seed: see the module.
-        repeats: samples per image and epoch.
+        repeats: samples per image.
         in_memory: keep decoded images (3 bytes per pixel, in every worker).
 
     Raises:

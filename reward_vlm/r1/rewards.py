@@ -20,7 +20,6 @@ from reward_vlm.dialogue import Dialogue
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.parse import choice, first_answer, lenient_choice, reasoning, well_formed
 from reward_vlm.r1.prompts import fill_consistency
-from reward_vlm.vlm import ChatModel, Sampling
 from vision.refine import PerItem, refine
 
 Consistency = Callable[[Sequence[str]], list[int]]
@@ -125,16 +124,6 @@ def endpoint_judge(endpoint: Endpoint, say: Say) -> AskedConsistency:
         return [reply if isinstance(reply, str) else None for reply in replies]
 
     return AskedConsistency(ask)
-
-
-def model_judge(chat: ChatModel, max_new_tokens: int = 64) -> AskedConsistency:
-    """A local model as the judge."""
-
-    def ask(prompts: Sequence[str]) -> list[str | None]:
-        replies = chat.generate([Dialogue().user(prompt) for prompt in prompts], Sampling(max_new_tokens))
-        return [reply.text for reply in replies]
-
-    return AskedConsistency(ask, tries=1)  # it would say the same again
 
 
 CONCLUSION = re.compile(r"response ([12]) is better", re.IGNORECASE)

@@ -47,23 +47,11 @@ def test_samples_do_not_depend_on_the_number_of_workers(folder):
     assert straight[0]["high"].shape == (3, 32, 32) and straight[0]["low"].shape == (3, 8, 8)
 
 
-def test_epochs_and_seeds_change_samples_and_come_back(folder):
+def test_a_seed_decides_about_samples(folder):
     data = DegradedImages(folder, "bicubic", crop=16)
     first = list(data)
-    data.set_epoch(1)
-    second = list(data)
-    assert not same(first, second)
-    data.set_epoch(0)
     assert same(first, list(data))
     assert not same(first, list(DegradedImages(folder, "bicubic", crop=16, seed=1)))
-
-
-def test_workers_that_live_on_see_the_new_epoch(folder):
-    data = DegradedImages(folder, "bicubic", crop=16)
-    loader = DataLoader(data, batch_size=None, num_workers=1, persistent_workers=True, multiprocessing_context="fork")
-    first = list(loader)
-    data.set_epoch(1)
-    assert not same(first, list(loader)) and same(list(data), list(loader))
 
 
 def test_images_kept_in_memory_give_the_same_samples(folder):

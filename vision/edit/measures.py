@@ -79,11 +79,6 @@ def _clip_columns(images: Tensor, clip: Clip, prompt: str, source_prompt: str) -
     return found
 
 
-def realism(clip: Clip, generated: Tensor, real: Tensor) -> float:
-    """Mean cosine over all pairs of a generated and a real picture, (n, 3, h, w) each (DreamBooth's CLIP-I)."""
-    return float((clip.images(generated) @ clip.images(real).T).mean())
-
-
 def summary(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Of the rows of `rows`: medians over the trajectories.
 

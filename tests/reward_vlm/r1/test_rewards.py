@@ -16,11 +16,9 @@ from reward_vlm.r1.rewards import (
     AskedConsistency,
     JudgementReward,
     endpoint_judge,
-    model_judge,
     rule_consistency,
     total_reward,
 )
-from reward_vlm.tiny import tiny_chat_model
 
 RIGHT = "<think>so response 2 is better .</think><answer>2</answer>"
 INCONSISTENT = "<think>so response 1 is better .</think><answer>2</answer>"
@@ -156,7 +154,3 @@ def test_strange_servers_are_errors_not_crashes(server):
     assert isinstance(quick(f"{url}/chat").complete([Dialogue().user("q")])[0], (str, EndpointError))
     with pytest.raises(ValueError, match="must start with http"):
         Endpoint("localhost:8000")
-
-
-def test_a_local_model_as_the_judge():
-    assert model_judge(tiny_chat_model(), 4)([RIGHT, WRONG]) in ([a, b] for a in (-1, 0, 1) for b in (-1, 0, 1))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vision.edit.measures import realism, rows
+from vision.edit.measures import rows
 from vision.edit.progression import Progression
 from vision.metrics import Clip
 
@@ -56,13 +56,6 @@ def test_columns_are_cosines_to_the_original_the_prompt_and_the_direction(folder
             moved = torch.cosine_similarity(here - first, direction, dim=0)
             assert row["clip_directional"] == pytest.approx(float(moved), abs=1e-3)
     assert "clip_text" not in rows(progression, clip=clip)[0]
-
-
-def test_realism_is_the_mean_over_all_pairs(folder, progression):
-    clip = Clip.load(f"local-dir:{folder}")
-    generated, real = progression.images[1], progression.images[2]
-    pairs = [float(clip.images(a[None])[0] @ clip.images(b[None])[0]) for a in generated for b in real]
-    assert realism(clip, generated, real) == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
 
 
 def test_missing_models_are_named(tmp_path):
