@@ -24,7 +24,7 @@ from restoration.pasd.memory import free_bytes, largest_tile, largest_vae_tile
 from restoration.pasd.options import PASDOptions
 from restoration.pasd.predictor import BatchPredictor, NoisePredictor
 from restoration.pasd.prompts import Describer, full_prompt
-from restoration.pasd.sizes import Sizes, as_gray, finish, plan, prepare, transfer_chroma
+from restoration.pasd.sizes import Sizes, as_gray, finish, plan, prepare, thicken, transfer_chroma
 from restoration.pasd.unet import is_trained
 from restoration.restorer import Facts
 from vision.diffusion.backbone import (
@@ -33,7 +33,7 @@ from vision.diffusion.backbone import (
 from vision.diffusion.denoise import At, Denoising, denoise_steps, set_steps
 from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, vae_tiles
 from vision.diffusion.tiling import GaussianTiles
-from vision.images import ImageLike, keep_grey, to_pil, to_tensor
+from vision.images import ImageLike, keep_grey, pad_to, to_pil, to_tensor
 from vision.refine import Step, drain, item_generators, observed
 from vision.refine.step import Stop
 from vision.tiles import Tiles
@@ -56,6 +56,8 @@ class Run:
     """(b, 3, h, w) what was given, RGB in [0, 1]."""
     image: Tensor
     """(b, 3, H, W) float32, what the networks see, RGB in [0, 1]."""
+    size: tuple[int, int]
+    """Height and width of the result."""
     sizes: Sizes
     """Of the input, of what the networks see and of the result."""
     options: PASDOptions
@@ -205,16 +207,21 @@ class PASDRestorer(PASDComponents):
         height, width = self.output_size(*image.shape[-2:], options)
         unit = factor(self.vae)
         colorize = self.config.task == "colorize"
+        original, own, output = image, (image.shape[-1], image.shape[-2]), (width, height)
+        if not colorize and not prepared:
+            own, output = thicken(*own, output, options.process_size)
+            image = pad_to(image, own[1], own[0])
         sizes = plan(
-            *reversed(image.shape[-2:]),
-            (width, height),
+            *own,
+            output,
             options.process_size,
             unit,
             2 * options.process_size if colorize else None,
         )
         if prepared:
             sizes = Sizes(*([(image.shape[-1], image.shape[-2])] * 4))
-        original, image = image, as_gray(image) if colorize else image
+            height, width = image.shape[-2:]
+        image = as_gray(image) if colorize else image
         seen = image if prepared else prepare(image, sizes)
         positive, negative = self._texts(image, options, prompts) if text is None else text
         seen = seen.to(self.device)
@@ -244,7 +251,7 @@ class PASDRestorer(PASDComponents):
         alone = self.device.type == "cpu" and len(seen) > 1
         chosen = BatchPredictor(predictor, len(seen), alone)
         begin = self._begin(seen, options, scheduler, draw, latents)
-        return Run(original, seen, sizes, options, begin, chosen, scheduler, generators)
+        return Run(original, seen, (height, width), sizes, options, begin, chosen, scheduler, generators)
 
     def decode(self, state: Denoising, options: PASDOptions | None = None) -> Tensor:
         """The picture (b, 3, H, W) in [0, 1], on the networks' device, of a state."""
@@ -256,7 +263,8 @@ class PASDRestorer(PASDComponents):
         decoded, seen, options = decoded.float().cpu(), run.image.float().cpu(), run.options
         if self.config.task == "colorize":
             return transfer_chroma(decoded, run.original.float().cpu(), options.eight_bit)
-        return finish(decoded, seen, run.sizes.output, options.color, options.eight_bit)
+        found = finish(decoded, seen, run.sizes.output, options.color, options.eight_bit)
+        return found[..., : run.size[0], : run.size[1]]
 
     def _begin(self, image: Tensor, options: PASDOptions, scheduler: Any, draw: Draw, latents: Tensor | None) -> Tensor:
         """Latents to start from (PASD, section 3.4: adjustable noise schedule)."""

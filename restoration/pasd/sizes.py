@@ -1,13 +1,15 @@
 """Sizes on the way through PASD, and the colours and the size of the result.
 
-Pictures are resized in 8 bits by Pillow, as the released code does: it is what the networks were trained with, and
-files hold no more.
+Pictures are resized in 8 bits by Pillow, as the released code does: it is what the networks were trained with. Results
+are resized by Pillow in floats, unless the released code's 8 bits are asked for.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,8 @@ from vision.images import match_color, to_pil, to_tensor, to_uint8
 
 Size = tuple[int, int]
 Color = Literal["wavelet", "adain", "none"]
+MOST_OBLONG = 8
+"""Long side over short side of what the networks see."""
 
 
 class Sizes(NamedTuple):
@@ -55,6 +59,33 @@ def plan(width: int, height: int, output: Size, process_size: int, unit: int = 8
     return Sizes(enlarged, resized, processed, output)
 
 
+def thicken(width: int, height: int, output: Size, process_size: int) -> tuple[Size, Size]:
+    """A thin picture and its result, both with more of the short side, which is mirrored and cut off again.
+
+    Enlarged to a short side of `process_size`, a picture of 1 x 400 pixels would be 400 times as long. With these sizes
+    the long side stays within `MOST_OBLONG` times the short one.
+
+    Args:
+        width: of the picture.
+        height: of the picture.
+        output: (width, height) of the result.
+        process_size: see `plan`.
+
+    Returns:
+        (width, height) of the picture and of the result; as they were where that is enough.
+    """
+    own = (width, height)
+    wanted = min(process_size, math.ceil(max(output) / MOST_OBLONG))
+    if min(output) >= wanted:
+        return own, output
+    thin = output.index(min(output))
+    scale = output[thin] / own[thin]
+    side = math.ceil(wanted / scale)
+    picture, result = [*own], [*output]
+    picture[thin], result[thin] = side, max(round(side * scale), output[thin])
+    return (picture[0], picture[1]), (result[0], result[1])
+
+
 def as_gray(image: Tensor) -> Tensor:
     """The brightness (b, 3, h, w) of pictures (b, 3, h, w) in [0, 1], as Pillow computes it in 8 bits."""
     return torch.cat([to_tensor(to_pil(item).convert("L").convert("RGB")) for item in image])
@@ -79,7 +110,7 @@ def finish(image: Tensor, source: Tensor, size: Size, color: Color = "wavelet", 
         source: (b, 3, H, W) what the networks saw.
         size: (width, height).
         color: how colours are transferred.
-        eight_bit: round and cut to 8 bits where the released code does; otherwise once, for the resize.
+        eight_bit: round and cut to 8 bits where the released code does; otherwise nowhere.
 
     Returns:
         (b, 3, height, width) in [0, 1].
@@ -92,7 +123,11 @@ def finish(image: Tensor, source: Tensor, size: Size, color: Color = "wavelet", 
             image = to_uint8(image, truncate=True).float() / 255
     if size == (image.shape[-1], image.shape[-2]):
         return image
-    return torch.cat([to_tensor(_resize(to_pil(item), size)) for item in image])
+    if eight_bit:
+        return torch.cat([to_tensor(_resize(to_pil(item), size)) for item in image])
+    planes = [PIL.Image.fromarray(plane.numpy()) for plane in image.flatten(0, 1)]
+    resized = [torch.from_numpy(np.array(_resize(plane, size))) for plane in planes]
+    return torch.stack(resized).unflatten(0, image.shape[:2]).clamp(0, 1)
 
 
 def transfer_chroma(result: Tensor, gray: Tensor, eight_bit: bool = False) -> Tensor:

@@ -17,6 +17,7 @@ from restoration.pasd.components import PRETRAINED
 from restoration.pasd.memory import SIDES, largest_tile, largest_vae_tile
 from restoration.pasd.options import COLORIZE, PRESETS
 from restoration.pasd.restorer import PUBLISHED, base_alone
+from restoration.pasd.sizes import plan, thicken
 from restoration.pasd.style import merge_lora
 from restoration.pasd.unet import PASDUNet, is_trained
 from vision.metrics import psnr
@@ -46,6 +47,36 @@ def test_every_family_restores_to_the_exact_size(name):
         assert result.shape == (1, 3, *size)
         assert result.min() >= 0 and result.max() <= 1 and result.isfinite().all()
         assert restorer.output_size(33, 49, PASDOptions(**options)) == size
+
+
+@pytest.mark.parametrize("size", [(1, 40), (60, 1), (2, 50), (1, 1)])
+def test_thin_pictures_are_seen_with_a_modest_long_side(tiny, size):
+    """A line of pixels, enlarged until its short side has the process size, would be endless."""
+    line = photo(64, 64)[..., : size[0], : size[1]]
+    run = tiny.start(line, PASDOptions(**FAST, scale=2))
+    assert max(run.image.shape[-2:]) <= 8 * 32 and min(run.image.shape[-2:]) >= 32
+    result = tiny(line, PASDOptions(**FAST, scale=2))
+    assert result.shape == (1, 3, 2 * size[0], 2 * size[1])
+
+
+@pytest.mark.parametrize("picture", [(1, 400), (4000, 1), (4000, 40), (30, 9000), (7, 5)])
+@pytest.mark.parametrize("scale", [1.0, 2.5, 4.0])
+def test_plans_stay_within_a_factor_of_what_is_asked_for(picture, scale):
+    output = (max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale)))
+    own, enlarged = thicken(*picture, output, 768)
+    assert all(a >= b for a, b in zip((*own, *enlarged), (*picture, *output), strict=True))
+    width, height = plan(*own, enlarged, 768).processed
+    assert width * height <= max(8 * 768**2, max(output) * 768) * 1.1
+
+
+def test_pictures_that_are_not_thin_are_as_they_were():
+    assert thicken(100, 300, (400, 1200), 768) == ((100, 300), (400, 1200))
+    assert thicken(5000, 200, (20_000, 800), 768) == ((5000, 200), (20_000, 800))
+
+
+def test_results_of_another_size_have_more_than_8_bits(tiny):
+    values = tiny(photo(), PASDOptions(**FAST, scale=0.5))
+    assert (values * 255 - (values * 255).round()).abs().max() > 0.1
 
 
 def test_what_goes_in_comes_out(tiny):
