@@ -48,6 +48,9 @@ class RestoreOptions(Generic[T]):
     """Format of the results; png is written while it is computed and needs the least memory."""
     background: str | None = None
     """Colour (white, #20a0ff) that transparent images are put on; None keeps their transparency."""
+    frames: int | Literal["all"] | None = None
+    """Of animations and of files with several pages: the number of one, from 1 on, or all: an animation again (png or
+    webp), or pages (tif). None refuses them."""
     compare: bool = False
     """Also write compare/NAME.png: the input, enlarged bicubically, beside the result."""
     previews: bool = False
@@ -66,6 +69,10 @@ class RestoreOptions(Generic[T]):
             raise ValueError(f"best_of must be at least 1, got {self.best_of}.")
         if self.judge is not None and self.best_of == 1:
             raise ValueError("A judge picks the best of several results; give --best-of as well.")
+        if isinstance(self.frames, int) and self.frames < 1:
+            raise ValueError(f"frames must be at least 1, or all, got {self.frames}.")
+        if self.frames == "all" and (self.best_of > 1 or self.compare or self.previews):
+            raise ValueError("frames all goes without best_of, compare and previews.")
         if not self.inputs:
             raise ValueError("Name at least one image, folder or .txt list to restore.")
         if self.max_pixels < 1:
@@ -120,10 +127,14 @@ class _Restoring:
 
     def _item(self, item: Item) -> None:
         """Restore one image, or what is missing of its pictures."""
-        from vision.images import check_format, left_out, load_image
+        from vision.images import check_format, left_out, load_frames, load_image
 
         options = self.options
-        loaded = load_image(item.input, max_pixels=options.max_pixels)
+        if options.frames == "all" and (frames := load_frames(item.input, max_pixels=options.max_pixels)).count > 1:
+            self._frames(item, frames)
+            return
+        frame = options.frames if isinstance(options.frames, int) else None
+        loaded = load_image(item.input, max_pixels=options.max_pixels, frame=frame)
         loaded = loaded if options.background is None else loaded.on(options.background)
         check_format(item.path, 1, 1, transparent=loaded.alpha is not None)
         stem = str(PurePosixPath(item.name).with_suffix(""))
@@ -145,6 +156,36 @@ class _Restoring:
                 self._restore(item, loaded, result, folder / previews if options.previews else None)
             if options.compare:
                 _compare(loaded, result, folder / compared)
+
+    def _frames(self, item: Item, frames: Any) -> None:
+        """Restore an animation or a document."""
+        from restoration.frames import restore_frames
+        from vision.images import check_format, check_frames, left_out, save_frames
+
+        if item.done():
+            return
+        options, first = self.options, next(iter(frames))
+        self.restorer = self.restorer or self.job.needs(self._load)
+        self._check(first)
+        height, width = self.restorer.output_size(first.rgb.height, first.rgb.width, self.chosen)
+        check_format(item.path, width, height, transparent=frames.transparent and options.background is None)
+        check_frames(item.path, frames, (width, height))
+        for sentence in filter(None, (*first.remarks, left_out(first, item.path))):
+            self.job.note(f"{item.input}: {sentence}")
+
+        def progress(part: float) -> None:
+            self.job.progress("restoring", item.number + part, item.total)
+
+        with item.results() as folder:
+            item.tell(frames=frames.count)
+            save_frames(
+                restore_frames(self.restorer, frames, self.chosen, options.background, progress),
+                folder / item.name,
+                durations=frames.durations,
+                loops=frames.loops,
+                icc=first.icc,
+                metadata=first.metadata,
+            )
 
     def _check(self, loaded: Any) -> None:
         """Whether the restorer can do what is asked, with this picture.
@@ -188,7 +229,8 @@ class _Restoring:
         def progress(part: float) -> None:
             self.job.progress("restoring", item.number + begin + part / of, item.total)
 
-        if self.restorer.facts(options).copies and self.options.background is None and _copied(item.input, result):
+        whole = self.options.background is None and self.options.frames is None
+        if self.restorer.facts(options).copies and whole and _copied(item.input, result):
             return
         pixels = to_tensor(loaded)
         height, width = self.restorer.output_size(*pixels.shape[-2:], options)

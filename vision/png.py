@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,24 +43,58 @@ def write_png(
     Raises:
         ValueError: the bands do not add up to `height` x `width`.
     """
-    compressor = zlib.compressobj(level)
-    written = 0
     with open(path, "wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOUR_TYPES[channels], 0, 0, 0)))
+        file.write(_begin(width, height, channels, bits))
         for kind, content in chunks:
             file.write(_chunk(kind, content))
-        pixel = channels * bits // 8
-        above = np.zeros((1, width * pixel), np.uint8)
-        for rows in _row_groups(bands, width, channels, bits):
-            written += len(rows)
-            data = compressor.compress(_filter(rows, above, pixel).tobytes())
-            if data:
-                file.write(_chunk(b"IDAT", data))
-            above = rows[-1:].copy()
-        if written != height:
-            raise ValueError(f"The bands have {written} rows together, but the picture has {height}.")
-        file.write(_chunk(b"IDAT", compressor.flush()))
+        for data in _compressed(bands, width, height, channels, bits, level):
+            file.write(_chunk(b"IDAT", data))
+        file.write(_chunk(b"IEND", b""))
+
+
+def write_apng(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    durations: Sequence[float],
+    *,
+    loops: int = 0,
+    chunks: Iterable[tuple[bytes, bytes]] = (),
+    level: int = 6,
+) -> None:
+    """Write an animated PNG, frame by frame (PNG, third edition, section 11.3.3).
+
+    Args:
+        path: the file, written in place.
+        frames: (height, width, channels) uint8 arrays of one shape, as many as `durations`.
+        durations: milliseconds of each frame.
+        loops: how often it is played; 0: for ever.
+        chunks: see `write_png`.
+        level: see `write_png`.
+
+    Raises:
+        ValueError: there are more or fewer frames than durations, or their shapes differ.
+    """
+    number = 0  # of the chunks of the animation
+    with open(path, "wb") as file:
+        for place, (frame, duration) in enumerate(zip(frames, durations, strict=True)):
+            height, width, channels = frame.shape
+            if not place:
+                file.write(_begin(width, height, channels, 8))
+                file.write(_chunk(b"acTL", struct.pack(">II", len(durations), loops)))
+                for kind, content in chunks:
+                    file.write(_chunk(kind, content))
+                first = frame.shape
+            if frame.shape != first:
+                raise ValueError(f"The frames of an animation have one shape, got {first} and {frame.shape}.")
+            shown = min(round(duration), 65_535)
+            file.write(_chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, width, height, 0, 0, shown, 1000, 0, 0)))
+            number += 1
+            for data in _compressed([frame], width, height, channels, 8, level):
+                if place:
+                    file.write(_chunk(b"fdAT", struct.pack(">I", number) + data))
+                    number += 1
+                else:
+                    file.write(_chunk(b"IDAT", data))
         file.write(_chunk(b"IEND", b""))
 
 
@@ -137,6 +171,27 @@ def text_chunk(keyword: str, text: str) -> tuple[bytes, bytes]:
         return b"tEXt", name + b"\0" + text.encode("latin-1")
     except UnicodeEncodeError:
         return b"iTXt", name + b"\0\0\0\0\0" + text.encode("utf-8")
+
+
+def _begin(width: int, height: int, channels: int, bits: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, _COLOUR_TYPES[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
+
+
+def _compressed(
+    bands: Iterable[np.ndarray], width: int, height: int, channels: int, bits: int, level: int
+) -> Iterator[bytes]:
+    """The compressed rows of a picture, in pieces."""
+    compressor, written, pixel = zlib.compressobj(level), 0, channels * bits // 8
+    above = np.zeros((1, width * pixel), np.uint8)
+    for rows in _row_groups(bands, width, channels, bits):
+        written += len(rows)
+        if data := compressor.compress(_filter(rows, above, pixel).tobytes()):
+            yield data
+        above = rows[-1:].copy()
+    if written != height:
+        raise ValueError(f"The bands have {written} rows together, but the picture has {height}.")
+    yield compressor.flush()
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -14,7 +15,18 @@ import tifffile
 from PIL import ImageCms
 
 from vision import png
-from vision.images import BadImage, Metadata, bits_of, left_out, load_image, read_image, save_image
+from vision.images import (
+    BadImage,
+    Metadata,
+    bits_of,
+    check_frames,
+    left_out,
+    load_frames,
+    load_image,
+    read_image,
+    save_frames,
+    save_image,
+)
 from vision.images.transparency import bleed, enlarge_alpha
 
 RNG = np.random.default_rng(0)
@@ -282,3 +294,79 @@ def test_small_pages_with_other_content_are_pages(tmp_path):
             file.write(values, photometric="rgb", metadata=None)
     with pytest.raises(BadImage, match=r"several pages \(2\)"):
         load_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_animations_are_written_as_they_were_read(ending, channels, tmp_path):
+    rows, columns = np.mgrid[:16, :24]
+    shades = [np.uint8(40 * number + rows * 3 + columns) for number in range(3)]
+    pictures = [np.dstack([shade, shade // 2, 255 - shade, shade * 0 + 200][:channels]) for shade in shades]
+    path = tmp_path / f"a{ending}"
+    save_frames(iter(pictures), path, durations=[40, 1000, 70], loops=2, icc=SRGB)
+    frames = load_frames(path)
+    assert (frames.count, frames.durations, frames.loops) == (3, (40, 1000, 70), 2)
+    assert frames.transparent == (channels == 4)
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert frame.icc == SRGB
+        difference = np.abs(np.asarray(frame.rgb).astype(int) - picture[..., :3])
+        assert difference.max() == 0 if ending == ".png" else difference.mean() < 6
+
+
+def test_pages_of_a_document_are_written_as_they_were_read(tmp_path):
+    pictures = [RNG.integers(0, 256, (8 + number, 9, 3), dtype=np.uint8) for number in range(3)]
+    save_frames(pictures, tmp_path / "a.tif", durations=None, metadata=Metadata(dpi=(300, 300)))
+    frames = load_frames(tmp_path / "a.tif")
+    assert (frames.count, frames.durations) == (3, None)
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert np.array_equal(frame.rgb, picture) and frame.metadata.dpi == (300, 300)
+
+
+def test_formats_that_hold_no_animation_or_no_pages_are_refused_before_the_work(tmp_path):
+    animation(tmp_path / "a.gif", "GIF", duration=50)
+    animation(tmp_path / "a.tif", "TIFF")
+    moving, pages = load_frames(tmp_path / "a.gif"), load_frames(tmp_path / "a.tif")
+    for path, frames, wanted in (("x.jpg", moving, "webp"), ("x.tif", moving, "webp"), ("x.png", pages, "tif")):
+        with pytest.raises(ValueError, match=f"has 3 frames or pages, and .* {wanted}; choose it with --format"):
+            check_frames(path, frames, (32, 32))
+    with pytest.raises(ValueError, match="are too many for WebP; save as png"):
+        check_frames("x.webp", moving, (16_000, 40_000))
+    check_frames("x.png", moving, (16_000, 40_000))
+
+
+def test_later_pages_may_not_be_larger_than_allowed(tmp_path):
+    pictures = [np.zeros((side, side, 3), np.uint8) for side in (4, 40)]
+    save_frames(pictures, tmp_path / "a.tif", durations=None)
+    with pytest.raises(BadImage, match="40 x 40 pixels, more than the limit of 100"):
+        load_image(tmp_path / "a.tif", frame=1, max_pixels=100)
+
+
+# formats with a plug-in
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "is a HEIC picture; to read it, install pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heix" + bytes(64), "is a HEIC picture; to read it, install pillow-heif"),
+        (b"\xff\x0a" + bytes(64), "is a JPEG XL picture; to read it, install pillow-jxl-plugin"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(64), "is a JPEG XL picture; to read it, install pillow-jxl-plugin"),
+    ],
+)
+def test_a_missing_plugin_is_named(content, sentence, monkeypatch):
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BadImage, match=sentence):
+        read_image(content, "a.png")
+
+
+@pytest.mark.parametrize(("module", "ending"), [("pillow_heif", ".heic"), ("pillow_jxl", ".jxl")])
+def test_formats_of_plugins_are_read(module, ending, tmp_path):
+    plugin = pytest.importorskip(module)
+    if module == "pillow_heif":
+        plugin.register_heif_opener()
+    smooth = np.add.outer(np.arange(32), np.arange(48)).astype(np.uint8)
+    PIL.Image.fromarray(np.dstack([smooth, smooth * 2, 255 - smooth])).save(tmp_path / f"a{ending}", icc_profile=SRGB)
+    loaded = load_image(tmp_path / f"a{ending}")
+    assert loaded.icc is not None and (loaded.icc == SRGB or ending == ".jxl")  # JPEG XL writes profiles its own way
+    assert np.abs(np.asarray(loaded.rgb)[..., 0].astype(int) - smooth).mean() < 6

@@ -17,6 +17,7 @@ from vision.images.arrays import (
     to_y,
 )
 from vision.images.formats import LONGEST_SIDE, OPAQUE, SUFFIXES
+from vision.images.frames import Frames, check_frames, load_frames, save_frames
 from vision.images.metadata import Metadata
 from vision.images.read import (
     MAX_PIXELS,
@@ -28,6 +29,7 @@ from vision.images.read import (
     load_image,
     read_image,
 )
+from vision.images.transparency import enlarge_alpha
 from vision.images.write import bits_of, check_format, left_out, save_bands, save_image
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "OPAQUE",
     "SUFFIXES",
     "BadImage",
+    "Frames",
     "ImageLike",
     "LoadedImage",
     "Metadata",
@@ -43,18 +46,22 @@ __all__ = [
     "bits_of",
     "blur",
     "check_format",
+    "check_frames",
     "composite",
     "crop",
+    "enlarge_alpha",
     "from_pil",
     "image_files",
     "keep_grey",
     "left_out",
+    "load_frames",
     "load_image",
     "match_color",
     "pad_to",
     "pad_to_multiple",
     "read_image",
     "save_bands",
+    "save_frames",
     "save_image",
     "split_frequencies",
     "to_pil",

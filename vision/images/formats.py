@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -42,8 +43,20 @@ OPAQUE = frozenset(("JPEG", "BMP"))
 """Formats without transparency."""
 DEEP = frozenset(("PNG", "TIFF"))
 """Formats that hold 16 bits per channel."""
-ANIMATED = frozenset(("PNG", "WEBP", "TIFF"))
-"""Formats that hold several frames or pages."""
+PAGED = {True: frozenset(("PNG", "WEBP")), False: frozenset(("TIFF",))}
+"""Formats that hold several pictures: frames with durations (True), or pages (False)."""
+
+
+def format_of(path: str | Path) -> str:
+    """The format, by Pillow's name, in which a file of this name is written.
+
+    Raises:
+        ValueError: its suffix is unknown.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SAVE_OPTIONS:
+        raise ValueError(f"Cannot save as {suffix or 'a name without suffix'!r}; use {', '.join(SAVE_OPTIONS)}.")
+    return SAVE_OPTIONS[suffix]["format"]
 
 
 def readable(data: bytes) -> list[str]:

@@ -24,9 +24,9 @@ _XMP = "XML:com.adobe.xmp"
 _ORIENTATION, _XMP_TAG, _EXIF_PART, _GPS_PART = 0x0112, 700, 0x8769, 0x8825
 # Tags of TIFF and EXIF about how one file stores its pixels, or what we keep elsewhere.
 _STORAGE = {
-    *range(254, 260), 262, 263, 264, 265, 266, 273, _ORIENTATION, 277, 278, 279, 284, *range(288, 293), 301,
-    *range(317, 326), 330, 332, 338, 339, 340, 341, 347, *range(512, 522), *range(529, 533), _XMP_TAG, 34377, 34675,
-    0xA002, 0xA003, 0xA005,
+    *range(254, 260), 262, 263, 264, 265, 266, 273, _ORIENTATION, 277, 278, 279, 282, 283, 284, *range(288, 293), 296,
+    301, *range(317, 326), 330, 332, 338, 339, 340, 341, 347, *range(512, 522), *range(529, 533), _XMP_TAG, 34377,
+    34675, 0xA002, 0xA003, 0xA005,
 }  # fmt: skip
 _HELD = {
     "PNG": {"exif", "xmp", "dpi", "texts", "display"},

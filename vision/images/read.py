@@ -154,19 +154,23 @@ def opened(data: bytes, path: str, max_pixels: int) -> Iterator[OpenFile]:
         data, info, display, sentences = take_from_png(data)
     with _without_warnings(), _open(data, path) as image:
         image.info.update(info)
-        width, height = image.size
-        if width * height > max_pixels:
-            raise BadImage(
-                f"{path} has {width} x {height} pixels, more than the limit of {max_pixels:,}; "
-                "raise max_pixels (--max-pixels) if the picture is genuine."
-            )
-        if not width * height:
-            raise BadImage(f"{path} has no pixels ({width} x {height}).")
+        _check_size(path, image.size, max_pixels)
         with _decoding(path):
-            pages = _pages(image)
+            pages = _pages(image, lambda: _check_size(path, image.size, max_pixels))
         if not pages:
             raise BadImage(f"{path} holds only a reduced copy of its picture; convert it with the program it is from.")
         yield OpenFile(image, data, path, pages, info, display, tuple(sentences))
+
+
+def _check_size(path: str, size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise BadImage(
+            f"{path} has {width} x {height} pixels, more than the limit of {max_pixels:,}; "
+            "raise max_pixels (--max-pixels) if the picture is genuine."
+        )
+    if not width * height:
+        raise BadImage(f"{path} has no pixels ({width} x {height}).")
 
 
 @dataclass(frozen=True)
@@ -355,8 +359,11 @@ def _loaded(
     return LoadedImage(rgb, alpha, profile, deep, metadata, remarks)
 
 
-def _pages(image: PIL.Image.Image) -> list[int]:
-    """Pillow's numbers of an image's frames; of a TIFF, of the pages that are no reduced copies of others."""
+def _pages(image: PIL.Image.Image, check: Callable[[], object]) -> list[int]:
+    """Pillow's numbers of an image's frames; of a TIFF, of the pages that are no reduced copies of others.
+
+    `check` looks at the size of the current page.
+    """
     if image.format in ("MPO", "HEIF"):  # further pictures beside the one that is meant
         return [image.tell()]
     pages = list(range(getattr(image, "n_frames", 1)))
@@ -365,6 +372,7 @@ def _pages(image: PIL.Image.Image) -> list[int]:
     sizes = {}
     for number in pages:
         image.seek(number)
+        check()
         if not int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & 1:
             sizes[number] = image.size
     largest = max(sizes, key=lambda number: sizes[number][0], default=0)

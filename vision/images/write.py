@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vision.files import atomic_path
 from vision.images.arrays import to_pil
-from vision.images.formats import DEEP, LONGEST_SIDE, OPAQUE, SAVE_OPTIONS
+from vision.images.formats import DEEP, LONGEST_SIDE, OPAQUE, SAVE_OPTIONS, format_of
 from vision.images.metadata import Metadata
 from vision.images.read import LoadedImage
 from vision.images.transparency import enlarge_alpha
@@ -32,7 +32,7 @@ def check_format(path: str | Path, width: int, height: int, *, transparent: bool
     Raises:
         ValueError: the suffix is unknown, a side is too long for the format, or it has no transparency.
     """
-    path, kind = Path(path), _format(path)
+    path, kind = Path(path), format_of(path)
     if transparent and kind in OPAQUE:
         raise ValueError(f"{kind} has no transparency; save {path.name} as PNG or choose a background.")
     if max(width, height) > LONGEST_SIDE.get(kind, max(width, height)):
@@ -49,7 +49,7 @@ def bits_of(picture: LoadedImage, path: str | Path) -> int:
 
 def left_out(picture: LoadedImage, path: str | Path) -> str | None:
     """A sentence about what this picture carries and a file of this name cannot hold; None: it holds everything."""
-    kind = _format(path)
+    kind = format_of(path)
     lost = picture.metadata.fitting(kind)[1]
     if picture.icc is not None and kind == "BMP":
         lost = ["colour profile", *lost]
@@ -82,7 +82,7 @@ def save_image(
     Raises:
         ValueError: the suffix is unknown, the format has no transparency, or the file cannot be written.
     """
-    kind, picture = _format(path), to_pil(image) if isinstance(image, Tensor) else image
+    kind, picture = format_of(path), to_pil(image) if isinstance(image, Tensor) else image
     size = picture.size if isinstance(picture, PIL.Image.Image) else picture.shape[1::-1]
     check_format(path, *size, transparent=alpha is not None)
     held = (metadata or Metadata()).fitting(kind)[0]
@@ -120,7 +120,7 @@ def save_bands(
     collected. Arguments and errors as in `save_image`.
     """
     arrays = (band[0].permute(1, 2, 0).cpu().contiguous().numpy() for band in bands)
-    if _format(path) != "PNG":
+    if format_of(path) != "PNG":
         whole = np.concatenate(list(arrays))
         save_image(whole, path, icc=icc, alpha=alpha, metadata=metadata, before_rename=before_rename)
         return
@@ -139,17 +139,9 @@ def save_bands(
             before_rename(part)
 
 
-def _format(path: str | Path) -> str:
-    """The format, by Pillow's name, of a file of this name."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SAVE_OPTIONS:
-        raise ValueError(f"Cannot save as {suffix or 'a name without suffix'!r}; use {', '.join(SAVE_OPTIONS)}.")
-    return SAVE_OPTIONS[suffix]["format"]
-
-
 def _eight_bits_because(picture: LoadedImage, path: str | Path) -> str | None:
     """Why a file of this name holds 8 bits, to be put after "more than 8 bits"; None: it holds 16."""
-    kind = _format(path)
+    kind = format_of(path)
     if kind not in DEEP:
         return " per channel"
     if kind == "TIFF" and importlib.util.find_spec("tifffile") is None:
@@ -207,5 +199,6 @@ def _write_deep_tiff(path: Path, array: np.ndarray, icc: bytes | None, metadata:
         resolution=metadata.dpi,
         resolutionunit="inch" if metadata.dpi else None,
         metadata=None,
+        software=False,
         extratags=extra,
     )
