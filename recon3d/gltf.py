@@ -14,8 +14,8 @@ from torch import Tensor
 from recon3d.cutting import Sheet, cut_out
 from recon3d.gltf_file import GltfFile, numbers, objects, read_gltf, whole
 from recon3d.gltf_material import Look, Pictures, other_maps, read_look
-from recon3d.mesh import PLAIN, Mesh, precise
-from recon3d.textures import Wrap, times, to_display, to_linear
+from recon3d.mesh import PLAIN, Mesh, not_refined, precise
+from recon3d.textures import Wrap, times, to_display, to_linear, without_hidden
 
 GREY = float(to_linear(torch.tensor(PLAIN)))
 MAX_VERTICES = 1 << 24
@@ -38,8 +38,12 @@ class Part:
     """(4, 4), or for a skin (count, 4, 4): from the file's places to those in the scene."""
     offsets: np.ndarray | float
     """What morph targets add to the file's places, before `frames`: (count, 3) or 0."""
-    start: int = 0
+    start: int
     """The mesh's first vertex that belongs to it."""
+    texture: int = -1
+    """Its texture in the mesh, -1 for none."""
+    veil: float = 1.0
+    """Opacity with which its colours were blended with white."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Scene:
     """Where the vertices come from; further vertices of the mesh belong to cut faces."""
     slots: tuple[tuple[Slot, ...], ...]
     """Where the textures come from."""
+    holds: tuple[str, ...]
+    """What the file holds beyond the surface and its colours."""
 
 
 def read_scene(path: Path) -> Scene:
@@ -91,7 +97,7 @@ class _Reader:
 
     def __init__(self, file: GltfFile) -> None:
         self.file = file
-        self.world = _world(file)
+        self.world = world_matrices(file)
         self.pictures = Pictures(file)
         self.looks: dict[Any, Look] = {}
         self.textures: dict[tuple, int] = {}  # what makes a texture -> its number
@@ -100,7 +106,6 @@ class _Reader:
         self.slots: list[dict[Slot, None]] = []
         self.parts: list[Part] = []
         self.sheets: list[Sheet] = []  # one for every part
-        self.worn: list[int] = []  # and its texture, or -1
         self.notes: dict[str, None] = {}
         self.vertices = 0
 
@@ -119,8 +124,8 @@ class _Reader:
             for copy, placed in enumerate(self._instances(node, matrix)):
                 frames = self._skin(node["skin"], primitive, rows) if "skin" in node else placed
                 moved = _apply(frames, places[rows].astype(np.float64) + offsets)
-                self.parts.append(Part(number, copy, (node["mesh"], index), rows, frames, offsets, self.vertices))
-                self._add(primitive, rows, moved, self._faces(corners, frames))
+                part = Part(number, copy, (node["mesh"], index), rows, frames, offsets, self.vertices)
+                self.parts.append(self._add(part, primitive, moved, self._faces(corners, frames)))
 
     def scene(self) -> Scene:
         if not self.sheets:
@@ -128,7 +133,7 @@ class _Reader:
         if not any(len(sheet.faces) for sheet in self.sheets):
             raise ValueError("all of its surface is transparent")
         shown = {(slot.material, slot.keys) for slots in self.slots for slot in slots}
-        remarks = [*self.notes, *self.pictures.notes, *other_maps(self.file, shown), *_moving(self.file)]
+        holds = (*other_maps(self.file, shown), *_motions(self.file))
         starts = [part.start for part in self.parts]
         colors = torch.cat([sheet.colors for sheet in self.sheets])
         textured = bool(self.images)
@@ -138,13 +143,13 @@ class _Reader:
             None if bool((colors == 1).all()) else colors,
             torch.cat([_uv(sheet) for sheet in self.sheets]) if textured else None,
             tuple(self.images),
-            torch.cat([torch.full((len(s.faces),), n) for s, n in zip(self.sheets, self.worn, strict=True)])
+            torch.cat([torch.full((len(s.faces),), p.texture) for s, p in zip(self.sheets, self.parts, strict=True)])
             if textured
             else None,
             tuple(self.wraps),
-            tuple(remarks),
+            (*self.notes, *self.pictures.notes, *not_refined(holds)),
         )
-        return Scene(self.file, mesh, tuple(self.parts), tuple(tuple(slots) for slots in self.slots))
+        return Scene(self.file, mesh, tuple(self.parts), tuple(tuple(slots) for slots in self.slots), holds)
 
     def _triangles(self, primitive: dict[str, Any]) -> np.ndarray | None:
         """(faces, 3) indices; None for points and lines."""
@@ -233,9 +238,9 @@ class _Reader:
         total[weighed < 1e-6] = np.eye(4)
         return total / np.where(weighed < 1e-6, 1, weighed)[:, None, None]
 
-    def _add(self, primitive: dict[str, Any], rows: np.ndarray, places: np.ndarray, faces: np.ndarray) -> None:
-        """The part in the look of its material."""
-        index, attributes = primitive.get("material"), primitive["attributes"]
+    def _add(self, part: Part, primitive: dict[str, Any], places: np.ndarray, faces: np.ndarray) -> Part:
+        """Take in the surface of a part in the look of its material; returns the part with its texture and veil."""
+        index, attributes, rows = primitive.get("material"), primitive["attributes"], part.rows
         if index not in self.looks:
             self.looks[index], notes = read_look(self.file, index)
             self.notes.update(dict.fromkeys(notes))
@@ -267,10 +272,10 @@ class _Reader:
             slot, colors = None, sheet.colors * factor
         colors = to_display(colors.float())
         self.sheets.append(replace(sheet, colors=colors if picture is not None else colors * veil + 1 - veil))
-        self.worn.append(-1 if picture is None else self._texture(look, picture[0], slot))
         self.vertices += len(sheet.vertices)
         if self.vertices > MAX_VERTICES:
             raise ValueError(f"it has more than {MAX_VERTICES:,} vertices")
+        return replace(part, texture=-1 if picture is None else self._texture(look, picture, slot), veil=veil)
 
     def _rows(self, accessor: Any, rows: np.ndarray, *kinds: str) -> np.ndarray:
         values = self.file.accessor(accessor, *kinds)
@@ -299,15 +304,17 @@ class _Reader:
             self.notes[f"Material {name} is {veil:.0%} opaque; it is shown as if white were behind it."] = None
         return cut, veil
 
-    def _texture(self, look: Look, picture: Tensor, slot: Slot) -> int:
+    def _texture(self, look: Look, picture: tuple[Tensor, Tensor | None], slot: Slot) -> int:
         """Number of the texture that a picture makes."""
-        made = (look.image, look.wrap, slot.veil, slot.tint)
+        colors, opacity = picture
+        cut = opacity is not None and look.alpha != "OPAQUE"
+        made = (look.image, look.wrap, slot.veil, slot.tint, cut)
         if made not in self.textures:
             self.textures[made] = len(self.images)
+            colors = without_hidden(colors, opacity) if cut else colors
             if slot.veil < 1:
-                tinted = times(to_display(torch.tensor(slot.tint)), picture)
-                picture = tinted * slot.veil + 1 - slot.veil
-            self.images.append(picture)
+                colors = times(to_display(torch.tensor(slot.tint)), colors) * slot.veil + 1 - slot.veil
+            self.images.append(colors)
             self.wraps.append(look.wrap)
             self.slots.append({})
         self.slots[self.textures[made]][slot] = None
@@ -359,7 +366,7 @@ def _children(node: dict[str, Any], what: str = "children") -> list[int]:
     return found
 
 
-def _world(file: GltfFile) -> dict[int, np.ndarray]:
+def world_matrices(file: GltfFile) -> dict[int, np.ndarray]:
     """(4, 4) of every node, from its own coordinates to the scene's."""
     nodes = file.items("nodes")
     below = [child for node in nodes for child in _children(node)]
@@ -392,9 +399,8 @@ def _shown(file: GltfFile, world: dict[int, np.ndarray]) -> Iterator[tuple[int, 
         ahead += _children(node)[::-1]
 
 
-def _moving(file: GltfFile) -> list[str]:
-    """A sentence on what moves."""
-    found = [what for what, key in (("skeleton", "skins"), ("animations", "animations")) if file.document.get(key)]
-    if any(primitive.get("targets") for mesh in file.items("meshes") for primitive in mesh.get("primitives", [])):
-        found.append("morph targets")
-    return [f"It is shown at rest; its {' and '.join(found)} are kept only with the topology."] if found else []
+def _motions(file: GltfFile) -> list[str]:
+    """Names of what moves the surface."""
+    found = [what for what, key in (("skeletons", "skins"), ("animations", "animations")) if file.document.get(key)]
+    primitives = [primitive for mesh in file.items("meshes") for primitive in mesh.get("primitives", [])]
+    return [*found, *["morph targets"] * any("targets" in primitive for primitive in primitives)]

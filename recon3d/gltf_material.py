@@ -16,7 +16,11 @@ WRAPS = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 """Sampler constant -> what happens outside [0, 1]."""
 SPECULAR = "KHR_materials_pbrSpecularGlossiness"
 """The older way to describe a material, with a diffuse colour in place of the base colour."""
-OTHER_MAPS = {"normalTexture": "normal", "occlusionTexture": "occlusion", "emissiveTexture": "emissive"}
+OTHER_MAPS = {
+    "normalTexture": "normal maps",
+    "occlusionTexture": "occlusion maps",
+    "emissiveTexture": "emissive maps",
+}
 """Maps of a material that are not shown."""
 
 
@@ -153,13 +157,10 @@ class Pictures:
 
 
 def other_maps(file: GltfFile, shown: set[tuple[int, tuple[str, ...]]]) -> list[str]:
-    """A sentence on the maps of the materials that are not shown; `shown`: material and keys of those that are."""
+    """Names of the maps of the materials that are not shown; `shown`: material and keys of those that are."""
     found = set()
     for number, material in enumerate(file.items("materials")):
-        found |= {word for key, word in OTHER_MAPS.items() if key in material and (number, (key,)) not in shown}
+        found |= {name for key, name in OTHER_MAPS.items() if key in material and (number, (key,)) not in shown}
         if "metallicRoughnessTexture" in material.get("pbrMetallicRoughness", {}):
-            found.add("roughness")
-    if not found:
-        return []
-    maps = ", ".join(sorted(found))
-    return [f"The {maps} maps of its materials are not shown and not refined; they are kept with the topology."]
+            found.add("roughness maps")
+    return sorted(found)

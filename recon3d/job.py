@@ -163,7 +163,8 @@ def _make(
         item.job.note(note)
     choice = options.options
     final = result.mesh(choice.texture, choice.texture_size, choice.max_faces)
-    save_mesh(final, folder / item.name)
+    for note in save_mesh(final, folder / item.name):
+        item.job.note(note)
     draw(folder, options.film, shown, before.images if mesh is None else looks(mesh, shown.cameras), final)
     item.tell(geometry=geometry(final), **_facts(result))
 

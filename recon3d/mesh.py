@@ -26,6 +26,11 @@ class Source(Protocol):
     suffix: str
     """Ending of the files that it writes."""
 
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """What the file holds beyond the surface and its colours."""
+        ...
+
     def moved(self, centre: Tensor, scale: float) -> Source:
         """The file of the mesh in a world where x becomes (x - centre) * scale."""
         ...
@@ -194,6 +199,11 @@ def precise(vertices: Tensor) -> Tensor:
     ):
         return short
     return vertices
+
+
+def not_refined(holds: tuple[str, ...]) -> list[str]:
+    """The sentence on what a file holds beyond the surface and its colours."""
+    return [f"Its {', '.join(holds)} are not shown and not refined; they stay only with its faces."] if holds else []
 
 
 def join(parts: list[Mesh]) -> Mesh:

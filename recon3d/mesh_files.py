@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import trimesh
 
 from recon3d.gltf import read_scene
 from recon3d.gltf_save import save_glb
+from recon3d.gltf_source import GltfSource
 from recon3d.mesh import PLAIN, Mesh, join, precise, with_vertex_colors
 from recon3d.obj import read_obj_scene
 from recon3d.obj_save import save_obj
+from recon3d.obj_source import ObjSource
 from vision.images import BadImage
 
 FORMATS = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
@@ -47,9 +50,11 @@ def load_mesh(path: str | Path) -> Mesh:
         raise ValueError(f"{path.name} is no mesh file; known endings are {', '.join(FORMATS)}.")
     try:
         if path.suffix.lower() in (".glb", ".gltf"):
-            mesh = read_scene(path).mesh
+            scene = read_scene(path)
+            mesh = replace(scene.mesh, source=GltfSource(scene))
         elif path.suffix.lower() == ".obj":
-            mesh = read_obj_scene(path).mesh
+            scene = read_obj_scene(path)
+            mesh = replace(scene.mesh, source=ObjSource(scene))
         else:
             mesh = _through_trimesh(path)
     except (BadImage, FileNotFoundError):
@@ -109,11 +114,9 @@ def save_mesh(mesh: Mesh, path: str | Path) -> list[str]:
             notes = mesh.source.save(mesh, target)
         else:
             notes = {".glb": save_glb, ".obj": save_obj, ".ply": _save_ply}[suffix](mesh, target)
-            if mesh.source is not None:
-                notes = [
-                    *notes,
-                    "What its file held beyond surface and colour (names, other maps, motion) is left out.",
-                ]
+            if mesh.source is not None and mesh.source.holds:
+                left = ", ".join(mesh.source.holds)
+                notes = [*notes, f"{path.name} has not the {left} of the file that the mesh came from."]
         # The mesh file last: whoever sees it finds its materials and pictures too.
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
             shutil.move(file, path.parent / file.name)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recon3d.cutting import Sheet, cut_out
-from recon3d.mesh import PLAIN, Mesh, precise
+from recon3d.mesh import PLAIN, Mesh, not_refined, precise
 from recon3d.obj_file import Map, Material, ObjFile, map_of, not_shown, read_materials, read_obj
 from recon3d.textures import MAX_TEXELS, UnknownTexture, Wrap, read_texture
 
@@ -32,8 +32,10 @@ class ObjScene:
     """What it shows."""
     rows: Tensor
     """(vertices,) which place of the file a vertex is, -1 for those of cut faces."""
-    pictures: tuple[tuple[str, Path], ...]
-    """Where the textures come from: the name as written, and the file."""
+    pictures: tuple[Path, ...]
+    """Where the textures come from."""
+    holds: tuple[str, ...]
+    """Maps of its materials beyond the colour."""
 
 
 def read_obj_scene(path: Path) -> ObjScene:
@@ -67,10 +69,11 @@ class _Reader:
         self.worn: list[int] = []
         self.wraps: list[Wrap] = []
         self.textures: dict[tuple[Path, Wrap], int] = {}
-        self.pictures: list[tuple[str, Path]] = []
+        self.pictures: list[Path] = []
         self.images: list[Tensor] = []
         self.read: dict[Path, tuple[Tensor, Tensor | None] | None] = {}
         self.left = MAX_TEXELS
+        self.holds: set[str] = set()
 
     def scene(self) -> ObjScene:
         starts = np.cumsum([0, *(len(sheet.vertices) for sheet in self.sheets)])[:-1].tolist()
@@ -79,6 +82,7 @@ class _Reader:
         faces = torch.cat([sheet.faces + start for sheet, start in zip(self.sheets, starts, strict=True)])
         if not len(faces):
             raise ValueError("all of its surface is transparent")
+        holds = tuple(sorted(self.holds))
         mesh = Mesh(
             precise(torch.cat([sheet.vertices for sheet in self.sheets])),
             faces,
@@ -87,9 +91,9 @@ class _Reader:
             tuple(self.images),
             torch.cat(worn) if self.images else None,
             tuple(self.wraps),
-            tuple(self.notes),
+            (*self.notes, *not_refined(holds)),
         )
-        return ObjScene(self.file, mesh, torch.cat(self.rows), tuple(self.pictures))
+        return ObjScene(self.file, mesh, torch.cat(self.rows), tuple(self.pictures), holds)
 
     def add(self, number: int) -> None:
         """The faces that wear material `number` of the file's names, or -1 for none."""
@@ -131,9 +135,7 @@ class _Reader:
         glows = material.emitted is not None and any(material.emitted) and not any(material.diffuse or (1,))
         maps = dict(material.maps)
         rest = maps.pop("map_ke" if glows else "map_kd", None)
-        others = sorted(key for key in maps if key not in SHOWN_MAPS)
-        if others:
-            self.notes[f"The maps {', '.join(others)} of its materials are not shown and not refined."] = None
+        self.holds |= {key for key in maps if key not in SHOWN_MAPS}
         if material.opacity < 1 and "map_d" not in material.maps:
             self.notes[f"A material is {material.opacity:.0%} opaque; it is shown as if it were opaque."] = None
         if rest is None:
@@ -191,5 +193,5 @@ class _Reader:
             self.textures[made] = len(self.images)
             self.images.append(picture)
             self.wraps.append(mapped.wrap)
-            self.pictures.append((mapped.name, path))
+            self.pictures.append(path)
         return self.textures[made]

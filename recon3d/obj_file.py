@@ -123,16 +123,27 @@ def read_obj(path: Path) -> ObjFile:
 def read_materials(file: ObjFile) -> tuple[dict[str, Material], list[str]]:
     """The materials of all material files by name, and sentences on files that were not found."""
     materials: dict[str, Material] = {}
-    notes = []
+    for path in libraries_of(file):
+        _read_library(path, materials)
+    notes = [
+        not_shown(file.path, library)
+        for library in file.libraries
+        if find_beside(file.path, library) is None and None in _each(file.path, library)
+    ]
+    return materials, notes
+
+
+def libraries_of(file: ObjFile) -> list[Path]:
+    """The material files that are there, in their order; one statement may name several."""
+    found: list[Path | None] = []
     for library in file.libraries:
         whole = find_beside(file.path, library)
-        found = [whole] if whole is not None else [find_beside(file.path, name) for name in split_names(library)]
-        if None in found:
-            notes.append(not_shown(file.path, library))
-        for path in found:
-            if path is not None:
-                _read_library(path, materials)
-    return materials, notes
+        found += [whole] if whole is not None else _each(file.path, library)
+    return [path for path in dict.fromkeys(found) if path is not None]
+
+
+def _each(path: Path, names: str) -> list[Path | None]:
+    return [find_beside(path, name) for name in split_names(names)]
 
 
 def map_of(path: Path, rest: str) -> tuple[Map, Path | None]:
@@ -154,6 +165,11 @@ def map_of(path: Path, rest: str) -> tuple[Map, Path | None]:
     scale, offset = [*scale, 1.0, 1.0], [*offset, 0.0, 0.0]
     wrap = ("clamp", "clamp") if clamp else REPEAT
     return Map(name, (scale[0], scale[1]), (offset[0], offset[1]), wrap), found
+
+
+def is_map(key: str) -> bool:
+    """Whether a statement of a material names a picture."""
+    return key.lower().startswith("map_") or key.lower() in ("bump", "disp", "decal", "norm", "refl")
 
 
 def text_lines(content: bytes) -> list[str]:
@@ -182,7 +198,7 @@ def _read_library(path: Path, materials: dict[str, Material]) -> None:
             current.emitted = _rgb(words[1:])
         elif key == "d":
             current.opacity = next((float(word) for word in words[1:] if _is_number(word)), 1.0)
-        elif (key.startswith("map_") or key in ("bump", "disp", "decal", "norm", "refl")) and len(words) > 1:
+        elif is_map(key) and len(words) > 1:
             current.maps[key] = _rest(line)
 
 

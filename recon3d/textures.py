@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vision.images import BadImage, read_image
+from vision.images import BadImage, read_image, to_uint8
+from vision.images.transparency import bleed
 
 Wrap = tuple[Literal["repeat", "mirror", "clamp"], Literal["repeat", "mirror", "clamp"]]
 """What happens to u and to v outside [0, 1]: the picture repeats, turns round, or its border goes on."""
@@ -42,7 +43,7 @@ def read_texture(content: bytes, name: str, max_texels: int = MAX_TEXELS) -> tup
         if content.startswith(head):
             raise UnknownTexture(f"{name} is a {kind} file, which is not read; convert it to PNG or JPEG.")
     try:
-        picture = read_image(content, name, max_pixels=max_texels)
+        picture = read_image(content, name, max_pixels=max_texels, upright=False)
     except BadImage as error:
         if "more than the limit" not in str(error):
             raise
@@ -50,13 +51,25 @@ def read_texture(content: bytes, name: str, max_texels: int = MAX_TEXELS) -> tup
             f"{name} is larger than textures may be ({max_texels:,} pixels are left of {MAX_TEXELS:,} for all of a "
             "mesh); make the textures smaller."
         ) from None
-    alpha = None if picture.alpha is None else torch.from_numpy(np.array(picture.alpha)).float().div_(255)
-    return torch.from_numpy(np.array(picture.rgb)).float().div_(255), alpha
+    if picture.alpha is None:
+        return torch.from_numpy(np.array(picture.rgb)).float().div_(255), None
+    with Image.open(io.BytesIO(content)) as stored:  # the colours that opacity hides count where it means nothing
+        colors = torch.from_numpy(np.array(stored.convert("RGBA"))[..., :3].copy()).float().div_(255)
+    return colors, torch.from_numpy(np.array(picture.alpha)).float().div_(255)
 
 
-def texture_image(texture: Tensor) -> Image.Image:
-    """PIL picture of a texture (height, width, 3) in [0, 1]."""
-    return Image.fromarray((texture.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+def without_hidden(colors: Tensor, opacity: Tensor) -> Tensor:
+    """(height, width, 3) the colours, those that an opacity (height, width) of 0 hides taken from their neighbours."""
+    filled = bleed(to_uint8(colors).numpy(), to_uint8(opacity).numpy())
+    return torch.from_numpy(filled).float().div_(255)
+
+
+def texture_image(texture: Tensor, opacity: Tensor | None = None) -> Image.Image:
+    """PIL picture of a texture (height, width, 3) in [0, 1], with opacity (height, width) of the same size."""
+    picture = Image.fromarray(to_uint8(texture.detach()).cpu().numpy())
+    if opacity is not None and opacity.shape == texture.shape[:2]:
+        picture.putalpha(Image.fromarray(to_uint8(opacity).numpy()))
+    return picture
 
 
 def png(picture: Image.Image) -> bytes:
