@@ -121,12 +121,11 @@ def test_transparent_parts_are_cut_out(tmp_path, mode):
 
 
 def test_colours_under_opacity_count_where_it_means_nothing_and_reach_no_edge_where_it_cuts(tmp_path):
-    picture = quarters(alpha=disc())
-    picture[disc() == 0, :3] = 0
+    picture = np.dstack([disc() // 255 * 200] * 3 + [disc()]).astype(np.uint8)
     assert color_at(Maker(picture).load(tmp_path), 0.9, 0.9) == (0, 0, 0)
     mesh = Maker(picture, alphaMode="MASK").load(tmp_path)
     shown = mesh.surface_color(torch.arange(len(mesh.faces)), torch.full((len(mesh.faces), 3), 1 / 3))
-    assert float(shown.amax(-1).min()) > 0.75  # nothing dark at the edge
+    assert float(shown.min()) > 0.78  # nothing dark at the edge
 
 
 @pytest.mark.parametrize("wrap", [10497, 33648, 33071])
