@@ -14,6 +14,7 @@ from torch import Tensor
 from recon3d.cutting import Sheet, cut_out
 from recon3d.gltf_file import GltfFile, numbers, objects, read_gltf, whole
 from recon3d.gltf_material import Look, Pictures, other_maps, read_look
+from recon3d.gltf_nodes import placed, shown_nodes, world_matrices
 from recon3d.mesh import PLAIN, Mesh, not_refined, precise
 from recon3d.textures import Wrap, times, to_display, to_linear, without_hidden
 
@@ -87,7 +88,7 @@ def read_scene(path: Path) -> Scene:
     """
     file = read_gltf(path)
     reader = _Reader(file)
-    for node, matrix in _shown(file, reader.world):
+    for node, matrix in shown_nodes(file, reader.world):
         reader.add_node(node, matrix)
     return reader.scene()
 
@@ -121,8 +122,8 @@ class _Reader:
             if int(rows[-1]) >= len(places):
                 raise ValueError(f"its faces name vertex {rows[-1]}, and there are {len(places)}")
             offsets = self._morphed(node, mesh, primitive, rows)
-            for copy, placed in enumerate(self._instances(node, matrix)):
-                frames = self._skin(node["skin"], primitive, rows) if "skin" in node else placed
+            for copy, here in enumerate(self._instances(node, matrix)):
+                frames = self._skin(node["skin"], primitive, rows) if "skin" in node else here
                 moved = _apply(frames, places[rows].astype(np.float64) + offsets)
                 part = Part(number, copy, (node["mesh"], index), rows, frames, offsets, self.vertices)
                 self.parts.append(self._add(part, primitive, moved, self._faces(corners, frames)))
@@ -207,7 +208,7 @@ class _Reader:
             if key in attributes
         }
         for number in range(min((len(values) for values in read.values()), default=0)):
-            yield matrix @ _placed(
+            yield matrix @ placed(
                 read["TRANSLATION"][number] if "TRANSLATION" in read else np.zeros(3),
                 read["ROTATION"][number] if "ROTATION" in read else np.array([0.0, 0, 0, 1]),
                 read["SCALE"][number] if "SCALE" in read else np.ones(3),
@@ -330,73 +331,6 @@ def _apply(frames: np.ndarray, places: np.ndarray) -> np.ndarray:
     if frames.ndim == 2:
         return places @ frames[:3, :3].T + frames[:3, 3]
     return np.einsum("nij,nj->ni", frames[:, :3, :3], places) + frames[:, :3, 3]
-
-
-def _placed(translation: np.ndarray, rotation: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """(4, 4) scaled, turned by a quaternion (x, y, z, w), moved."""
-    norm = np.linalg.norm(rotation)
-    x, y, z, w = rotation / norm if norm > 0 else (0.0, 0.0, 0.0, 1.0)
-    matrix = np.eye(4)
-    matrix[:3, :3] = scale * np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-    matrix[:3, 3] = translation
-    return matrix
-
-
-def _local(node: dict[str, Any]) -> np.ndarray:
-    """(4, 4) a node's own transform."""
-    if "matrix" in node:
-        return numbers(node["matrix"], 16, (), "a node's matrix").reshape(4, 4).T
-    return _placed(
-        numbers(node.get("translation"), 3, (0, 0, 0), "a node's translation"),
-        numbers(node.get("rotation"), 4, (0, 0, 0, 1), "a node's rotation"),
-        numbers(node.get("scale"), 3, (1, 1, 1), "a node's scale"),
-    )
-
-
-def _children(node: dict[str, Any], what: str = "children") -> list[int]:
-    found = node.get(what, [])
-    if not isinstance(found, list) or not all(map(whole, found)):
-        raise ValueError(f"the {what} of a node or scene are no list of numbers")
-    return found
-
-
-def world_matrices(file: GltfFile) -> dict[int, np.ndarray]:
-    """(4, 4) of every node, from its own coordinates to the scene's."""
-    nodes = file.items("nodes")
-    below = [child for node in nodes for child in _children(node)]
-    if len(set(below)) < len(below):
-        raise ValueError("a node has two parents")
-    world = {}
-    ahead = [(number, np.eye(4)) for number in sorted(set(range(len(nodes))) - set(below))]
-    while ahead:
-        number, parent = ahead.pop()
-        world[number] = parent @ _local(file.item("nodes", number))
-        ahead += [(child, world[number]) for child in _children(nodes[number])]
-    if len(world) < len(nodes):
-        raise ValueError("its nodes form a circle")
-    return world
-
-
-def _shown(file: GltfFile, world: dict[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    """The nodes with a mesh in the scene that is shown at first, and their matrices."""
-    nodes = file.items("nodes")
-    if file.items("scenes"):
-        ahead = _children(file.item("scenes", file.document.get("scene", 0)), "nodes")[::-1]
-    else:
-        below = {child for node in nodes for child in _children(node)}
-        ahead = sorted(set(world) - below, reverse=True)
-    while ahead:
-        number = ahead.pop()
-        node = file.item("nodes", number)
-        if "mesh" in node:
-            yield number, world[number]
-        ahead += _children(node)[::-1]
 
 
 def _motions(file: GltfFile) -> list[str]:

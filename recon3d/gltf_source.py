@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from recon3d.gltf import Part, Scene, Slot, world_matrices
+from recon3d.gltf import Part, Scene, Slot
 from recon3d.gltf_file import GltfFile
 from recon3d.gltf_material import SPECULAR
+from recon3d.gltf_nodes import world_matrices
 from recon3d.gltf_save import add_image, vertex_colors
 from recon3d.mesh import Mesh
 from recon3d.textures import png, read_texture, texture_image, to_display, to_linear
