@@ -49,7 +49,7 @@ class GltfSource:
         return self.scene.holds
 
     def moved(self, centre: Tensor, scale: float) -> GltfSource:
-        """The file of the mesh in a world where x becomes (x - centre) * scale."""
+        """The file of the mesh in a world where x becomes (x - centre) * scale, with a centre (3,)."""
         return replace(self, scale=self.scale * scale, offset=(self.offset - centre) * scale)
 
     def fits(self, mesh: Mesh) -> bool:

@@ -32,7 +32,7 @@ class Source(Protocol):
         ...
 
     def moved(self, centre: Tensor, scale: float) -> Source:
-        """The file of the mesh in a world where x becomes (x - centre) * scale."""
+        """The file of the mesh in a world where x becomes (x - centre) * scale, with a centre (3,)."""
         ...
 
     def fits(self, mesh: Mesh) -> bool:

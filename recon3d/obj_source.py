@@ -40,7 +40,7 @@ class ObjSource:
         return self.scene.holds
 
     def moved(self, centre: Tensor, scale: float) -> ObjSource:
-        """The file of the mesh in a world where x becomes (x - centre) * scale."""
+        """The file of the mesh in a world where x becomes (x - centre) * scale, with a centre (3,)."""
         return replace(self, scale=self.scale * scale, offset=(self.offset - centre) * scale)
 
     def fits(self, mesh: Mesh) -> bool:

@@ -6,6 +6,8 @@ A texture is (height, width, 3) in [0, 1] display values (sRGB); row 0 is the to
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -13,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vision.images import BadImage, read_image, to_uint8
+from vision.images import BadImage, to_uint8
+from vision.images.read import opened
 from vision.images.transparency import bleed
 
 Wrap = tuple[Literal["repeat", "mirror", "clamp"], Literal["repeat", "mirror", "clamp"]]
@@ -21,6 +24,13 @@ Wrap = tuple[Literal["repeat", "mirror", "clamp"], Literal["repeat", "mirror", "
 REPEAT: Wrap = ("repeat", "repeat")
 MAX_TEXELS = 1 << 26
 """Pixels of all textures of a mesh together: 8192 x 8192, 0.8 GB as float32."""
+
+
+DAMAGES = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError,
+    struct.error, zlib.error,
+)  # fmt: skip
+"""What decoders make of damaged pictures."""
 
 
 class UnknownTexture(BadImage):
@@ -43,7 +53,10 @@ def read_texture(content: bytes, name: str, max_texels: int = MAX_TEXELS) -> tup
         if content.startswith(head):
             raise UnknownTexture(f"{name} is a {kind} file, which is not read; convert it to PNG or JPEG.")
     try:
-        picture = read_image(content, name, max_pixels=max_texels, upright=False)
+        with opened(content, name, max_texels) as file:
+            if file.image.has_transparency_data:
+                return _with_opacity(file.image)
+            return torch.from_numpy(np.array(file.read(1, upright=False).rgb)).float().div_(255), None
     except BadImage as error:
         if "more than the limit" not in str(error):
             raise
@@ -51,15 +64,26 @@ def read_texture(content: bytes, name: str, max_texels: int = MAX_TEXELS) -> tup
             f"{name} is larger than textures may be ({max_texels:,} pixels are left of {MAX_TEXELS:,} for all of a "
             "mesh); make the textures smaller."
         ) from None
-    if picture.alpha is None:
-        return torch.from_numpy(np.array(picture.rgb)).float().div_(255), None
-    with Image.open(io.BytesIO(content)) as stored:  # the colours that opacity hides count where it means nothing
-        colors = torch.from_numpy(np.array(stored.convert("RGBA"))[..., :3].copy()).float().div_(255)
-    return colors, torch.from_numpy(np.array(picture.alpha)).float().div_(255)
+    except DAMAGES as error:
+        raise BadImage(f"{name} is damaged or cut off ({error}).") from error
+
+
+def _with_opacity(image: Image.Image) -> tuple[Tensor, Tensor | None]:
+    """Colours and opacity as they are stored: where opacity means nothing, the colours that it hides count."""
+    alpha = np.array(image.convert("RGBA").getchannel("A"))
+    colors = np.array(image.convert("RGB"))
+    image.close()
+    opacity = None if (alpha == 255).all() else torch.from_numpy(alpha).float().div_(255)
+    return torch.from_numpy(colors).float().div_(255), opacity
 
 
 def without_hidden(colors: Tensor, opacity: Tensor) -> Tensor:
-    """(height, width, 3) the colours, those that an opacity (height, width) of 0 hides taken from their neighbours."""
+    """(height, width, 3) the colours, those that an opacity (height, width) of 0 hides taken from their neighbours.
+
+    More than 4096 x 4096 stay as they are: filling takes some fifty bytes a pixel.
+    """
+    if opacity.numel() > 1 << 24:
+        return colors
     filled = bleed(to_uint8(colors).numpy(), to_uint8(opacity).numpy())
     return torch.from_numpy(filled).float().div_(255)
 
