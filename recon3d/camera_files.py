@@ -20,6 +20,8 @@ LENS_KEYS = ("fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y")
 DISTORTION_KEYS = ("k1", "k2", "k3", "p1", "p2")
 DENOMINATOR_KEYS = ("k4", "k5", "k6")
 """Of OpenCV's full model; elsewhere programs read them differently."""
+MAX_NAME = 1000
+"""Signs of the path of a picture."""
 OTHER_LENSES = ("is_fisheye", "latlong", "equirectangular", "orthographic", "ftheta_p0")
 """Marks of lenses that are no pinholes."""
 
@@ -40,6 +42,11 @@ class Shot:
     """How the lens bends the picture."""
     mask: str | None = None
     """File name of a picture that is black where the object is not."""
+
+    def __post_init__(self) -> None:
+        for name in (self.name, self.mask or ""):
+            if len(name) > MAX_NAME:
+                raise ValueError(f"A camera file names a picture by {len(name):,} signs, {name:.80}... It is not read.")
 
     def fits(self, height: int, width: int) -> bool:
         """Whether a picture has the camera's size, or is the same picture in another size."""

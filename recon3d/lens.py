@@ -164,6 +164,6 @@ def check_model(model: str, whose: str) -> None:
     """Raise ValueError for lenses that are no pinholes, whatever their numbers say."""
     if model not in PINHOLE_MODELS:
         raise ValueError(
-            f"{whose} is {model}, which is no pinhole; supported are {', '.join(PINHOLE_MODELS)}. Undistort the "
+            f"{whose} is {model:.40}, which is no pinhole; supported are {', '.join(PINHOLE_MODELS)}. Undistort the "
             "pictures to PINHOLE first (colmap image_undistorter does)."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -31,7 +32,7 @@ class NamedFiles:
             within: sub-folders that it may be in, in this order.
         """
         for parts in _spellings(name, self.folder):
-            for start in range(len(parts) if is_foreign(name) else 1):
+            for start in range(len(parts) if is_foreign(name) else min(1, len(parts))):
                 for base in within:
                     found = self._walk(self.folder / base, parts[start:])
                     if found is not None:
@@ -48,16 +49,20 @@ class NamedFiles:
         return next((file for file in found if file is not None and file.is_file()), None)
 
     def _entry(self, place: Path, name: str) -> Path | None:
-        """What a folder calls `name`, or as the only one calls so in another case."""
+        """What a folder calls `name`, or as the only one calls so in another case or form of Unicode."""
         if place not in self._listed:
             listed: dict[str, list[str]] = {}
             for entry in sorted(place.iterdir()) if place.is_dir() else []:
-                listed.setdefault(entry.name.casefold(), []).append(entry.name)
+                listed.setdefault(_plain(entry.name), []).append(entry.name)
             self._listed[place] = listed
-        alike = self._listed[place].get(name.casefold(), [])
+        alike = self._listed[place].get(_plain(name), [])
         if name in alike:
             return place / name
         return place / alike[0] if len(alike) == 1 else None
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_foreign(name: str) -> bool:
