@@ -204,7 +204,7 @@ class TokenSampler:
             trusted = (probability >= self.options.threshold).to(probability.dtype)
         else:
             probability = trusted = torch.zeros(first.shape, device=first.device)
-        counts = [int(count) for count in trusted.sum((1, 2, 3)).tolist()]
+        counts = _count(trusted, (1, 2, 3)).tolist()
         if self.options.batch_counts:
             counts = [sum(counts)] * len(counts)
         asked = self._asked(first)
@@ -271,7 +271,7 @@ class TokenSampler:
         visible = state.visible[item]
         confidence = (state.confidence[item] * (1 - visible)).flatten().float() + 1e-8
         counted = state.visible[0] if self.options.batch_counts else visible
-        count = max(1, max(1, at.next) - int(counted.sum()))
+        count = max(1, max(1, at.next) - int(_count(counted)))
         if not self.options.batch_counts:
             hidden = visible.flatten() == 0
             count = min(count, int(hidden.sum()))
@@ -281,3 +281,9 @@ class TokenSampler:
 
     def _asked(self, tokens: Tensor) -> list[int]:
         return keep_counts(self.options.schedule, self.options.steps, *tokens.shape[-2:])
+
+
+def _count(mask: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
+    """How many positions a mask (b, 1, h, w), or one item's, of any type holds, over `dims` or all; whole numbers,
+    which half precision would round."""
+    return mask.sum(dims, dtype=torch.int64)

@@ -416,3 +416,13 @@ def test_half_precision_gives_float_pictures(restorer):
     half = ITERRestorer(copy.deepcopy(restorer.model), restorer.config).to(dtype=torch.bfloat16)
     result = half(image, ITEROptions(threshold=1.1, steps=3))
     assert result.dtype == torch.float32 and result.isfinite().all()
+
+
+def test_tokens_are_counted_in_whole_numbers(restorer):
+    """Half precision tells no two numbers above 256 (bfloat16) apart that differ by one, and none above 65504."""
+    half = ITERRestorer(copy.deepcopy(restorer.model), restorer.config).to(dtype=torch.bfloat16)
+    sampler, state = half.start(noise_picture(1, 3, 80, 84), ITEROptions(threshold=1.1, steps=7, tile=0))
+    assert state.visible.dtype == torch.bfloat16 and state.visible.numel() > 300
+    for step in sampler.steps(state):
+        if step.at.next is not None:
+            assert int((step.state.visible > 0).sum()) == step.at.next
