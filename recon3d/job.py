@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from recon3d.cameras import Cameras
 from recon3d.gtr.evaluate import given_cameras
@@ -28,6 +27,7 @@ from recon3d.surfaces import connected_parts, simplify
 from recon3d.vase import SOURCE, vase
 from recon3d.view_files import load_views, views_from_grid
 from recon3d.views import Views
+from vision.checkpoints import load_state, save_state
 from vision.config import UNNAMED
 from vision.files import atomic_path
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
@@ -217,13 +217,12 @@ class Before:
 
     def __call__(self, step: Step) -> None:
         if step.at.stage in ("geometry", "texture") and not self.path.exists():
-            with atomic_path(self.path) as part:
-                save_file({"images": looks(step.state, self.cameras, self.grid_size).cpu().contiguous()}, part)
+            save_state(self.path, {"images": looks(step.state, self.cameras, self.grid_size)}, {})
 
     @property
     def images(self) -> torch.Tensor | None:
         """(views, 3, height, width), None when nothing was refined."""
-        return load_file(self.path)["images"] if self.path.exists() else None
+        return load_state(self.path)[0]["images"] if self.path.exists() else None
 
 
 def draw(folder: Path, film: str, shown: Views, before: torch.Tensor | None, final: Mesh) -> None:

@@ -438,7 +438,7 @@ def picture_of(value: Any, folder: Path) -> Picture:
         ValueError: it cannot be read.
     """
     if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"}:
-        value = value["path"] if value.get("bytes") is None else value["bytes"]
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if isinstance(value, bytes):
         return read_image(value, "the picture in the row").rgb
     if isinstance(value, str) and (content := _base64(value, folder)) is not None:
@@ -450,7 +450,7 @@ def _base64(value: str, folder: Path) -> bytes | None:
     """What a text holds if it is the base64 text of a file and no path of one."""
     address = re.match(r"data:[\w/+.-]*;base64,", value)
     text = value[address.end() :] if address else value
-    if not address and (len(text) < 64 or not re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", text)):
+    if not address and (len(text) < 64 or not re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}", text.strip())):
         return None
     if not address and _is(Path.is_file, folder / text):
         return None

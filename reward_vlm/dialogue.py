@@ -126,15 +126,10 @@ def from_messages(messages: Sequence[Mapping[str, Any]], pictures: Sequence[Imag
             all, they come before the text of the first user turn.
 
     Raises:
-        ValueError: a block has another type, or pictures and image blocks do not match.
+        ValueError: a content or block has another form, or pictures and image blocks do not match.
     """
     waiting = [as_part(picture) for picture in pictures]
-    blocks = [
-        [{"type": "text", "text": message["content"]}]
-        if isinstance(message["content"], str)
-        else list(message["content"])
-        for message in messages
-    ]
+    blocks = [_blocks_of(message["content"]) for message in messages]
     if not any(block.get("type") == "image" for content in blocks for block in content):
         for message, content in zip(messages, blocks, strict=True):
             if message["role"] == "user":
@@ -144,7 +139,7 @@ def from_messages(messages: Sequence[Mapping[str, Any]], pictures: Sequence[Imag
     for message, content in zip(messages, blocks, strict=True):
         parts: list[Part] = []
         for block in content:
-            if block.get("type") == "text":
+            if block.get("type") == "text" and isinstance(block.get("text"), str):
                 parts.append(block["text"])
             elif block.get("type") == "image" and block.get("image") is not None:
                 parts.append(as_part(block["image"]))
@@ -153,11 +148,18 @@ def from_messages(messages: Sequence[Mapping[str, Any]], pictures: Sequence[Imag
             elif block.get("type") == "image":
                 raise ValueError("A message has more image blocks than there are pictures.")
             else:
-                raise ValueError(f"A message's block must be of type text or image, got {block.get('type')!r}.")
+                raise ValueError(f"A message's block must be of type text, with a text, or image, got {block!r}.")
         turns.append(Turn(message["role"], tuple(parts)))
     if waiting:
         raise ValueError(f"{len(waiting)} pictures have no image block in the messages.")
     return Dialogue(tuple(turns))
+
+
+def _blocks_of(content: Any) -> list[Mapping[str, Any]]:
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(blocks, (list, tuple)) or not all(isinstance(block, Mapping) for block in blocks):
+        raise ValueError(f"A message's content must be a text or a list of blocks, got {content!r}.")
+    return list(blocks)
 
 
 def as_part(part: ImageLike | Video) -> Part:

@@ -132,7 +132,7 @@ def without_tags(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     text = data.get(name)
     if not isinstance(text, str) or (not text.strip().startswith(TAG) and not text.strip().endswith(TAG)):
         return data
-    images = data["images"] if data.get("images") is not None else [data["image"]] * (data.get("image") is not None)
+    images = data["images"] if data.get("images") is not None else [data.get("image")] * (data.get("image") is not None)
     count = len(images) if isinstance(images, (list, tuple)) else 1
     if text.count(TAG) != count:
         raise ValueError(f"{name} names {text.count(TAG)} pictures ({TAG}), but the row holds {count} (image, images).")

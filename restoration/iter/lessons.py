@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -24,6 +24,7 @@ from restoration.drawn import drawn_crop
 from restoration.esrgan import load_peer
 from restoration.recipes import recipe
 from vision.files import atomic_path
+from vision.hub import read_tensors
 
 SHARD = 32
 """Lessons per file."""
@@ -137,7 +138,7 @@ class Lessons(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, files: Iterable[Path], size: int, seed: int = 0):
-        shards = [load_file(file) for file in files]
+        shards = [read_tensors(file) for file in files]
         self.lessons = {name: torch.cat([shard[name] for shard in shards]) for name in ("hr", "lr", "teacher")}
         self.size, self.seed = size, seed
         whole = self.lessons["hr"].shape[-1]

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -43,6 +43,7 @@ from restoration.iter.vqgan import SwinVQGAN, UNetDiscriminatorSN
 from restoration.recipes import recipe
 from vision.checkpoints import Log, begin_run
 from vision.config import save_config
+from vision.hub import read_tensors
 from vision.losses import (
     class_balanced_cross_entropy,
     discriminator_loss,
@@ -363,7 +364,7 @@ def _take_weights(model: PublishedITER, folder: Path, needs_vqgan: bool, log: Lo
     files = [folder / name for name in ("model.safetensors", "vqgan.safetensors") if (folder / name).exists()]
     if not files:
         raise FileNotFoundError(f"There are no weights in the start folder {folder}.")
-    found = load_file(files[0])
+    found = read_tensors(files[0])
     own = model.state_dict()
     fitting = {name: value for name, value in found.items() if name in own and value.shape == own[name].shape}
     missing = [name for name in own if name not in fitting]

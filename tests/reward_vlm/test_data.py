@@ -14,6 +14,7 @@ from reward_vlm.data import (
     Preference,
     benchmark_row,
     judgement,
+    picture_of,
     preference,
     preference_json,
     question,
@@ -139,3 +140,24 @@ def test_films_are_read_evenly_and_in_the_order_of_their_numbers(tmp_path):
     assert values == [0, 3, 7, 11]
     with pytest.raises(FileNotFoundError, match="no folder"):
         read_video(tmp_path / "missing")
+
+
+def test_a_long_text_of_blanks_is_refused_in_one_pass(tmp_path):
+    with pytest.raises((ValueError, OSError)):
+        picture_of("a" + " " * 300_000 + "!", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("message", [{"role": "user", "content": ["which ?"]}]),
+        ("message", [{"role": "user", "content": [{"type": "text"}]}]),
+        ("message", [{"role": "user", "content": 3}]),
+        ("image", {}),
+        ("image", {"bytes": None}),
+    ],
+)
+def test_content_of_another_form_is_refused_with_a_sentence(field, value, tmp_path):
+    row = {"message": [{"role": "user", "content": "which ?"}], "answer": "1", field: value}
+    with pytest.raises(ValueError, match=r"must be|has more image blocks"):
+        judgement(row, tmp_path)

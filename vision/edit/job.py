@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
+from vision.checkpoints import load_state, save_state
 from vision.config import UNNAMED, Positional
 from vision.edit import masks
 from vision.edit.canvas import Box, Canvas
@@ -23,7 +23,6 @@ from vision.edit.pie import PIEEditor
 from vision.edit.progression import Frame, Progression
 from vision.edit.report import write_report
 from vision.edit.scans import ENDINGS, Dicom, Nifti, Plane, is_scan, read_scan
-from vision.files import atomic_path
 from vision.hub import on_disk
 from vision.images import LoadedImage, load_image, save_image, to_pil
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
@@ -333,9 +332,7 @@ def frame_name(number: int, count: int) -> str:
 
 
 def _keep(path: Path, frame: Frame) -> None:
-    tensors = {name: getattr(frame, name).cpu().contiguous() for name in ("images", "latents", "difference")}
-    with atomic_path(path) as part:
-        save_file(tensors, part)
+    save_state(path, {name: getattr(frame, name) for name in ("images", "latents", "difference")}, {})
 
 
 def _unfinished(work: Path) -> tuple[Step | None, Sequence[Frame]]:
@@ -347,6 +344,6 @@ def _unfinished(work: Path) -> tuple[Step | None, Sequence[Frame]]:
         return None, []
     frames = []
     for number in range(step.index + 2):
-        kept = load_file(work / f"frame_{number:04d}.safetensors")
+        kept, _ = load_state(work / f"frame_{number:04d}.safetensors")
         frames.append(Frame(kept["images"], kept["latents"], nothing, nothing, PerItem(), kept["difference"]))
     return step, frames

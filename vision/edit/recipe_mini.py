@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -38,6 +38,7 @@ from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
 from vision.edit.options import PIEConfig
 from vision.edit.pie import PIEEditor
 from vision.files import atomic_path
+from vision.hub import read_tensors
 from vision.training import Context, Objective, TrainOptions, fit_stage, half_precision
 
 STAGES = ("classifier", "vae", "unet")
@@ -226,7 +227,7 @@ def rendered(options: BrainTraining) -> dict[str, Tensor]:
         }
         with atomic_path(path) as part:
             save_file(tensors, part)
-    return load_file(path)
+    return read_tensors(path)
 
 
 @torch.no_grad()
@@ -242,7 +243,7 @@ def encoded(vae: nn.Module, kept: Mapping[str, Tensor], options: BrainTraining) 
         mean, std = (torch.cat(tensors).contiguous() for tensors in zip(*moments, strict=True))
         with atomic_path(path) as part:
             save_file({"mean": mean, "std": std}, part)
-    return load_file(path)
+    return read_tensors(path)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -165,7 +165,7 @@ def maximise_auc(
             with atomic_path(path) as part:
                 save_file({name: value.cpu().clone() for name, value in module.state_dict().items()}, part)
     if best >= 0:
-        module.load_state_dict(load_file(path))
+        module.load_state_dict(read_tensors(path))
     return best
 
 

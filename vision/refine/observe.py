@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vision.checkpoints import load_state, save_state
 from vision.refine.items import PerItem
 from vision.refine.step import Step
 
-VERSION = 3
-"""Of saved steps; in earlier ones, some runs counted the judged start as a step."""
+VERSION = 4
+"""Of saved steps; in those before 3, some runs counted the judged start as a step, and they were several files."""
+SAVED = "step.safetensors"
+"""Name of the file."""
 KEPT = ("score", "best_score", "start_score", "steps_since_best", "active")
 """What a saved step holds besides its place, time and states."""
 
@@ -80,7 +80,7 @@ def previews(folder: Path | str, render: Callable[[Any], Any], every: int = 1) -
 def checkpoints(folder: Path | str, every: int = 1, pack: Callable[[Any], Any] | None = None) -> Callable[[Step], None]:
     """Save the step every few steps, so that `load_checkpoint` can resume the run after a kill at any moment.
 
-    Tensors go into one safetensors file, the rest into step.json, which is replaced last and names its file.
+    It is one file, see `vision.checkpoints`, which is replaced whole.
     `pack(state)` turns states that are no trees of tensors (a module with its optimiser) into one; it is applied to
     `best` as well.
     """
@@ -89,7 +89,6 @@ def checkpoints(folder: Path | str, every: int = 1, pack: Callable[[Any], Any] |
     def observe(step: Step) -> None:
         if (step.index + 1) % every:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         convert = pack or (lambda tree: tree)
         record = {
@@ -101,15 +100,7 @@ def checkpoints(folder: Path | str, every: int = 1, pack: Callable[[Any], Any] |
         }
         for name in KEPT:
             record[name] = _flatten(getattr(step, name), name, tensors)
-        record["file"] = f"step_{step.index:06d}.safetensors"
-        temporary = folder / "step.tmp"
-        save_file(tensors, temporary)
-        os.replace(temporary, folder / record["file"])
-        temporary.write_text(json.dumps(record))
-        os.replace(temporary, folder / "step.json")
-        for stale in folder.glob("step_*.safetensors"):
-            if stale.name != record["file"]:
-                stale.unlink()
+        save_state(folder / SAVED, tensors, record)
 
     return observe
 
@@ -129,15 +120,17 @@ def load_checkpoint(
         device: where the tensors are wanted.
 
     Raises:
-        ValueError: another version saved the step, or it holds a dataclass that was not named.
+        ValueError: another version saved the step, it is damaged, or it holds a dataclass that was not named.
     """
     folder = Path(folder)
-    if not (folder / "step.json").exists():
+    if (folder / "step.json").exists():
+        raise ValueError(f"{folder} holds a run that an earlier version saved in another form; begin anew.")
+    if not (folder / SAVED).exists():
         return None
-    record = json.loads((folder / "step.json").read_text())
+    saved, record = load_state(folder / SAVED)
     if record.get("version") != VERSION:
-        raise ValueError(f"{folder} holds a run that another version saved, which counted steps otherwise; begin anew.")
-    tensors = load_file(folder / record["file"], device=str(device))
+        raise ValueError(f"{folder} holds a run that another version saved; begin anew.")
+    tensors = {name: value.to(device) for name, value in saved.items()}
     known = {kind.__qualname__: kind for kind in (*_dataclasses(like), *types)}
     convert = unpack or (lambda tree: tree)
     state = convert(_rebuild(record["state"], tensors, known))
@@ -149,10 +142,10 @@ def load_checkpoint(
 def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """A JSON description of the tree; its tensors and generators are put into `tensors` under the path's name."""
     if isinstance(tree, torch.Generator):
-        tensors[name] = tree.get_state().clone()
+        tensors[name] = tree.get_state()
         return {"generator": name}
     if isinstance(tree, Tensor):
-        tensors[name] = tree.detach().cpu().contiguous().clone()
+        tensors[name] = tree
         return {"tensor": name}
     if is_dataclass(tree) and not isinstance(tree, type):
         parts = {f.name: _flatten(getattr(tree, f.name), f"{name}.{f.name}", tensors) for f in fields(tree)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vision.checkpoints import load_state, save_state
 from vision.refine import (
     PerItem,
     Verdict,
@@ -96,7 +96,7 @@ def test_killed_between_two_steps_equals_straight(tmp_path):
     command = [sys.executable, __file__, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment)
-    while not (tmp_path / "step.json").exists():
+    while not (tmp_path / "step.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.1)
@@ -131,17 +131,30 @@ def test_what_does_not_fit_the_run_is_refused(tmp_path):
     step = load_checkpoint(tmp_path, like=start())
     with pytest.raises(ValueError, match="made 5 steps, but the schedule has only 4"):
         refine(start(), move, range(4), resume=step)
-    record = json.loads((tmp_path / "step.json").read_text())
-    del record["version"]
-    (tmp_path / "step.json").write_text(json.dumps(record))
+    tensors, record = load_state(tmp_path / "step.safetensors")
+    save_state(tmp_path / "step.safetensors", tensors, record | {"version": 3})
     with pytest.raises(ValueError, match="another version"):
+        load_checkpoint(tmp_path, like=start())
+    (tmp_path / "step.json").write_text("{}")
+    with pytest.raises(ValueError, match="an earlier version saved in another form"):
+        load_checkpoint(tmp_path, like=start())
+
+
+@pytest.mark.parametrize("place", [3, 0.5, 0.999])
+def test_a_damaged_checkpoint_is_refused(tmp_path, place):
+    refine(start(), move, range(5), observers=[checkpoints(tmp_path)])
+    path = tmp_path / "step.safetensors"
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data)) if place < 1 else place] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged"):
         load_checkpoint(tmp_path, like=start())
 
 
 def test_only_the_newest_checkpoint_is_kept_and_every_counts(tmp_path):
     assert load_checkpoint(tmp_path) is None
     refine(start(), move, range(7), observers=[checkpoints(tmp_path, every=3)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step.json", "step_000005.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step.safetensors"]
     assert load_checkpoint(tmp_path, like=start()).index == 5
 
 
