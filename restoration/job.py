@@ -86,15 +86,17 @@ class PairJudge(Protocol):
         """Whether the first is the better one."""
 
 
-def restore(
-    options: RestoreOptions[Any], show: Show = silent, load_judge: Callable[[str | None], PairJudge] | None = None
-) -> Outcome:
+LoadJudge = Callable[..., PairJudge]
+"""Called with a source and a device."""
+
+
+def restore(options: RestoreOptions[Any], show: Show = silent, load_judge: LoadJudge | None = None) -> Outcome:
     """Restore everything that is not done yet.
 
     Args:
         options: what to restore, how, and where the results go.
         show: gets the events.
-        load_judge: of a source; makes the judge that `best_of` asks.
+        load_judge: makes the judge that `best_of` asks, from a source, on the device of the restorer.
 
     Raises:
         ValueError: nothing can be restored: the weights, the device or the output folder are unusable.
@@ -105,7 +107,7 @@ def restore(
 class _Restoring:
     """One run of `restore`: networks are loaded when the first picture needs them."""
 
-    def __init__(self, options: RestoreOptions[Any], show: Show, load_judge: Callable[..., PairJudge] | None):
+    def __init__(self, options: RestoreOptions[Any], show: Show, load_judge: LoadJudge | None):
         if options.best_of > 1 and load_judge is None:
             raise ValueError("best_of asks a judge; give load_judge.")
         self.system = find_system(options.system)
@@ -209,7 +211,7 @@ class _Restoring:
         if count == 1:
             self._write(item, loaded, result, options, previews)
             return
-        self.judge = self.judge or self.job.needs(self.load_judge, self.options.judge)
+        self.judge = self.judge or self.job.needs(self.load_judge, self.options.judge, self.device)
         candidates, best = result.parent / ".candidates", None
         for number, seed in enumerate(range(options.seed, options.seed + count)):
             path, chosen = candidates / f"seed_{seed}{result.suffix}", replace(options, seed=seed)

@@ -52,7 +52,7 @@ def call(arguments: Sequence[str], show: Show) -> int:
     return main(parse(arguments), show)
 
 
-def _judge(source: str | None) -> Any:
+def _judge(source: str | None, device: Any) -> Any:
     from reward_vlm.r1.pictures import PictureJudge
 
-    return PictureJudge.from_pretrained(source)
+    return PictureJudge.from_pretrained(source, device=device)

@@ -34,8 +34,8 @@ def load_efficientnet(variant: int) -> nn.Module:
 
 
 def feature_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Five maps (b, c, h / stride, w / stride) of images (b, 3, h, w) in [0, 1]."""
-    return network((images.float() * 255 - 127) / 128)
+    """Five maps (b, c, h / stride, w / stride) of images (b, 3, h, w) in [0, 1]; the network goes where they are."""
+    return network.to(images.device)((images.float() * 255 - 127) / 128)
 
 
 def package_folder(name: str) -> Path | None:

@@ -75,7 +75,7 @@ class Finishing(nn.Module):
         logs = {"error": error, "edges": edges, "texture": texture, "pattern": pattern}
         logs |= {"tones": tones, "heads": pictures}
         if self.perceptual:
-            features = feature_difference(self.frozen[1].to(high.device), restored, high)
+            features = feature_difference(self.frozen[1], restored, high)
             return loss + self.perceptual * features, logs | {"features": features}
         return loss, logs
 
@@ -149,7 +149,10 @@ class HeldOut:
 
 
 def with_trained(restorer: PASDRestorer, networks: nn.Module) -> PASDRestorer:
-    """A restorer with copies of the networks of a `Finishing`, or of `PASDNetworks`, in evaluation mode."""
+    """A restorer with copies of the networks of a `Finishing`, or of `PASDNetworks`, in evaluation mode.
+
+    It lies where these are: parts that a stage left on its device come along.
+    """
     found = copy.copy(restorer)
     found.unet, found.controlnet = (copy.deepcopy(net).eval() for net in (networks.unet, networks.controlnet))
     if isinstance(networks, Finishing):
@@ -157,7 +160,7 @@ def with_trained(restorer: PASDRestorer, networks: nn.Module) -> PASDRestorer:
         found.vae.decoder.load_state_dict(networks.decoder.state_dict())
         found.vae.post_quant_conv.load_state_dict(networks.post_quant_conv.state_dict())
         found.vae.eval()
-    return found
+    return found.to(next(networks.parameters()).device)
 
 
 def write_levels(path: Path, levels: Mapping[str, Mapping[str, float]]) -> None:

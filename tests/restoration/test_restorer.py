@@ -100,7 +100,7 @@ def test_what_a_restorer_cannot_do_is_one_sentence(picture, tmp_path):
     options = RestoreOptions((picture,), tmp_path / "out", PlainOptions(), system="none", previews=True)
     assert "previews show steps, and this result of none is made in one." in restore(options).problems[0]
     options = RestoreOptions((picture,), tmp_path / "out", PlainOptions(), system="none", best_of=2)
-    outcome = restore(options, load_judge=lambda source: pytest.fail("no judge is needed"))
+    outcome = restore(options, load_judge=lambda source, device: pytest.fail("no judge is needed"))
     assert "this result of none depends on none." in outcome.problems[0]
 
 

@@ -44,7 +44,7 @@ def test_the_result_is_the_seed_that_the_judge_prefers(picture, tmp_path, monkey
         (picture,), tmp_path / "best", ITEROptions(seed=5, fidelity=0.0), source="builtin:tiny-mini", best_of=3
     )
     judge = Prefers(6)
-    monkeypatch.setattr(restore, "_judge", lambda source: judge)
+    monkeypatch.setattr(restore, "_judge", lambda source, device: judge)
     assert main(options) == 0
     assert judge.asked == [("seed_6.png", "seed_5.png"), ("seed_7.png", "seed_6.png")]
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [".done", "a.png", "run.json"]
@@ -77,7 +77,7 @@ def test_seeds_that_change_nothing_are_not_compared(picture, tmp_path):
     options = RestoreOptions(
         (picture,), tmp_path / "best", ITEROptions(fidelity=1.0), source="builtin:tiny-mini", best_of=2
     )
-    outcome = restore_job(options, load_judge=lambda source: pytest.fail("no judge is needed"))
+    outcome = restore_job(options, load_judge=lambda source, device: pytest.fail("no judge is needed"))
     assert outcome.code == 2 and "give a --fidelity below 1" in outcome.problems[0]
 
 

@@ -29,6 +29,7 @@ from vision.edit.labels import read_set
 from vision.edit.one_edit import Predictor
 from vision.edit.pie import PIEEditor
 from vision.images import image_files, load_image, save_image, to_tensor
+from vision.job import choose_device
 from vision.refine import drain
 from vision.training import Context, Objective, TrainOptions, fit
 
@@ -185,7 +186,8 @@ def train(options: PIETraining, *, log: Log | None = None, max_seconds: float | 
     editor = PIEEditor.from_pretrained(f"folder:{options.base}")
     data: Dataset[dict[str, Any]] = _prompted(pictures(options), options, options.seed)
     if options.prior is not None:
-        make_prior(editor, options)
+        make_prior(editor.to(choose_device("auto")), options)
+        editor.to("cpu")
         prior = [(path, options.prior_prompt) for path in image_files(options.prior)]
         data = WithPrior(data, _prompted(prior, options, options.seed + 1))
     editor.unet.train()
