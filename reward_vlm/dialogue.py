@@ -139,7 +139,7 @@ def from_messages(messages: Sequence[Mapping[str, Any]], pictures: Sequence[Imag
     for message, content in zip(messages, blocks, strict=True):
         parts: list[Part] = []
         for block in content:
-            if block.get("type") == "text" and isinstance(block.get("text"), str):
+            if block.get("type") == "text":
                 parts.append(block["text"])
             elif block.get("type") == "image" and block.get("image") is not None:
                 parts.append(as_part(block["image"]))
@@ -148,7 +148,7 @@ def from_messages(messages: Sequence[Mapping[str, Any]], pictures: Sequence[Imag
             elif block.get("type") == "image":
                 raise ValueError("A message has more image blocks than there are pictures.")
             else:
-                raise ValueError(f"A message's block must be of type text, with a text, or image, got {block!r}.")
+                raise ValueError(f"A message's block must be of type text or image, got {block.get('type')!r}.")
         turns.append(Turn(message["role"], tuple(parts)))
     if waiting:
         raise ValueError(f"{len(waiting)} pictures have no image block in the messages.")
@@ -159,6 +159,8 @@ def _blocks_of(content: Any) -> list[Mapping[str, Any]]:
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(blocks, (list, tuple)) or not all(isinstance(block, Mapping) for block in blocks):
         raise ValueError(f"A message's content must be a text or a list of blocks, got {content!r}.")
+    if not all(isinstance(block.get("text"), str) for block in blocks if block.get("type") == "text"):
+        raise ValueError(f"A message's block of type text must be {{type, text}}, got {content!r}.")
     return list(blocks)
 
 

@@ -47,7 +47,7 @@ class PictureJudge:
         Raises:
             ValueError: the pictures have different sizes, or are smaller than a window.
         """
-        tensors = [to_tensor(picture) for picture in pictures]
+        tensors = [to_tensor(picture).cpu() for picture in pictures]
         for tensor in tensors[1:]:
             if tensor.shape != tensors[0].shape:
                 (height, width), (other_height, other_width) = tensors[0].shape[-2:], tensor.shape[-2:]
