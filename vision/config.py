@@ -224,6 +224,11 @@ def renamed(old: str, default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"old": old})
 
 
+def reworded(old: dict[Any, Any], default: Any) -> Any:
+    """A field whose values have other names in older files: old name -> name."""
+    return dataclasses.field(default=default, metadata={"reworded": old})
+
+
 def _fields(cls: type) -> tuple[dataclasses.Field, ...]:
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__} is not a dataclass.")
@@ -257,6 +262,10 @@ def _from_dict(cls: type[T], data: Any, where: str) -> T:
         raise ValueError(f"{where} has no field {', '.join(map(repr, unknown))}; known fields: {', '.join(names)}.")
     if missing:
         raise ValueError(f"{where} lacks the field {', '.join(map(repr, missing))}.")
+    for name, field in fields.items():
+        old = field.metadata.get("reworded", {})
+        if name in data and isinstance(data[name], str):
+            data[name] = old.get(data[name], data[name])
     hints = typing.get_type_hints(cls)
     return cls(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in names if name in data})
 

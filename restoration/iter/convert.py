@@ -27,8 +27,8 @@ DERIVABLE = (".attn_mask", ".relative_position_index")
 PARTS = ("vqgan.", "lq_encoder.", "token_refine_net.")
 
 
-def official_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor that an official file of this network or part holds."""
+def published_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a published file of this network or part holds."""
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     for path, layers in module.named_modules():
         if not isinstance(layers, SwinLayers):
@@ -231,11 +231,11 @@ def _count(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def _refuse_misfits(state: Mapping[str, Tensor], model: PublishedITER) -> None:
     """Compare with the network's own tensors; derivable ones may be missing."""
-    official, needed = official_shapes(model), model.state_dict()
+    published, needed = published_shapes(model), model.state_dict()
     shared = re.compile(r"\.mid_block\.[23]\.")  # the U-Net's repeated middle
     missing = [name for name in needed if name not in state]
-    extra = [name for name in state if name not in official and not shared.search(name)]
-    wrong = [name for name, value in state.items() if name in official and tuple(value.shape) != official[name]]
+    extra = [name for name in state if name not in published and not shared.search(name)]
+    wrong = [name for name, value in state.items() if name in published and tuple(value.shape) != published[name]]
     for text, names in (("lacks", missing), ("has the unexpected", extra), ("has the misshapen", wrong)):
         if names:
             raise ValueError(f"It {text} {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}.")

@@ -13,7 +13,7 @@ from restoration.iter.published import PublishedConfig
 from restoration.iter.sampling import mask_schedule
 from restoration.iter.tokens import LQEncoderConfig, TokenNetConfig
 from restoration.iter.vqgan import VQGANConfig
-from vision.config import renamed
+from vision.config import renamed, reworded
 
 Variant = Literal["photo", "clean"]
 """Which embedded weights."""
@@ -35,8 +35,8 @@ class ITERConfig:
     """Mask schedule."""
     threshold: float = 0.7
     """Probability from which first tokens are trusted."""
-    padding: Literal["official", "minimal"] = "official"
-    """official mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
+    padding: Literal["published", "minimal"] = reworded({"official": "published"}, "published")
+    """published mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
     texture: float = renamed("fidelity", 1.0)
     """Share of the sampled texture, in [0, 1], that a call takes when it names no fidelity."""
     tile: int = 128
@@ -75,14 +75,14 @@ class ITEROptions:
     """Start from the trusted first tokens; otherwise from nothing."""
     batch_counts: bool = False
     """Count tokens over the whole batch, as the released code does."""
-    padding: Literal["official", "minimal"] | None = None
-    """official mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
+    padding: Literal["published", "minimal"] | None = None
+    """published mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
     tile: int | None = None
     """Side of the tiles that larger pictures are cut into, in input pixels; 0 takes every picture whole."""
     tile_overlap: int | None = None
     """Context on each inner side of a tile, in input pixels."""
-    tiling: Literal["blended", "official"] = "blended"
-    """blended fades tiles into each other; official pastes 256-pixel tiles from 720 x 720 pixels on, as released."""
+    tiling: Literal["blended", "published"] = "blended"
+    """blended fades tiles into each other; published pastes 256-pixel tiles from 720 x 720 pixels on, as released."""
     seed: int = 0
     """Of the sampling; picture i of a batch uses seed + i."""
 
@@ -100,14 +100,14 @@ class ITEROptions:
         for name in ("temperature_tokens", "temperature_mask"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
-        if self.padding not in (None, "official", "minimal"):
-            raise ValueError(f"padding must be official or minimal, got {self.padding}.")
+        if self.padding not in (None, "published", "minimal"):
+            raise ValueError(f"padding must be published or minimal, got {self.padding}.")
         if self.tile is not None and self.tile < 0:
             raise ValueError(f"tile must be at least 0, got {self.tile}.")
         if self.tile_overlap is not None and self.tile_overlap < 0:
             raise ValueError(f"tile_overlap must be at least 0, got {self.tile_overlap}.")
-        if self.tiling not in ("blended", "official"):
-            raise ValueError(f"tiling must be blended or official, got {self.tiling}.")
+        if self.tiling not in ("blended", "published"):
+            raise ValueError(f"tiling must be blended or published, got {self.tiling}.")
 
 
 @dataclass(frozen=True)

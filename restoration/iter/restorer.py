@@ -228,8 +228,8 @@ class ITERRestorer(hub.Pretrained):
         """`bands` at the network's own scale."""
         height, width = image.shape[-2:]
         report = _Progress(observers, progress, self._sampling(options).steps)
-        if options.tiling == "official":
-            yield from self._official_tiles(image, options, finish, report)
+        if options.tiling == "published":
+            yield from self._published_tiles(image, options, finish, report)
             return
         tiles = self._tiles(options)
         if tiles is None or max(height, width) <= tiles.size:
@@ -240,7 +240,7 @@ class ITERRestorer(hub.Pretrained):
         restore = lambda boxes, tile: self._restore(tile, minimal, report, boxes[0])  # noqa: E731
         yield from tiled(image, restore, tiles, self.scale, finish)
 
-    def _official_tiles(
+    def _published_tiles(
         self, image: Tensor, options: ITEROptions, finish: Callable[[Tensor], Tensor], report: _Progress
     ) -> Iterator[Tensor]:
         """Tiles pasted without blending, each restored with its own padding, as the released `test_tile` does."""

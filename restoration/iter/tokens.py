@@ -5,7 +5,7 @@ net phi_e (two logits per token: wrong, right) and the refinement net phi_r (one
 two token maps are embedded by the same matrix, joined, and sent through a body. The published body is window
 attention (`SwinModel`); the authors' code also has a transformer and a U-Net, which their options never use.
 
-The official nets take one-hot maps and a 1x1 convolution; looking the matrix up is the same and saves both.
+The published nets take one-hot maps and a 1x1 convolution; looking the matrix up is the same and saves both.
 
 Shapes: b batch, h x w token grid, n codes, c channels. Masks are (b, 1, h, w) with 1 = visible.
 """

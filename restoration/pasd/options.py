@@ -86,7 +86,7 @@ class PASDOptions:
     start_level: int | None = None
     """Noise level, in [0, 999], of a start from the picture: lower is smoother, higher more detailed."""
     start_reading: Reading = "exact"
-    """exact uses this level; as_diffusers lets the scheduler replace levels outside its schedule, as released."""
+    """exact uses this level; published lets the scheduler replace levels outside its schedule, as released."""
     prompt: str = ""
     """What the picture shows."""
     added_prompt: str | None = None
@@ -192,7 +192,7 @@ and ControlNet computed in every fifth step and reused in the others, about half
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "start": (None, "image", "noise"),
-    "start_reading": ("exact", "as_diffusers"),
+    "start_reading": ("exact", "published"),
     "describe": ("none", "caption", "classes", "objects"),
     "tiling": ("blended", "published"),
     "color": ("wavelet", "adain", "none"),

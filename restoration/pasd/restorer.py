@@ -38,7 +38,7 @@ from vision.refine import Step, drain, item_generators, observed
 from vision.refine.step import Stop
 from vision.tiles import Tiles
 
-PUBLISHED = {"start_reading": "as_diffusers", "tiling": "published", "tile": 320, "tile_overlap": 8, "eight_bit": True}
+PUBLISHED = {"start_reading": "published", "tiling": "published", "tile": 320, "tile_overlap": 8, "eight_bit": True}
 """Options that make results those of the released code."""
 VAE_OVERLAP = 12
 """Latents of context on each inner side of the VAE's tiles; its convolutions after the middle see no further."""

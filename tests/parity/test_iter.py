@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from restoration.iter import sampling
-from restoration.iter.convert import infer_config, official_shapes
+from restoration.iter.convert import infer_config, published_shapes
 from restoration.iter.model import Observed
 from restoration.iter.options import ITERConfig, ITEROptions
 from restoration.iter.published import PublishedConfig, PublishedITER
@@ -386,7 +386,7 @@ def test_end_to_end(model, drawn_positions):
     tile, overlap = int(found(text, r"tile (\d+) pad")), int(found(text, r"tile \d+ pad (\d+)"))
     tiled = ITEROptions(
         threshold=float(found(text, r"tile \d+ pad \d+, threshold ([\d.]*\d)")),
-        tiling="official",
+        tiling="published",
         tile=tile,
         tile_overlap=overlap,
     )
@@ -492,5 +492,5 @@ def test_published_files_have_these_tensors(path: Path):
             net = SwinVQGAN(VQGANConfig())
         else:
             net = UNetDiscriminatorSN(shapes["conv0.weight"][1], shapes["conv0.weight"][0])
-    assert official_shapes(net) == shapes
+    assert published_shapes(net) == shapes
     assert sum(parameter.numel() for parameter in net.parameters()) == manifest["num_parameters"]

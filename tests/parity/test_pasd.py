@@ -377,8 +377,8 @@ def test_noise_schedule(count):
     torch.testing.assert_close(scheduler.sigmas, torch.tensor(told["sigmas"]), rtol=1e-6, atol=1e-6)
     one, zero = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     for level, said in told["add_noise"].items():
-        signal = add_noise(scheduler, one, zero, int(level), "as_diffusers").item()
-        noise = add_noise(scheduler, zero, one, int(level), "as_diffusers").item()
+        signal = add_noise(scheduler, one, zero, int(level), "published").item()
+        noise = add_noise(scheduler, zero, one, int(level), "published").item()
         assert (signal, noise) == pytest.approx((said["signal"], said["noise"]), abs=1e-6)
         exact = signal_and_noise(scheduler, told["timesteps"][said["index"]])
         assert exact == pytest.approx((said["signal"], said["noise"]), abs=1e-5)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from restoration.iter import ITERRestorer
-from restoration.iter.convert import infer_config, official_shapes, tensors_of
+from restoration.iter.convert import infer_config, published_shapes, tensors_of
 from scripts.convert import ITERFiles, main, parse
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -22,11 +22,11 @@ def restorer() -> ITERRestorer:
 
 
 @pytest.fixture(scope="module")
-def official(restorer) -> dict[str, torch.Tensor]:
+def published(restorer) -> dict[str, torch.Tensor]:
     """The tiny network as the authors would save it: with buffers and the decoder twice."""
     own = restorer.model.state_dict()
     state = {}
-    for name, shape in official_shapes(restorer.model).items():
+    for name, shape in published_shapes(restorer.model).items():
         source = name.replace("vqgan.generator.", "vqgan.decoder.")
         state[name] = own.get(source, torch.zeros(shape))
     return state
@@ -47,14 +47,14 @@ def assert_same(restorer: ITERRestorer, folder: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ("", "module."))
 @pytest.mark.parametrize("key", ("params", "params_ema"))
-def test_one_file_with_everything(restorer, official, tmp_path, key, prefix):
-    path = write(tmp_path / "iter.pth", official, key, prefix)
+def test_one_file_with_everything(restorer, published, tmp_path, key, prefix):
+    path = write(tmp_path / "iter.pth", published, key, prefix)
     assert_same(restorer, main(ITERFiles(path, tmp_path / "out")))
 
 
-def test_vqgan_in_its_own_file(restorer, official, tmp_path):
-    rest = {name: value for name, value in official.items() if not name.startswith("vqgan.")}
-    codes = {name.removeprefix("vqgan."): value for name, value in official.items() if name.startswith("vqgan.")}
+def test_vqgan_in_its_own_file(restorer, published, tmp_path):
+    rest = {name: value for name, value in published.items() if not name.startswith("vqgan.")}
+    codes = {name.removeprefix("vqgan."): value for name, value in published.items() if name.startswith("vqgan.")}
     path, vqgan = write(tmp_path / "iter.pth", rest), write(tmp_path / "vqgan.pth", codes, "params_ema")
     assert_same(restorer, main(ITERFiles(path, tmp_path / "out", vqgan)))
     with pytest.raises(ValueError, match="holds no VQGAN; name the authors' VQGAN file"):
@@ -64,17 +64,17 @@ def test_vqgan_in_its_own_file(restorer, official, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_named_vqgan_file_replaces_the_one_inside(restorer, official, tmp_path):
-    codes = {name.removeprefix("vqgan."): value + 1 for name, value in official.items() if name.startswith("vqgan.")}
-    files = ITERFiles(write(tmp_path / "iter.pth", official), tmp_path / "out", write(tmp_path / "v.pth", codes))
+def test_a_named_vqgan_file_replaces_the_one_inside(restorer, published, tmp_path):
+    codes = {name.removeprefix("vqgan."): value + 1 for name, value in published.items() if name.startswith("vqgan.")}
+    files = ITERFiles(write(tmp_path / "iter.pth", published), tmp_path / "out", write(tmp_path / "v.pth", codes))
     loaded = ITERRestorer.from_pretrained(main(files)).model.state_dict()
     name = "vqgan.quantize.embedding.weight"
     assert torch.equal(loaded[name], restorer.model.state_dict()[name] + 1)
 
 
-def test_stripped_files_have_the_same_sizes(restorer, official):
-    assert infer_config(official) == restorer.config.published
-    decoder_twice = tensors_of({"params": official})
+def test_stripped_files_have_the_same_sizes(restorer, published):
+    assert infer_config(published) == restorer.config.published
+    decoder_twice = tensors_of({"params": published})
     assert not any("generator" in name for name in decoder_twice)
 
 
@@ -91,8 +91,8 @@ def test_stripped_files_have_the_same_sizes(restorer, official):
         (lambda s: s.update({"note": "hello"}), "holds 'note', which is not a tensor"),
     ),
 )
-def test_wrong_files_say_what_is_wrong(official, tmp_path, damage, sentence):
-    state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in official.items()}
+def test_wrong_files_say_what_is_wrong(published, tmp_path, damage, sentence):
+    state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in published.items()}
     damage(state)
     with pytest.raises(ValueError, match=sentence):
         main(ITERFiles(write(tmp_path / "iter.pth", state), tmp_path / "out"))

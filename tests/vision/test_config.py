@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from vision.config import cli, from_dict, load_config, save_config, to_dict
+from vision.config import cli, from_dict, load_config, reworded, save_config, to_dict
 
 
 @dataclass(frozen=True)
@@ -142,3 +142,19 @@ def test_help_shows_the_docstrings(capsys):
         cli(SomeOptions, prog="some.py", args=["--help"])
     assert stop.value.code == 0
     assert "Lies in (0, 1]." in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class Worded:
+    """Options whose words were others."""
+
+    padding: Literal["published", "minimal"] = reworded({"official": "published"}, "published")
+    """How to pad."""
+
+
+def test_values_of_older_files_are_read_by_their_names_of_today():
+    for old, new in (("official", "published"), ("published", "published"), ("minimal", "minimal")):
+        assert from_dict(Worded, {"padding": old}).padding == new
+    assert to_dict(Worded())["padding"] == "published"
+    with pytest.raises(ValueError, match="padding"):
+        from_dict(Worded, {"padding": "offical"})

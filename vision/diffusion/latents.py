@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vision.tiles import Box, Tiles
 
-Reading = Literal["exact", "as_diffusers"]
+Reading = Literal["exact", "published"]
 MEASURED = 9
 """Tiles at most that the statistics are measured on, all at once."""
 ATTENTION_BYTES = 1 << 28
@@ -48,7 +48,7 @@ def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, level: int, readin
         latents: (b, c, h, w).
         noise: (b, c, h, w) standard normal.
         level: training timestep.
-        reading: exact uses the level that is asked for; as_diffusers asks the scheduler, some of which silently take
+        reading: exact uses the level that is asked for; published asks the scheduler, some of which silently take
             the last timestep of the schedule when the level is not in it.
     """
     if reading == "exact":

@@ -11,7 +11,7 @@ import numpy as np
 from vision.config import to_dict
 
 T = TypeVar("T")
-Mode = Literal["official", "inversion"]
+Mode = Literal["published", "inversion"]
 Chain = Literal["pixels8", "pixels", "latents"]
 Scheduled = float | tuple[float, ...]
 SCHEDULES = ("strength", "guidance_scale", "beta_1", "beta_2")
@@ -69,8 +69,8 @@ class PIEOptions:
     """Noise that DDIM adds in every step, in [0, 1]."""
     negative_prompt: str = ""
     """What to move away from."""
-    mode: Mode = "official"
-    """official adds fresh noise and denoises; inversion finds the noise of the picture, as the paper's text says."""
+    mode: Mode = "published"
+    """published adds fresh noise and denoises; inversion finds the noise of the picture, as the paper's text says."""
     seed: int = 0
     """Of the noise; picture i of a batch uses seed + i."""
     fixed_noise: bool | None = None
@@ -111,8 +111,8 @@ class PIEOptions:
                 raise ValueError(f"guidance_scale must be a number of at least 0, got {scale:g}.")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta:g}.")
-        if self.mode not in ("official", "inversion"):
-            raise ValueError(f"mode must be official or inversion, got {self.mode!r}.")
+        if self.mode not in ("published", "inversion"):
+            raise ValueError(f"mode must be published or inversion, got {self.mode!r}.")
         if self.chain not in ("pixels8", "pixels", "latents"):
             raise ValueError(f"chain must be pixels8, pixels or latents, got {self.chain!r}.")
         if self.size not in ("own", "published"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from restoration.iter import ITERConfig, ITEROptions, ITERRestorer
-from restoration.iter.convert import infer_config, official_shapes
+from restoration.iter.convert import infer_config, published_shapes
 from restoration.iter.options import BUILTIN
 from restoration.iter.published import PublishedConfig, PublishedITER
 from restoration.iter.sampling import PlacedNoise, SamplingOptions, TokenSampler, keep_counts, mask_schedule
@@ -138,9 +138,9 @@ def test_bands_are_the_result_from_top_to_bottom(restorer):
     assert torch.equal(torch.cat(bands, 2), to_uint8(restorer(image, options)))
 
 
-def test_official_tiles_cover_the_picture(restorer):
+def test_published_tiles_cover_the_picture(restorer):
     image = noise_picture(1, 3, 31, 22)
-    options = ITEROptions(tiling="official", tile=20, tile_overlap=4, fidelity=1)
+    options = ITEROptions(tiling="published", tile=20, tile_overlap=4, fidelity=1)
     result = restorer(image, options)
     assert result.shape == (1, 3, 124, 88) and result.isfinite().all()
     assert restorer(image, replace(options, tile=64)).shape == result.shape
@@ -320,7 +320,7 @@ def test_other_sizes_work_and_survive_saving(name, tmp_path):
     config = ITERConfig("published", replace(config, encoder=encoder, token_nets=nets))
     assert from_dict(ITERConfig, to_dict(config)) == config
     with torch.device("meta"):
-        shapes = official_shapes(PublishedITER(config.published))
+        shapes = published_shapes(PublishedITER(config.published))
     if name != "transformer":  # whose heads leave no trace in the shapes
         read = infer_config({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
         assert read == config.published
@@ -377,10 +377,10 @@ def test_an_item_takes_part_from_its_own_start(published):
         ({"threshold": -0.1}, "threshold must be at least 0, got -0.1"),
         ({"threshold": float("nan")}, "threshold must be at least 0"),
         ({"temperature_tokens": 0.0}, "temperature_tokens must be above 0"),
-        ({"padding": "zero"}, "padding must be official or minimal, got zero"),
+        ({"padding": "zero"}, "padding must be published or minimal, got zero"),
         ({"tile": -1}, "tile must be at least 0, got -1"),
         ({"tile_overlap": -1}, "tile_overlap must be at least 0, got -1"),
-        ({"tiling": "none"}, "tiling must be blended or official, got none"),
+        ({"tiling": "none"}, "tiling must be blended or published, got none"),
     ),
 )
 def test_options_say_what_is_wrong(arguments, sentence):

@@ -206,8 +206,8 @@ def test_start_levels(tiny):
     clean = begin(start_level=0)
     assert not torch.equal(clean, begin(start_level=999))
     # 900 is no level of a schedule of two steps: the scheduler takes its last one instead.
-    published = begin(start_level=900, start_reading="as_diffusers")
-    assert torch.equal(published, begin(start_level=901, start_reading="as_diffusers"))
+    published = begin(start_level=900, start_reading="published")
+    assert torch.equal(published, begin(start_level=901, start_reading="published"))
     assert not torch.equal(begin(start_level=900), begin(start_level=901))
     assert torch.equal(begin(start="noise"), begin(start="noise", start_level=3))
 

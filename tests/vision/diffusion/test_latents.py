@@ -97,7 +97,7 @@ def test_noise_levels():
         assert torch.equal(add_noise(scheduler, z, noise, level), signal * z + amount * noise)
     inside = int(scheduler.timesteps[2])
     torch.testing.assert_close(
-        add_noise(scheduler, z, noise, inside, "as_diffusers"),
+        add_noise(scheduler, z, noise, inside, "published"),
         add_noise(scheduler, z, noise, inside),
         atol=1e-5,
         rtol=0,
@@ -106,7 +106,7 @@ def test_noise_levels():
         add_noise(scheduler, z, noise, 1000)
     euler = set_steps(EulerDiscreteScheduler(**SCHEDULE), 4)
     with pytest.raises(ValueError, match="knows no noise level 900"):
-        add_noise(euler, z, noise, 900, "as_diffusers")
+        add_noise(euler, z, noise, 900, "published")
 
 
 @pytest.mark.parametrize("cls", [UniPCMultistepScheduler, DDIMScheduler, EulerDiscreteScheduler])
