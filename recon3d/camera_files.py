@@ -22,6 +22,8 @@ DENOMINATOR_KEYS = ("k4", "k5", "k6")
 """Of OpenCV's full model; elsewhere programs read them differently."""
 MAX_NAME = 1000
 """Signs of the path of a picture."""
+MAX_SIDE = 1_000_000
+"""Pixels of a side of a picture."""
 OTHER_LENSES = ("is_fisheye", "latlong", "equirectangular", "orthographic", "ftheta_p0")
 """Marks of lenses that are no pinholes."""
 
@@ -179,8 +181,11 @@ def finite(values: Sequence[Any], what: str) -> list[float]:
 def whole_pixels(height: Any, width: Any, where: str) -> tuple[int, int]:
     """Height and width in whole pixels."""
     numbers = finite([height, width], f"Height and width of {where}")
-    if any(number < 1 or number != int(number) for number in numbers):
-        raise ValueError(f"Height and width of {where} must be whole pixels from 1, got {height!r} and {width!r}.")
+    if any(not 1 <= number <= MAX_SIDE or number != int(number) for number in numbers):
+        raise ValueError(
+            f"Height and width of {where} must be whole pixels from 1 to {MAX_SIDE:,}, got {numbers[0]:g} and "
+            f"{numbers[1]:g}."
+        )
     return int(numbers[0]), int(numbers[1])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -167,3 +168,52 @@ def test_damaged_text_cameras_are_refused(tmp_path, change):
     (tmp_path / "1.txt").write_text(change((tmp_path / "1.txt").read_text()), encoding="latin-1")
     with pytest.raises(ValueError, match=r"1\.txt"):
         load_gtr_camera(tmp_path / "1.txt", "1.png")
+
+
+NUMBERS = [None, True, -1, 0, 1e308, math.inf, math.nan, 10**400, "", "x", "\0", [], {}, [[]], ["a"] * 4]
+
+
+def changed(data, chance):
+    """The data with one value, somewhere inside, that is another or missing."""
+    data = json.loads(json.dumps(data))
+    place = data
+    while True:
+        key = chance.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if chance.random() < 0.3 or not isinstance(place[key], (dict, list)) or not place[key]:
+            break
+        place = place[key]
+    if chance.random() < 0.2:
+        del place[key]
+    else:
+        place[key] = chance.choice(NUMBERS)
+    return data
+
+
+def test_whatever_stands_in_a_file_costs_one_sentence(tmp_path):
+    frames = [{"file_path": f"{n}.png", "mask_path": "m.png", "transform_matrix": EYE} for n in range(2)]
+    lens = {
+        "fl_x": 40,
+        "camera_angle_y": 0.5,
+        "cx": 16,
+        "k1": 0.1,
+        "k4": 0,
+        "camera_model": "OPENCV",
+        "is_fisheye": False,
+    }
+    path, chance = written(tmp_path, frames=frames, **lens), random.Random(0)
+    save_gtr_camera(tmp_path / "0.txt", cams.gtr_rig(48)[3])
+    data, text = json.loads(path.read_text()), (tmp_path / "0.txt").read_bytes()
+    refused = 0
+    for _ in range(400):
+        path.write_text(json.dumps(changed(data, chance)))
+        start = chance.randrange(len(text))
+        piece = chance.choice([b"", b"nan", b"1e999", b"\xff", b"\n", b"9" * 500])
+        (tmp_path / "0.txt").write_bytes(text[:start] + piece + text[start + chance.randrange(9) :])
+        for read in (lambda: load_transforms(path), lambda: [load_gtr_camera(tmp_path / "0.txt", "0.png")]):
+            try:
+                for shot in read():
+                    assert shot.c2w.isfinite().all() and shot.intrinsics(*(shot.size or (24, 32))).isfinite().all()
+            except ValueError as error:
+                refused += 1
+                assert type(error) is ValueError and str(error).endswith(".") and len(str(error)) < 500
+    assert 200 < refused < 800
