@@ -132,6 +132,20 @@ class R1Training(TRLTraining):
     until: float | None = None
     """The cold start ends early when this share of the held-out pairs is right in both orders, looked at with every
     checkpoint; None: it takes all steps."""
+    oversample: int | None = None
+    """Draw so many times as many judgements as are learnt from, and keep the well formed ones among the right; needs
+    two samples per prompt (--objective.samples) or more."""
+    spans: tuple[str, ...] | None = None
+    """Rewards of parts of a judgement, each on its own tokens: "think=consistency answer=result"; what lies in no span
+    earns the form. None: all tokens earn the whole."""
+    curriculum: Literal["adaptive"] | None = None
+    """Rounds go from easy to hard prompts, each measured again before it; None: any prompts."""
+    guide: Path | None = None
+    """JSON lines of preferences with rationales, by the ids of the rows: where every judgement of a prompt fails, one
+    is begun as it stands there."""
+    reset: Literal["on-stall"] | None = None
+    """Where two rounds in a row do not raise the held-out accuracy, divergence is measured from the policy as it is
+    and the optimiser begins anew."""
     tolerance: float = 0.02
     """A round may lose so much held-out accuracy against the best before it is undone."""
     lora_rank: int = 0
@@ -153,7 +167,34 @@ class R1Training(TRLTraining):
                 f"A round needs at least as many steps as updates share a rollout ({self.objective.rollout_updates}), "
                 f"got {self.steps}; it would make no update."
             )
+        self._check_strategies()
         if self.consistency != "rule":
             Endpoint(self.consistency)  # its own checks
         if self.lora_rank and self.rounds > 1:
             raise ValueError("LoRA trains in one round; leave --rounds out.")
+
+    def _check_strategies(self) -> None:
+        """Which strategies go with which kind of run."""
+        used = {
+            name: getattr(self, name) is not None for name in ("oversample", "spans", "curriculum", "guide", "reset")
+        }
+        for name in (name for name, asked in used.items() if asked and self.stage != "rl"):
+            raise ValueError(f"{name} belongs to reinforcement (--stage rl).")
+        for name in (name for name in ("curriculum", "reset") if used[name] and self.rounds == 1):
+            raise ValueError(f"{name} is about rounds; give more than one (--rounds).")
+        if used["curriculum"] and self.select != "all":
+            raise ValueError("An adaptive curriculum selects the prompts itself; leave --select out.")
+        if used["oversample"] and (self.oversample < 2 or self.objective.samples < 2):
+            raise ValueError(
+                "oversample must be at least 2, with at least 2 samples per prompt (--objective.samples), "
+                f"got {self.oversample} and {self.objective.samples}."
+            )
+        pairs = [pair.partition("=") for pair in self.spans or ()]
+        parts = ("format", "result", "consistency")
+        if used["spans"] and (
+            not pairs or any(span not in ("think", "answer") or part not in parts for span, _, part in pairs)
+        ):
+            raise ValueError(
+                f"spans are think=PART and answer=PART, where PART is {' or '.join(parts)}, "
+                f"got {' '.join(self.spans)!r}."
+            )

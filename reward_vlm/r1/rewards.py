@@ -143,17 +143,37 @@ def total_reward(format: float, result: float, consistency: float) -> float:
     return 0.5 * format + result * (1 + 0.5 * consistency)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the parts of a judgement earn."""
+
+    format: float
+    """1 when it has the form, else 0."""
+    result: float
+    """1 when it chooses an accepted answer, else 0."""
+    consistency: float
+    """1 when its reasoning leads to that answer, -1 (or 0) when it does not; 0 where the answer is wrong."""
+
+    @property
+    def total(self) -> float:
+        """See `total_reward`."""
+        return total_reward(self.format, self.result, self.consistency)
+
+
 @dataclass
 class JudgementReward:
     """The reward function that the trainer calls; its parts are logged."""
 
     consistency: Consistency = rule_consistency
-    """Whether reasons support choices."""
+    """Judges texts whose result is right."""
     mode: Literal["strict", "lenient"] = "strict"
-    """How answers are compared."""
+    """How results are compared, see `result_reward`."""
     signed: bool = True
     """Inconsistency counts -1 as in the release; False: 0 as in the paper."""
     __name__: str = field(default="judgement", init=False)
+    """For the log."""
+    known: dict[tuple[str, ...], Parts] = field(default_factory=dict, init=False, repr=False)
+    """Parts of the texts of the last call: what is asked again at once, of a selection, costs nothing."""
 
     def __call__(
         self, completions: Sequence[Any], answer: Sequence[Sequence[str]], log_metric: Any = None, **columns: Any
@@ -165,15 +185,24 @@ class JudgementReward:
             answer: accepted answers of each row.
             log_metric: called with (name, mean) for each part.
         """
-        texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
-        formats = [format_reward(text) for text in texts]
-        results = [result_reward(text, accepted, self.mode) for text, accepted in zip(texts, answer, strict=True)]
-        right = [i for i, result in enumerate(results) if result]
-        scores = [0.0] * len(texts)
-        for i, score in zip(right, self.consistency([texts[i] for i in right]) if right else [], strict=True):
-            scores[i] = float(score if self.signed else max(score, 0))
+        parts = self.parts(completions, answer)
         if log_metric is not None:
-            parts = {"format": formats, "result": results, "consistency": [scores[i] for i in right] or [0.0]}
-            for name, values in parts.items():
+            right = [part.consistency for part in parts if part.result] or [0.0]
+            logged = {"format": [p.format for p in parts], "result": [p.result for p in parts], "consistency": right}
+            for name, values in logged.items():
                 log_metric(f"rewards/{name}", sum(values) / len(values))
-        return [total_reward(*parts) for parts in zip(formats, results, scores, strict=True)]
+        return [part.total for part in parts]
+
+    def parts(self, completions: Sequence[Any], answer: Sequence[Sequence[str]]) -> list[Parts]:
+        """The parts of each completion's reward; the arguments are those of a call."""
+        texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+        keys = [(text, *accepted) for text, accepted in zip(texts, answer, strict=True)]
+        fresh = [key for key in dict.fromkeys(keys) if key not in self.known]
+        results = [result_reward(text, accepted, self.mode) for text, *accepted in fresh]
+        right = [key for key, result in zip(fresh, results, strict=True) if result]
+        said = dict(zip(right, self.consistency([key[0] for key in right]) if right else [], strict=True))
+        for key, result in zip(fresh, results, strict=True):
+            score = float(said.get(key, 0))
+            self.known[key] = Parts(format_reward(key[0]), result, score if self.signed else max(score, 0.0))
+        self.known = {key: self.known[key] for key in keys}
+        return [self.known[key] for key in keys]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from reward_vlm.r1.options import R1Options, R1Training
 from reward_vlm.r1.rewards import JudgementReward, endpoint_judge, result_reward, rule_consistency
 from reward_vlm.r1.rows import training_set
 from reward_vlm.r1.stages import lora_config, trl_arguments, write_judge
+from reward_vlm.rl.curriculum import AdaptiveCurriculum
+from reward_vlm.rl.reference import ReferenceReset
 from reward_vlm.training import (
     configured,
     last_checkpoint,
@@ -32,9 +35,14 @@ from reward_vlm.training import (
 )
 from reward_vlm.vlm import Sampling
 from vision.checkpoints import Log, forget_after
+from vision.config import read_json
+from vision.files import atomic_path
 from vision.job import choose_device
-from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
+from vision.refine import Step, Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
 from vision.refine.items import clone_items, item_generators
+
+PATIENCE = 2
+"""Rounds in a row that do not raise the held-out accuracy before the reference is taken anew."""
 
 
 @dataclass
@@ -45,16 +53,23 @@ class Policy:
     """By parameter."""
     moments: dict[str, Tensor]
     """Of AdamW, and its step numbers, by parameter; plain gradient descent has none."""
+    accuracies: tuple[float, ...] = ()
+    """Held-out accuracy of every round so far."""
 
 
 def reinforce(
-    start: Path, rows: Sequence[JudgementRow], held_out: Sequence[Preference], options: R1Training, say: Log
+    start: Path,
+    rows: Sequence[JudgementRow],
+    held_out: Sequence[Preference],
+    options: R1Training,
+    say: Log,
+    guides: Mapping[str, str] | None = None,
 ) -> Path:
-    """StableReinforce in rounds, see the module's docstring."""
+    """StableReinforce in rounds, see the module's docstring; `guides` are replies of an expert by the rows' ids."""
     weights = options.folder / "weights"
     if weights.exists():
         return weights
-    rounds = Rounds(start, rows, held_out, options, say)
+    rounds = Rounds(start, rows, held_out, options, say, guides)
     several, memory = options.rounds > 1, options.folder / "rounds"
     resume = load_checkpoint(memory, types=(Policy,)) if several else None
     if several and rounds.is_main:
@@ -64,7 +79,7 @@ def reinforce(
         rounds.propose,
         range(1, options.rounds + 1),
         evaluate=rounds.evaluate,
-        accept=roll_back_if_worse(options.tolerance) if several else None,
+        accept=_accept(options.tolerance) if several else None,
         keep_best=clone_items if several else None,
         resume=resume,
         observers=[checkpoints(memory)] if several and rounds.is_main else [],
@@ -93,8 +108,10 @@ class Rounds:
         held_out: Sequence[Preference],
         options: R1Training,
         say: Log,
+        guides: Mapping[str, str] | None = None,
     ):
         self.start, self.rows, self.held_out, self.options, self.say = start, list(rows), held_out, options, say
+        self.guides, self.reference = guides, start
         self.judge = R1Judge.from_pretrained(start, dtype=getattr(torch, options.dtype))
         if torch.cuda.is_available() and not shared_out():
             self.judge.to(choose_device("auto"))
@@ -137,6 +154,8 @@ class Rounds:
         """Round `number`: select prompts, sample, score, update."""
         if self.options.rounds > 1:
             self.load(policy)
+        if self.options.reset == "on-stall":
+            self._begin_anew(policy.accuracies, number)
         checkpoint = None if self.options.rounds > 1 else last_checkpoint(self.options.folder)
         load_checkpoint_weights(self.chat.model, checkpoint)
         with torch.random.fork_rng(devices=[]):
@@ -172,29 +191,72 @@ class Rounds:
 
     def select(self, number: int, needed: int) -> list[JudgementRow]:
         """The prompts of a round, drawn from (seed, round)."""
+        if self.options.curriculum == "adaptive":
+            return self._next_batch(number, needed)
+        rows = self._drawn(number, needed)
+        if self.options.select == "all":
+            return rows[:needed]
+        rows = rows[: 2 * needed]
+        solved = [rate == 1 for rate in self._solve_rates(rows, number)]
+        hard = [row for row, known in zip(rows, solved, strict=True) if not known]
+        easy = [row for row, known in zip(rows, solved, strict=True) if known]
+        return (hard + easy)[:needed]
+
+    def _drawn(self, number: int, needed: int) -> list[JudgementRow]:
+        """All rows in an order that is drawn from (seed, number), repeated until there are enough."""
         order = np.random.default_rng((self.options.seed, number)).permutation(len(self.rows))
         while len(order) < needed:
             order = np.concatenate([order, order])
-        if self.options.select == "all":
-            return [self.rows[i] for i in order[:needed]]
-        pool = [self.rows[i] for i in order[: 2 * needed]]
-        solved = self._solved(pool, number)
-        hard = [row for row, known in zip(pool, solved, strict=True) if not known]
-        easy = [row for row, known in zip(pool, solved, strict=True) if known]
-        return (hard + easy)[:needed]
+        return [self.rows[i] for i in order]
 
-    def _solved(self, rows: Sequence[JudgementRow], number: int, chunk: int = 64) -> list[bool]:
-        """Whether two samples of the current judge both get a prompt right."""
+    def _next_batch(self, number: int, needed: int) -> list[JudgementRow]:
+        """The prompts of a round in a curriculum, the easiest for the policy as it is first."""
+        pool = self._drawn(0, 0)[: needed * self.options.rounds]
+        if len(pool) < self.options.rounds:
+            raise ValueError(f"A curriculum needs a row for every round, got {len(pool)} for {self.options.rounds}.")
+        path = self.options.folder / "curriculum.json"
+        if not path.exists():
+            rates = self._solve_rates(pool, 0)
+            with atomic_path(path) as part:
+                part.write_text(json.dumps({"solve_rates": rates}), encoding="utf-8")
+        curriculum = AdaptiveCurriculum(tuple(read_json(path)["solve_rates"]), self.options.rounds)
+        places, shift = curriculum.batch(
+            number - 1, lambda places: self._solve_rates([pool[place] for place in places], number)
+        )
+        if shift is not None:
+            self.say(f"round {number}: the order of its prompts has moved by {shift:.2f} since the start")
+        wanted = np.linspace(0, len(places), needed, endpoint=False).astype(int)  # some twice where there are too few
+        return [pool[places[i]] for i in wanted]
+
+    def _begin_anew(self, accuracies: Sequence[float], number: int) -> None:
+        """Take the reference of a round: the start, or the policy after the last stall; there the optimiser forgets."""
+        stalls = ReferenceReset(PATIENCE).places(accuracies)
+        if not stalls:
+            return
+        after = stalls[-1] + 1
+        self.reference = self.options.folder / f"reference-{after}"
+        if after != number - 1:
+            return
+        self.say(f"round {number}: the reference is the policy as it is, since accuracy stalled")
+        self.optimizer.state.clear()
+        if self.is_main:
+            shutil.rmtree(self.reference, ignore_errors=True)
+            self.judge.save_pretrained(self.reference)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
+    def _solve_rates(self, rows: Sequence[JudgementRow], number: int, chunk: int = 64) -> list[float]:
+        """Share of two samples of the current judge that get each prompt right."""
         limit = self.options.max_new_tokens or self.judge.config.max_new_tokens
-        marks = []
+        rates = []
         for first in range(0, len(rows), chunk):
             part = [row for row in rows[first : first + chunk] for _ in range(2)]
             seed = (self.options.seed * 1009 + number) * 2_000_003 + 2 * first
             dialogues = [row.dialogue() for row in part]
             replies = self.chat.generate(dialogues, Sampling(limit, 1.0), generators=item_generators(seed, len(part)))
             right = [bool(result_reward(said.text, row.answers)) for said, row in zip(replies, part, strict=True)]
-            marks += [a and b for a, b in zip(right[::2], right[1::2], strict=True)]
-        return marks
+            rates += [(a + b) / 2 for a, b in zip(right[::2], right[1::2], strict=True)]
+        return rates
 
     def _trainer(self, number: int) -> Any:
         from reward_vlm.r1.trainer import StableReinforceConfig, StableReinforceTrainer
@@ -211,19 +273,22 @@ class Rounds:
             "beta": aim.beta,
             "epsilon": aim.epsilon,
             "skip_equal": aim.skip_equal,
+            "spans": list(options.spans or ()),
+            "oversample": options.oversample or 1,
+            "shuffle_dataset": options.curriculum is None,
             "temperature": aim.temperature,
             "steps_per_generation": aim.rollout_updates * options.accumulate,
             "max_completion_length": options.max_new_tokens or self.judge.config.max_new_tokens,
             "save_strategy": "no" if options.rounds > 1 else "steps",
             "seed": options.seed * 1009 + number,
         })  # fmt: skip
-        self.chat.model.config._name_or_path = str(self.start)  # TRL loads the reference from there
+        self.chat.model.config._name_or_path = str(self.reference)  # TRL loads the reference from there
         trainer = StableReinforceTrainer(
             model=self.chat.model,
             processing_class=self.chat.guarded,
             reward_funcs=[self._reward()],
             args=configured(StableReinforceConfig, arguments),
-            train_dataset=training_set(self.select(number, prompts), targets=False),
+            train_dataset=training_set(self.select(number, prompts), targets=False, guides=self.guides),
             optimizers=(self.optimizer, self._schedule(number) if self.optimizer else None),
             peft_config=lora_config(options, self.chat.model),
             callbacks=[log_callback(options.folder / "log.jsonl", (number - 1) * options.steps, self.say)],
@@ -268,6 +333,12 @@ class Rounds:
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, sums)
         return {name: sum(part.get(name, 0.0) for part in gathered) for name in gathered[0]}
+
+
+def _accept(tolerance: float) -> Callable[[Step], Policy]:
+    """Roll back what is worse, and take down how every round did."""
+    choose = roll_back_if_worse(tolerance)
+    return lambda step: replace(choose(step), accuracies=(*step.state.accuracies, float(step.score)))
 
 
 def shared_out() -> bool:

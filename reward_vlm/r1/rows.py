@@ -71,10 +71,14 @@ def hard_rows(rows: Sequence[JudgementRow], tries: int = 2) -> list[JudgementRow
     return [row for row in rows if row.difficulty == 0 or (row.difficulty or 0) >= tries]
 
 
-def training_set(rows: Sequence[JudgementRow], *, targets: bool) -> Any:
+def training_set(rows: Sequence[JudgementRow], *, targets: bool, guides: Mapping[str, str] | None = None) -> Any:
     """A `datasets.Dataset` with the columns prompt, images and answer, or completion for the cold start.
 
     Picture files are read when a batch needs them.
+
+    Args:
+        targets: whether the rows are for the cold start.
+        guides: whole replies of an expert by the ids of rows, for a column `guide`, empty where there is none.
 
     Raises:
         ValueError: there are no rows, or a row of the cold start has no target.
@@ -84,7 +88,10 @@ def training_set(rows: Sequence[JudgementRow], *, targets: bool) -> Any:
     messages: dict[str, Any] = {"prompt": [row.messages for row in rows]}
     images = [row.images for row in rows]
     if not targets:
-        return message_set(images, messages, answer=[list(row.answers) for row in rows])
+        texts = {"answer": [list(row.answers) for row in rows]}
+        if guides is not None:
+            texts["guide"] = [[guides.get(row.id, "")] for row in rows]
+        return message_set(images, messages, **texts)
     missing = next((row.id or str(i) for i, row in enumerate(rows) if row.target is None), None)
     if missing is not None:
         raise ValueError(f"Row {missing} has no target (rationale) to learn; the cold start needs one in each row.")

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,7 +46,7 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     Raises:
         ValueError: rows cannot be used (they are named by number), or the run was begun with other options or data.
     """
-    begin_run(options.folder, options, data=("rows", "held_out", "start", "trl"))
+    begin_run(options.folder, options, data=("rows", "held_out", "start", "trl", "guide"))
     say = log or (lambda line: None)
     from transformers import TrainingArguments
 
@@ -63,7 +64,29 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
             say(f"left out: {sentence}")
     if options.stage == "sft":
         return cold_start(start, rows, held_out, options, say)
-    return reinforce(start, rows, held_out, options, say)
+    return reinforce(start, rows, held_out, options, say, _guides(options, rows, row_reader(config), say))
+
+
+def _guides(options: R1Training, rows: Sequence[JudgementRow], read: Any, say: Log) -> dict[str, str] | None:
+    """Replies of an expert by the ids of rows; None without a guide.
+
+    Raises:
+        ValueError: the guide has no reply to any of the rows, or one for other accepted answers.
+    """
+    if options.guide is None:
+        return None
+    found, problems = read_rows(options.guide, read, skip_bad=options.skip_bad)
+    for sentence in problems:
+        say(f"left out of the guide: {sentence}")
+    told = {row.id: row for row in found if row.target is not None}
+    for row in rows:
+        if row.id in told and told[row.id].answers != row.answers:
+            raise ValueError(f"{options.guide} answers {row.id} otherwise than {options.rows}; give it the same order.")
+    guides = {row.id: told[row.id].target for row in rows if row.id in told}
+    if not guides:
+        raise ValueError(f"{options.guide} has no rationale for any id of {options.rows}.")
+    say(f"{len(guides)} of {len(rows)} prompts have a guide")
+    return guides
 
 
 def _judge(options: R1Training) -> R1Judge:

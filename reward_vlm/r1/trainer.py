@@ -1,10 +1,12 @@
 """StableReinforce on TRL's GRPOTrainer: rollouts, batching and scaling are TRL's, the advantages and the loss ours.
 
 TRL samples (with transformers or vLLM, on one GPU or many), computes the log-probabilities of policy and reference with
-the pictures in view, and calls the reward; three of its methods are overridden:
+the pictures in view, and calls the reward; three of its methods are overridden here (and two that draw in
+`reward_vlm.rl.rollouts`):
 
 - `_calculate_rewards` keeps the rewards of all processes;
-- `_generate_and_score_completions` replaces the group-normalised advantages by whitened token returns;
+- `_generate_and_score_completions` replaces the group-normalised advantages by whitened token returns; with
+  spans, every span has returns of its own, whitened among its own tokens;
 - `_compute_loss` is the pre-clipped loss; there is no divergence term in it, `beta` acts in the returns.
 
 The overridden methods are private to TRL: `tests/reward_vlm/r1/test_trainer.py` fails when they change.
@@ -20,9 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
-from reward_vlm.rl.objective import group_advantages, stable_reinforce_loss, token_kl, token_returns, whiten_and_filter
+from reward_vlm.rl.objective import (
+    Whitened,
+    group_advantages,
+    stable_reinforce_loss,
+    token_kl,
+    token_returns,
+    whiten_and_filter,
+)
+from reward_vlm.rl.rollouts import SelectedRollouts
+from reward_vlm.rl.spans import span_advantages, token_spans
 
 
 @dataclass
@@ -51,6 +62,10 @@ class StableReinforceConfig(GRPOConfig):
     """Rollouts with equal rewards move no weights."""
     reward_clip: float = 10.0
     """Largest sequence reward, in absolute value."""
+    spans: list[str] = field(default_factory=list)
+    """SPAN=PART: rewards of spans' own; empty: every token earns the whole."""
+    oversample: int = 1
+    """Times as many rollouts are drawn as are kept."""
 
     lr_scheduler_type: str = "cosine_with_min_lr"
     """As in the release."""
@@ -88,7 +103,7 @@ class StableReinforceConfig(GRPOConfig):
         return divisor
 
 
-class StableReinforceTrainer(GRPOTrainer):
+class StableReinforceTrainer(SelectedRollouts):
     """GRPOTrainer with the advantages and the loss of StableReinforce."""
 
     args: StableReinforceConfig
@@ -97,12 +112,15 @@ class StableReinforceTrainer(GRPOTrainer):
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
+        self.judge = getattr(self.reward_funcs[0], "parts", None)
         for model in filter(None, (self.model, self.ref_model)):
             model.register_forward_pre_hook(_without_empty_pictures, with_kwargs=True)
         self.add_callback(_SkippedUpdates(self))
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self.args.spans:
+            self._parts = self.judge(completions, [row["answer"] for row in inputs])
         return self._rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -121,11 +139,11 @@ class StableReinforceTrainer(GRPOTrainer):
         shaped = group_advantages(rewards, size, self.args.advantage_estimator)
         own = slice(self.accelerator.process_index * len(mask), (self.accelerator.process_index + 1) * len(mask))
         limit = self.args.reward_clip
-        returns = token_returns(shaped[own], kl, mask, beta=self.beta, gamma=self.args.gamma, clip=(-limit, limit))
-        whitened = whiten_and_filter(
-            returns, mask, self.args.advantage_filter, self.args.filter_width,
-            reduce=lambda tensor: self.accelerator.reduce(tensor, "sum"),
-        )  # fmt: skip
+        if self.args.spans:
+            whitened = self._whitened_spans(batch, kl, mask, size)
+        else:
+            returns = token_returns(shaped[own], kl, mask, beta=self.beta, gamma=self.args.gamma, clip=(-limit, limit))
+            whitened = self._whitened(returns, mask)
         told = shaped[shaped.isfinite()]
         equal = self.args.skip_equal and bool((told == told[:1]).all())
         if self.model.training:
@@ -138,6 +156,29 @@ class StableReinforceTrainer(GRPOTrainer):
             mask,
         )
         return batch
+
+    def _whitened(self, returns: Tensor, mask: Tensor) -> Whitened:
+        """Whitened and filtered over the tokens of a mask, in all processes."""
+        return whiten_and_filter(
+            returns, mask, self.args.advantage_filter, self.args.filter_width,
+            reduce=lambda tensor: self.accelerator.reduce(tensor, "sum"),
+        )  # fmt: skip
+
+    def _whitened_spans(self, batch: dict[str, Any], kl: Tensor, mask: Tensor, size: int) -> Whitened:
+        """Every span by its own reward, 1 or 0, and among its own tokens; what lies in no span by the form."""
+        wanted = dict(pair.split("=") for pair in self.args.spans)
+        spans = token_spans(batch["completion_ids"], mask, list(wanted), self._tokenizer.decode)
+        spans["rest"] = mask & ~torch.stack(list(spans.values())).any(0)
+        rewards = {  # what is bad is bad: no part lies in the middle, where the filter would let it pass
+            name: torch.tensor([max(getattr(part, wanted.get(name, "format")), 0.0) for part in self._parts]).to(kl)
+            for name in spans
+        }
+        own = span_advantages(rewards, spans, size, self.args.advantage_estimator)
+        returns = own + token_returns(torch.zeros_like(own[:, 0]), kl, mask, beta=self.beta, gamma=self.args.gamma)
+        parts = [self._whitened(returns, span) for span in spans.values()]
+        shares = torch.stack([span.sum() / mask.sum().clamp(min=1) for span in spans.values()])
+        filtered = (torch.stack([part.filtered for part in parts]) * shares).sum()
+        return Whitened(sum(part.advantages for part in parts), parts[0].mean, parts[0].rstd, filtered)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         mask = _action_mask(inputs)

@@ -7,45 +7,48 @@ Expert-Guided Self-Reformulation" (arXiv 2505.08364), sections 3.2 (ADCL) and 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-Row = TypeVar("Row")
 Sample = TypeVar("Sample")
 
 
-class AdaptiveCurriculum(Generic[Row]):
-    """Rows in batches from easy to hard; before each batch but the first its rows are measured and sorted anew.
+@dataclass(frozen=True)
+class AdaptiveCurriculum:
+    """Rows in batches from easy to hard by a first measurement; before each batch but the first, its rows alone are
+    measured and sorted anew.
 
-    Only the next batch is measured again, not everything: that is what makes it affordable.
-
-    Args:
-        rows: what is to be learnt.
-        solve_rate: share of successes, in [0, 1], of the policy as it is on each of some rows.
-        batches: in how many parts; the first ones get a row more where they cannot be equal.
+    That only the next batch is measured again is what makes it affordable.
     """
 
-    def __init__(self, rows: Sequence[Row], solve_rate: Callable[[Sequence[Row]], Sequence[float]], batches: int):
-        if not 1 <= batches <= len(rows):
-            raise ValueError(f"{len(rows)} rows can be cut into 1 to {len(rows)} batches, not into {batches}.")
-        self.rows, self.solve_rate, self.batches = rows, solve_rate, batches
-        self.shifts: list[float] = []
+    rates: tuple[float, ...]
+    """Share of successes of the first policy on every row, in [0, 1]."""
+    batches: int
+    """In how many parts the rows are learnt; the first ones get a row more where they cannot be equal."""
 
-    def __iter__(self):
-        """The batches in order; draw the next one when the policy has learnt from the one before.
+    def __post_init__(self) -> None:
+        if not 1 <= self.batches <= len(self.rates):
+            raise ValueError(
+                f"{len(self.rates)} rows can be cut into 1 to {len(self.rates)} batches, not into {self.batches}."
+            )
 
-        Yields:
-            The rows of a batch, the easiest first. `shifts` gets the `difficulty_shift` of each batch measured again.
+    def batch(
+        self, number: int, solve_rate: Callable[[Sequence[int]], Sequence[float]]
+    ) -> tuple[list[int], float | None]:
+        """The places of the rows of a batch, the easiest for the policy as it is first; and how far its order has
+        moved, see `difficulty_shift` (None for the first batch, which is not measured again).
+
+        Args:
+            number: of the batch, from 0.
+            solve_rate: share of successes of the policy as it is on the rows at some places.
         """
-        rates = self.solve_rate(self.rows)
-        for number, part in enumerate(np.array_split(_easiest_first(rates), self.batches)):
-            batch = [self.rows[place] for place in part]
-            if number:
-                now = self.solve_rate(batch)
-                self.shifts.append(difficulty_shift([rates[place] for place in part], now))
-                batch = [batch[place] for place in _easiest_first(now)]
-            yield batch
+        places = np.array_split(_easiest_first(self.rates), self.batches)[number].tolist()
+        if number == 0:
+            return places, None
+        now = solve_rate(places)
+        return [places[i] for i in _easiest_first(now)], difficulty_shift([self.rates[i] for i in places], now)
 
 
 def difficulty_shift(before: Sequence[float], now: Sequence[float]) -> float:

@@ -114,6 +114,7 @@ def duel_loss(
     rewards: Tensor,
     supervised: Tensor,
     *,
+    weights: Tensor | None = None,
     clip: float = 0.2,
     coefficient: float = 0.15,
 ) -> Tensor:
@@ -128,6 +129,7 @@ def duel_loss(
         mask: (B, T) true on the tokens of the answer.
         rewards: (B,) 1 or -1; of no matter for supervised rows.
         supervised: (B,) bool.
+        weights: (B,) how much each row counts; None: all the same.
     """
     mask, supervised = mask.bool(), supervised.bool()
     counts = mask.sum(1).clamp(min=1)
@@ -135,7 +137,8 @@ def duel_loss(
     other = torch.where(mask, ref_log_probs, 0.0).sum(1) / counts
     ratio = torch.exp(torch.where(supervised, 0.0, own - other))
     played = -torch.minimum(rewards * ratio, rewards * ratio.clamp(1 - clip, 1 + clip))
-    return _mean(played, ~supervised) + coefficient * _mean(-own, supervised)
+    counted = torch.ones_like(own) if weights is None else weights
+    return _mean(counted * played, ~supervised) + coefficient * _mean(-counted * own, supervised)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

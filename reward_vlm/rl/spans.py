@@ -8,6 +8,7 @@ verifications are rewarded message by message. PAV (arXiv 2410.08146), equation 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -84,3 +85,39 @@ def message_rewards(right: Sequence[bool], says_right: Sequence[bool]) -> list[f
         if place < len(says_right):
             rewards.append(float(says_right[place] == solved))
     return rewards
+
+
+def token_spans(
+    ids: Tensor, mask: Tensor, names: Sequence[str], decode: Callable[[list[int]], str]
+) -> dict[str, Tensor]:
+    """(B, T) bool of every name: the tokens between its tags, <name> and </name>, in completions.
+
+    Args:
+        ids: (B, T) int64.
+        mask: (B, T) true on real tokens.
+        names: of the tags; the first pair of each counts.
+        decode: the text of some tokens, special ones included.
+    """
+    spans = {name: torch.zeros_like(mask, dtype=torch.bool) for name in names}
+    for row, (line, real) in enumerate(zip(ids.tolist(), mask.bool().tolist(), strict=True)):
+        places = [place for place, counts in enumerate(real) if counts]
+        tokens = [line[place] for place in places]
+        text = decode(tokens)
+        for name in names:
+            found = re.search(rf"<{re.escape(name)}>(.*?)</{re.escape(name)}>", text, re.DOTALL)
+            if found and found[1]:
+                first, last = (_token_at(tokens, char, decode) for char in (found.start(1), found.end(1) - 1))
+                spans[name][row, places[first : last + 1]] = True
+    return spans
+
+
+def _token_at(tokens: list[int], char: int, decode: Callable[[list[int]], str]) -> int:
+    """Place of the token that holds a character of the decoded text, by halving."""
+    low, high = 0, len(tokens) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if len(decode(tokens[: middle + 1])) > char:
+            high = middle
+        else:
+            low = middle + 1
+    return low

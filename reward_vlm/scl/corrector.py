@@ -5,8 +5,8 @@ dialogue, lets the model reply, and appends the reply. No one tells the model th
 
 Differences from the release: the default prompt and the strict reading of answers are ours (`reward_vlm.scl.prompts`,
 `reward_vlm.scl.extract`; both of the release's are there), replies are not sampled unless asked for (the release
-samples at 0.7), a judge may decide whether a review is taken, and rounds may end when an answer is confirmed. Source:
-arXiv 2410.04055, sections 3.1 and 4.4.
+samples at 0.7), a judge or votes may decide whether a review is taken, and rounds may end when an answer is confirmed.
+Source: arXiv 2410.04055, sections 3.1 and 4.4.
 """
 
 from __future__ import annotations
@@ -206,9 +206,13 @@ class SCLCorrector(WithChat):
             if step.at is None:
                 return step.candidate
             old, new = step.state.talks, step.candidate.talks
+            if options.votes:
+                taken = self._outvotes(old, new, step.candidate.generators, options.votes, sampling)
+            else:
+                taken = self._prefers(old, new)
             kept = [
                 talk if better else replace(before, tried=talk.tried, settled=talk.settled)
-                for better, before, talk in zip(self._prefers(old, new), old, new, strict=True)
+                for better, before, talk in zip(taken, old, new, strict=True)
             ]
             return Talks(PerItem(kept), step.candidate.generators)
 
@@ -220,7 +224,7 @@ class SCLCorrector(WithChat):
             start,
             propose,
             self.schedule(options),
-            accept=keep_better if options.accept == "better" else None,
+            accept=keep_better if options.accept == "better" or options.votes else None,
             stop=settled if options.stop_when_unchanged else None,
             drop_finished=options.stop_when_unchanged,
             resume=resume,
@@ -245,6 +249,31 @@ class SCLCorrector(WithChat):
         if tried:
             same = choice == talk.final.choice and (choice is not None or reply.text == talk.final.text)
         return Talk(talk.question, asked.assistant(reply.text), (*tried, answer), len(tried), same)
+
+    def _outvotes(
+        self,
+        old: Sequence[Talk],
+        new: Sequence[Talk],
+        generators: Sequence[torch.Generator],
+        votes: int,
+        sampling: Sampling,
+    ) -> list[bool]:
+        """Whether the new option gets more votes than the old one, of fresh answers to the plain question; an option
+        that did not change, or takes the place of none, is taken without votes."""
+        taken = [a.final.choice is None or a.final.choice == b.final.choice for a, b in zip(old, new, strict=True)]
+        disputed = [i for i, b in enumerate(new) if not taken[i] and b.final.choice is not None]
+        if not disputed:
+            return taken
+        asked = [self.ask(Talk(new[i].question), None) for i in disputed for _ in range(votes)]
+        seeds = [int(torch.randint(2**31, (1,), generator=generators[i])) for i in disputed]
+        draws = PerItem(one for seed in seeds for one in item_generators(seed, votes))
+        replies = self.chat.generate(asked, replace(sampling, temperature=1.0), generators=draws)
+        for number, i in enumerate(disputed):
+            letters = [letter for letter, _ in new[i].question.options]
+            said = replies[number * votes : (number + 1) * votes]
+            counted = [extract(reply.text, self.config.extract, letters) for reply in said]
+            taken[i] = counted.count(new[i].final.choice) > counted.count(old[i].final.choice)
+        return taken
 
     def _prefers(self, old: Sequence[Talk], new: Sequence[Talk]) -> list[bool]:
         """Whether the judge prefers the new answer to the one that stands; a tie keeps the old one."""

@@ -43,6 +43,9 @@ class SCLOptions:
     """How often the reviews are gone through."""
     accept: Literal["last", "better"] = "last"
     """Take every new answer, or only one that the judge finds better; else the dialogue goes on from the old one."""
+    votes: int = 0
+    """Where a review changes the chosen option, the question is asked afresh so many times, at temperature 1, and the
+    new option is taken only if it gets more votes than the old one; 0: without votes."""
     stop_when_unchanged: bool = False
     """End when a review leaves the chosen option as it is."""
     temperature: float = 0.0
@@ -61,6 +64,10 @@ class SCLOptions:
             review_text(prompt)
         if self.rounds < 1 or self.batch_size < 1:
             raise ValueError(f"rounds and batch_size must be at least 1, got {self.rounds} and {self.batch_size}.")
+        if self.votes < 0:
+            raise ValueError(f"votes must be at least 0, got {self.votes}.")
+        if self.votes and self.accept == "better":
+            raise ValueError('Either votes decide or the judge does; leave out votes or accept="better".')
         limit = 1 if self.max_new_tokens is None else self.max_new_tokens
         Sampling(limit, self.temperature, self.top_p)  # its own checks
 

@@ -40,6 +40,8 @@ class Attempt:
     """How many runs these were."""
     children: tuple[Attempt, ...] = ()
     """What was done next, in different runs."""
+    ended: bool = True
+    """Whether the run came to its end here, if nothing was done next."""
 
 
 Path = tuple[Attempt, ...]
@@ -59,8 +61,8 @@ class Message:
 
 
 def leaves(root: Attempt) -> Iterator[Path]:
-    """The paths of a tree that end, in order."""
-    if not root.children:
+    """The paths of a tree that came to their end, in order."""
+    if not root.children and root.ended:
         yield (root,)
     for child in root.children:
         for path in leaves(child):
@@ -102,10 +104,11 @@ def splice(bad: Path, good: Path, judge: Callable[[Path], Mark], revision: str =
     Raises:
         ValueError: the paths have different roots, or nothing of the good path is left.
     """
-    if bad[0] != good[0]:
+    if bad[0].action != good[0].action:
         raise ValueError("A splice joins two attempts at one task; these have different roots.")
     kept = until_bad(bad, judge)
-    shared = next((i for i, (a, b) in enumerate(zip(kept, good, strict=False)) if a != b), min(len(kept), len(good)))
+    pairs = zip(kept, good, strict=False)
+    shared = next((i for i, (a, b) in enumerate(pairs) if a.action != b.action), min(len(kept), len(good)))
     if shared == len(good):
         raise ValueError("The good attempt lies on the bad one; there is nothing to turn back to.")
     thought = [Message("assistant", revision, True), Message("user", GO_ON, False)]
@@ -124,4 +127,4 @@ def _turns(nodes: Sequence[Attempt], trained: bool) -> Iterator[Message]:
 
 
 def _mean(path: Path) -> float:
-    return path[-1].value / max(path[-1].visits, 1)
+    return path[-1].value / path[-1].visits if path[-1].visits else 0.0

@@ -32,7 +32,7 @@ def prompt_scores(passed: Sequence[Sequence[bool]], weighting: Weighting = "inve
         raise ValueError(f'weighting must be "inverse_success" or "share", got {weighting!r}.')
     counts = table.sum(0)
     weights = np.divide(counts.sum(), counts, out=np.zeros(len(counts)), where=counts > 0)
-    return [float(weights[row].sum()) for row in table]
+    return [float(sum(weights[row].tolist())) for row in table]  # in order, so that equal sums are equal
 
 
 def best_prompts(scores: Sequence[float]) -> list[int]:

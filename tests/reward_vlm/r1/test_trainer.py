@@ -61,7 +61,11 @@ def test_trl_still_has_the_methods_that_are_overridden():
         "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
         "_generate_and_score_completions": ["self", "inputs"],
         "_compute_loss": ["self", "model", "inputs"],
-    }
+        "_generate": ["self", "prompts"],
+        "_generate_single_turn": [
+            "self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images",
+        ],
+    }  # fmt: skip
     for name, parameters in expected.items():
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters
     score = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters

@@ -92,25 +92,30 @@ class Growing:
 
 def test_only_the_next_batch_is_measured_again_and_sorted_by_the_policy_as_it_is():
     policy = Growing()
-    curriculum, batches = AdaptiveCurriculum(list(range(10)), policy, 3), []
-    for batch in curriculum:
+    curriculum = AdaptiveCurriculum(tuple(policy(range(10))), 3)
+    batches, shifts = [], []
+    for number in range(3):
+        batch, shift = curriculum.batch(number, policy)
         batches.append(batch)
+        shifts.append(shift)
         policy.skill += 1
     assert [len(asked) for asked in policy.asked] == [10, 3, 3]
     assert batches[0] == [0, 1, 2, 3] and sorted(row for batch in batches for row in batch) == list(range(10))
     for number in (1, 2):
         rates = [1 / (1 + row) + number * (row % 3) for row in batches[number]]
         assert rates == sorted(rates, reverse=True) and sorted(batches[number]) == sorted(policy.asked[number])
-    assert all(shift > 0 for shift in curriculum.shifts)
+    assert shifts[0] is None and all(shift > 0 for shift in shifts[1:])
 
 
 def test_a_policy_that_does_not_change_keeps_the_order():
-    curriculum = AdaptiveCurriculum([3, 1, 2, 0], lambda rows: [1 - row / 10 for row in rows], 4)
-    assert list(curriculum) == [[0], [1], [2], [3]] and curriculum.shifts == [0, 0, 0]
+    rates = (0.1, 0.8, 0.5, 0.9)
+    curriculum = AdaptiveCurriculum(rates, 2)
+    batches = [curriculum.batch(number, lambda places: [rates[i] for i in places]) for number in range(2)]
+    assert batches == [([3, 1], None), ([2, 0], pytest.approx(0.0))]
     assert difficulty_shift([1, 2, 3], [30, 20, 10]) == pytest.approx(2.0)
-    assert difficulty_shift([1, 2, 2, 3], [1, 2, 2, 3]) == pytest.approx(0.0)
+    assert difficulty_shift([1, 2, 2, 3], [1, 2, 2, 3]) == pytest.approx(0.0) and difficulty_shift([1, 1], [1, 2]) == 0
     with pytest.raises(ValueError, match="not into 5"):
-        AdaptiveCurriculum([1, 2], lambda rows: [], 5)
+        AdaptiveCurriculum((0.5, 0.5), 5)
 
 
 def test_help_goes_only_where_every_try_fails():
@@ -232,6 +237,8 @@ def test_the_loss_of_a_batch_is_that_of_its_rows():
     whole = duel_loss(own, other, mask, rewards, supervised)
     rows = [duel_loss(*(x[i : i + 1] for x in (own, other, mask, rewards, supervised))) for i in range(4)]
     assert whole == pytest.approx(float((rows[0] + rows[1]) / 2 + (rows[2] + rows[3]) / 2), rel=1e-6)
+    heavy = duel_loss(own, other, mask, rewards, supervised, weights=torch.tensor([3.0, 1, 0, 2]))
+    assert heavy == pytest.approx(float((3 * rows[0] + rows[1]) / 2 + 2 * rows[3] / 2), rel=1e-6)
 
 
 def test_padding_and_masked_tokens_do_not_matter():

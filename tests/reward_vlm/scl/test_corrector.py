@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -116,6 +118,51 @@ def test_a_judge_may_be_an_r1_judge():
     assert found.final.choice == "A" and len(found.tried) == 3
 
 
+class Voting(Scripted):
+    """Answers B, says C when it reviews, and votes by a rule of the number of the vote."""
+
+    def __init__(self, vote):
+        super().__init__(None)
+        self.vote = vote
+
+    def generate(self, dialogues, sampling=None, *, generators=None):
+        self.asked.append(list(dialogues))
+        texts = ["## C ##" if len(dialogue.turns) > 1 else "## B ##" for dialogue in dialogues]
+        if sampling.temperature == 1:
+            texts = [f"## {self.vote(number)} ##" for number in range(len(dialogues))]
+        return [Reply(text, -1.0, 3, True) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("vote", "final"),
+    [("C", "C"), ("B", "B"), ("A", "B"), ("BCBC", "B"), ("BCCA", "C"), ("?", "B")],
+)
+def test_votes_decide_where_a_review_changes_the_option_and_a_tie_keeps_the_old_one(vote, final):
+    subject = SCLCorrector(Voting(lambda number: vote[number % len(vote)]), PLAIN)
+    found = subject(None, question(), options=SCLOptions(votes=4))
+    assert found.final.choice == final and [answer.choice for answer in found.tried] == ["B", "C"]
+    assert [len(asked) for asked in subject.chat.asked] == [1, 1, 4]
+    plain = subject.chat.asked[2][0]
+    assert len(plain.turns) == 1 and plain.turns[0].text == subject.chat.asked[0][0].turns[0].text
+
+
+def test_what_is_confirmed_or_was_unreadable_needs_no_votes():
+    same = SCLCorrector(says("B", "B"), PLAIN)
+    assert same(None, question(), options=SCLOptions(votes=4)).final.choice == "B" and len(same.chat.asked) == 2
+    unread = SCLCorrector(Scripted(lambda _, turn: ["?", "## A ##"][turn]), PLAIN)
+    assert unread(None, question(), options=SCLOptions(votes=4)).final.choice == "A" and len(unread.chat.asked) == 2
+    lost = SCLCorrector(Scripted(lambda _, turn: ["## A ##", "?"][turn]), PLAIN)
+    assert lost(None, question(), options=SCLOptions(votes=4)).final.choice == "A"
+
+
+def test_votes_of_a_real_model_do_not_depend_on_the_batch():
+    subject = SCLCorrector.from_pretrained("builtin:tiny")
+    questions, options = scene_questions(3, 4), SCLOptions(votes=3, temperature=1.0, max_new_tokens=6, seed=5)
+    whole = [[a.text for a in talk.tried] + [talk.kept] for talk in subject.batch(questions, options)]
+    alone = [subject.batch([one], replace(options, seed=5 + number))[0] for number, one in enumerate(questions)]
+    assert whole == [[a.text for a in talk.tried] + [talk.kept] for talk in alone]
+
+
 def test_answers_that_are_confirmed_are_asked_no_more():
     rule = {"early": "BBAC", "late": "BACC", "never": "ABAB"}
     subject = SCLCorrector(Scripted(lambda text, turn: f"## {rule[text.split()[0]][turn]} ##"), PLAIN)
@@ -172,6 +219,8 @@ def test_wrong_calls_are_sentences(tmp_path):
         SCLOptions(rounds=0)
     with pytest.raises(ValueError, match="temperature must be at least 0"):
         SCLOptions(temperature=-1.0)
+    with pytest.raises(ValueError, match="Either votes decide or the judge"):
+        SCLOptions(votes=3, accept="better")
     with pytest.raises(ValueError, match="two or more choices"):
         multiple_choice(RED, "q", ["a"])
     with pytest.raises(ValueError, match="A Question holds its own pictures"):

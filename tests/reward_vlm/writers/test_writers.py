@@ -65,6 +65,13 @@ def test_no_pair_lies_below_the_thresholds():
     assert worth_splicing(TREE, alpha=0.6, beta=0.3) == pairs[:2] and worth_splicing(TREE, 0.0, 0.9) == []
 
 
+def test_runs_that_did_not_end_and_nodes_without_visits_are_no_success():
+    open_end = Attempt("task", children=(Attempt("a", value=0.9, ended=False), Attempt("b", value=0.5, visits=0)))
+    assert [path[-1].action for path in leaves(open_end)] == ["b"]
+    pair = Attempt("task", children=(Attempt("a", value=0.9, visits=0), Attempt("b", value=0.2)))
+    assert [(good[-1].action, bad[-1].action) for good, bad in worth_splicing(pair, 0.0, 0.1)] == [("b", "a")]
+
+
 def test_a_good_attempt_is_learnt_whole_and_strange_pairs_are_told():
     assert [message.text for message in whole(GOOD) if message.trained] == ["a", "c"]
     with pytest.raises(ValueError, match="different roots"):
