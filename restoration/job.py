@@ -257,11 +257,9 @@ class _Restoring:
 
 def _copied(source: Path, result: Path) -> bool:
     """Copy the file of a picture, if its format is that of the result's name; whether it is."""
-    import PIL.Image
+    from vision.images import content_format, format_of
 
-    with PIL.Image.open(source) as image:
-        same = image.format == PIL.Image.registered_extensions()[result.suffix]
-    if same:
+    if same := content_format(source) == format_of(result):
         result.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, result)
     return same

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -25,6 +24,7 @@ from restoration.esrgan import load_peer
 from restoration.recipes import recipe
 from vision.files import atomic_path
 from vision.hub import read_tensors
+from vision.images import load_image
 
 SHARD = 32
 """Lessons per file."""
@@ -54,7 +54,7 @@ def make_lessons(
         taught: ask the teacher; otherwise the truth takes its place everywhere.
         seed: lesson i depends on (seed, i) alone.
     """
-    images = [np.asarray(Image.open(path).convert("RGB")) for path in photos]
+    images = [np.asarray(load_image(path).rgb) for path in photos]
     images = [image for image in images if min(image.shape[:2]) >= size]
     if not images:
         raise ValueError(f"No photograph has {size} pixels on both sides, as the crops have.")

@@ -38,7 +38,6 @@ import numpy as np
 import torch
 import torch.distributed
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -50,6 +49,7 @@ from restoration.iter.model import Observed
 from restoration.recipes import recipe
 from vision.checkpoints import Log, begin_run
 from vision.efficientnet import feature_maps, load_efficientnet
+from vision.images import load_image
 from vision.losses import (
     class_balanced_cross_entropy,
     gradient_difference,
@@ -158,7 +158,7 @@ class SharpPairs(Dataset[dict[str, Tensor]]):
     ):
         self.paths, self.size, self.mixture, self.scale = list(paths), size, dict(mixture), scale
         self.seed, self.drawn = seed, drawn
-        self.images = [np.asarray(Image.open(path).convert("RGB")) for path in self.paths]
+        self.images = [np.asarray(load_image(path).rgb) for path in self.paths]
 
     def __len__(self) -> int:
         return 2**62

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import base64
 import importlib.util
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-
 from reward_vlm.data import Question
 from vision.files import atomic_path
-from vision.images import load_image
+from vision.images import MAX_PIXELS, load_image
+from vision.images.read import opened
 
 Row = Mapping[str, Any]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -239,8 +237,8 @@ def _store(value: Any, base: Path, path: Path) -> Path:
     if isinstance(value, str):
         file = (base if base.is_dir() else base.parent) / value if len(value) < 512 else None
         value = file.read_bytes() if file is not None and file.is_file() else base64.b64decode(value, validate=True)
-    with PIL.Image.open(io.BytesIO(value)) as picture:
-        path = path.with_name(f"{path.name}.{(picture.format or 'png').lower()}")
+    with opened(value, "the picture in the row", MAX_PIXELS) as picture:
+        path = path.with_name(f"{path.name}.{(picture.image.format or 'png').lower()}")
     if not (path.exists() and path.read_bytes() == value):
         with atomic_path(path) as part:
             part.write_bytes(value)

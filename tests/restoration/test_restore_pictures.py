@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from restoration.iter import ITEROptions
 from restoration.job import RestoreOptions, restore
 from restoration.plain import PlainOptions
-from vision.images import load_frames, load_image, save_image
+from vision import png
+from vision.images import Metadata, load_frames, load_image, save_image
 from vision.job import Event
 
 SMOOTH = np.add.outer(np.arange(12) * 4000, np.arange(15) * 900).astype(np.uint16)
@@ -118,3 +120,15 @@ def test_pages_are_restored_to_pages(tmp_path):
     out, _, problems = run(tmp_path / "a.tif", frames="all", format="tif")
     assert not problems
     assert [page.rgb.getpixel((18, 14)) for page in load_frames(out / "a.tif")] == [(255, 0, 0), (0, 255, 0)]
+
+
+def test_copies_keep_long_texts(tmp_path):
+    """The file is copied whole, whatever Pillow thinks of the length of its texts."""
+    texts = Metadata(texts={"workflow": "step " * 400_000})
+    save_image(PIL.Image.new("RGB", (5, 4)), tmp_path / "a.png", metadata=texts)
+    packed = tmp_path / "b.png"
+    chunk = (b"zTXt", b"workflow\0\0" + zlib.compress(b"step " * 400_000))
+    png.write_png(packed, [np.zeros((4, 5, 3), np.uint8)], width=5, height=4, chunks=[chunk])
+    for path in (tmp_path / "a.png", packed):
+        out, _, problems = run(path, system="none")
+        assert not problems and (out / path.name).read_bytes() == path.read_bytes()

@@ -16,7 +16,7 @@ from vision.images.arrays import (
     to_uint16,
     to_y,
 )
-from vision.images.formats import LONGEST_SIDE, OPAQUE, SUFFIXES
+from vision.images.formats import LONGEST_SIDE, OPAQUE, SUFFIXES, format_of
 from vision.images.frames import Frames, check_frames, load_frames, save_frames
 from vision.images.metadata import Metadata
 from vision.images.read import (
@@ -24,6 +24,7 @@ from vision.images.read import (
     BadImage,
     LoadedImage,
     as_loaded,
+    content_format,
     from_pil,
     image_files,
     load_image,
@@ -48,8 +49,10 @@ __all__ = [
     "check_format",
     "check_frames",
     "composite",
+    "content_format",
     "crop",
     "enlarge_alpha",
+    "format_of",
     "from_pil",
     "image_files",
     "keep_grey",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -112,6 +113,12 @@ def load_image(
     except ValueError as error:
         raise BadImage(str(error)) from error
     return read_image(data, str(path), max_pixels=max_pixels, frame=frame, upright=upright)
+
+
+def content_format(path: str | Path) -> str | None:
+    """The format, by Pillow's name, that a picture's content has; errors as `load_image`."""
+    with opened(read_file(path), str(path), sys.maxsize) as file:
+        return file.image.format
 
 
 def read_image(
