@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -24,9 +23,9 @@ from vision.checkpoints import Log, begin_run
 from vision.diffusion.build import initialise
 from vision.edit.auc import PESG, AUCMarginLoss, area_under_curve
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier, classifier_grey, densenet121, imagenet
-from vision.files import atomic_path
 from vision.hub import read_tensors
 from vision.images import image_files, load_image, to_tensor
+from vision.refine import Verdict, clone_items, refine
 from vision.training import Context, Objective, TrainOptions, fit
 
 
@@ -61,6 +60,8 @@ class ConfidenceTraining(TrainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {self.held_out}.")
 
@@ -145,8 +146,8 @@ def maximise_auc(
     loss = AUCMarginLoss().to(device)
     optimizer = PESG(module.parameters(), loss, learning_rate=options.auc_learning_rate)
     per_epoch = max(1, sum(map(len, data.kinds.values())) // options.batch_size)
-    best, path = -1.0, options.folder / "best.safetensors"
-    for epoch in range(options.epochs):
+
+    def descend(module: nn.Module, epoch: int) -> nn.Module:
         if epoch:
             optimizer.reset()
         module.train()
@@ -157,16 +158,24 @@ def maximise_auc(
             optimizer.zero_grad()
             loss(torch.sigmoid(module(images)), labels).backward()
             optimizer.step()
+        return module
+
+    def evaluate(module: nn.Module, epoch: int) -> Verdict:
         area = measure(module, measured, options.size)
         if log is not None:
             log(f"epoch {epoch + 1}/{options.epochs}  held-out AUC {area:.4f}")
-        if area > best:
-            best = area
-            with atomic_path(path) as part:
-                save_file({name: value.cpu().clone() for name, value in module.state_dict().items()}, part)
-    if best >= 0:
-        module.load_state_dict(read_tensors(path))
-    return best
+        return Verdict(area)
+
+    best = refine(
+        module,
+        descend,
+        range(options.epochs),
+        evaluate=evaluate,
+        keep_best=lambda module: clone_items(module.state_dict()),
+        result="best",
+    )
+    module.load_state_dict(best.state)
+    return best.score
 
 
 @torch.no_grad()
