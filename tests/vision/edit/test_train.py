@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -73,3 +75,5 @@ def test_a_classifier_learns_bright_from_dark(tmp_path):
     assert "AUC 1.0000" in lines[-1] or "AUC 1.0000" in lines[-2]
     bright, dark = (classifier(torch.full((1, 3, 32, 32), level)) for level in (0.8, 0.2))
     assert bright > dark
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        replace(options, epochs=0)
