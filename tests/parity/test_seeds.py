@@ -27,8 +27,9 @@ from vision.refine import Verdict
 from vision.strategies.lookahead import exploitation, exploration, find_first_error, step_score, td_lookahead
 from vision.strategies.need import gate_metrics
 from vision.strategies.prompts import best_prompts, prompt_scores
-from vision.strategies.routing import Evidence, below_mean, reward_scale, route
+from vision.strategies.routing import route
 from vision.strategies.values import Candidate
+from vision.strategies.voting import Evidence, below_mean, reward_scale
 
 ROOT = golden_root() / "seeds"
 pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="no tables of the strategies")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
+from vision import strategies
 from vision.refine import Verdict, refine
 from vision.resize import imresize
 from vision.strategies.evaluators import against_input, classified, consistency, evaluator, matches_views
@@ -22,6 +25,24 @@ def a_choice(task="a.png", chosen=1, scores=(0.25, 0.5)):
     )
     verdicts = (Verdict(scores[0], {"blur": 1.5}), Verdict(scores[1], [1, "x", None]))
     return Choice(task, candidates, verdicts, chosen, "it is nearer", {"noise": 0.25})
+
+
+FILES = sorted(Path(strategies.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_strategies_import_no_model(path):
+    """Models come in as callables; vision.metrics is asked for BRISQUE alone, when it is called."""
+    homes = "config", "files", "images", "metrics", "niqe", "refine", "regression", "resize", "strategies"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("vision"):
+            assert node.module.split(".")[1] in homes, f"{path.stem} imports {node.module}"
+    tops = {node.module for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)}
+    assert "vision.metrics" not in tops
+
+
+def test_strategies_stay_small():
+    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 1600
 
 
 def test_costs_add_up_and_memory_takes_the_larger():

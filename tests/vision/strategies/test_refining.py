@@ -13,8 +13,9 @@ from vision.strategies.interleave import clears_the_others, interleave, says_yes
 from vision.strategies.lookahead import find_first_error, step_score, td_lookahead
 from vision.strategies.progress import BestOfKProver, Valued, effective, progress, stalled, valued
 from vision.strategies.repair import first_bad, from_first_bad, refine_and_rerank
-from vision.strategies.routing import Evidence, Solution, confidence, majority, route, weighted_vote
+from vision.strategies.routing import route
 from vision.strategies.values import Candidate, best
+from vision.strategies.voting import Evidence, Solution, confidence, majority, weighted_vote
 
 # Routing
 
