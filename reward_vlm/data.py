@@ -10,7 +10,7 @@ import base64
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -182,10 +182,19 @@ def read_rows(
             rows.append(make(data, base))
         except (ValueError, TypeError, OSError, RecursionError, OverflowError) as error:
             problems.append(f"{path} {place}: {' '.join(str(error).split())}")
-    if problems and not skip_bad:
+    if not skip_bad:
+        refuse_rows(problems)
+    return rows, problems
+
+
+def refuse_rows(problems: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: there are problems; the first three are told.
+    """
+    if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ValueError(f"{' '.join(problems[:3])}{more} Repair the rows, or skip them (--skip-bad).")
-    return rows, problems
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

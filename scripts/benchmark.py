@@ -14,17 +14,13 @@ seconds; run on a quiet machine, with OMP_NUM_THREADS=1 for comparable numbers.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from scripts.main import start
 
     start("benchmark")
-from vision.job import Show
-
 from . import dispatch
 from .dispatch import Work
 
@@ -36,13 +32,5 @@ SYSTEMS = {
     "pie": Work("vision.edit.benchmark", "PIEBenchmark", "one edit, beside image-to-image"),
 }
 """System -> what times it."""
-
-
-def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
-    """The system's module and its options, from the command line."""
-    return dispatch.parse("benchmark", "to time", __doc__ or "", dispatch.single(SYSTEMS), arguments)
-
-
-def call(arguments: Sequence[str], show: Show) -> int | None:
-    """The command line."""
-    return dispatch.work(*parse(arguments), "benchmark", show)
+parse, call = dispatch.command("benchmark", "to time", __doc__ or "", SYSTEMS)
+"""The system's module and its options, from the command line; and the command."""

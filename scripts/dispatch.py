@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vision.config import cli, fail
@@ -58,6 +58,17 @@ def parse(
     more = "" if len(recipes) == 1 else f"\n\nRecipes of {system}:\n{_recipes(recipes)}"
     description = f"{(module.__doc__ or '').strip()}{more}"
     return module, cli(getattr(module, recipes[recipe].options), prog=prog, description=description, args=rest)
+
+
+def command(
+    name: str, purpose: str, help: str, systems: Mapping[str, Work]
+) -> tuple[Callable[[Sequence[str]], tuple[Any, Any]], Callable[[Sequence[str], Show], int | None]]:
+    """`parse` and `call` of a command that does one thing with each system, by the functions of its name."""
+
+    def read(arguments: Sequence[str]) -> tuple[Any, Any]:
+        return parse(name, purpose, help, single(systems), arguments)
+
+    return read, lambda arguments, show: work(*read(arguments), name, show)
 
 
 def work(module: Any, options: Any, name: str, show: Show) -> int | None:

@@ -14,17 +14,13 @@ The first word is the system; the rest are its options.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from scripts.main import start
 
     start("evaluate")
-from vision.job import Show
-
 from . import dispatch
 from .dispatch import Work
 
@@ -38,13 +34,5 @@ SYSTEMS = {
     "scl": Work("reward_vlm.scl.evaluate", "SCLEvaluation", "answers before and after review"),
 }
 """System -> what measures it."""
-
-
-def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
-    """The system's module and its options, from the command line."""
-    return dispatch.parse("evaluate", "to measure", __doc__ or "", dispatch.single(SYSTEMS), arguments)
-
-
-def call(arguments: Sequence[str], show: Show) -> int | None:
-    """The command line."""
-    return dispatch.work(*parse(arguments), "evaluate", show)
+parse, call = dispatch.command("evaluate", "to measure", __doc__ or "", SYSTEMS)
+"""The system's module and its options, from the command line; and the command."""

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -140,6 +140,28 @@ class StepSampler(Sampler[int]):
             base = step * self.stride + self.offset
             yield from range(base, base + self.per_step)
             step += 1
+
+
+def stage_settings(
+    options: Any, stages: Sequence[str], stage: str, *, folder: Path | None = None, fall: float = 100, **chosen: Any
+) -> TrainOptions:
+    """Settings of `fit_stage` for one stage of a small recipe: a cosine after a short warm-up, and averaged weights.
+
+    Args:
+        options: the recipe's dataclass, with `folder`, `seed`, and `steps`, `batch_sizes` and `rates` of every stage.
+        stages: their names.
+        stage: which one.
+        folder: of the run, in which the stage gets its own; None: that of the options.
+        fall: the learning rate at the start, over that at the end.
+        chosen: further fields of `TrainOptions`.
+    """
+    number = stages.index(stage)
+    steps, rate = options.steps[number], options.rates[number]
+    same = {name: getattr(options, name) for name in ("mixed_precision", "workers") if hasattr(options, name)}
+    shape = {"steps": steps, "batch_size": options.batch_sizes[number], "learning_rate": rate}
+    shape |= {"final_learning_rate": rate / fall, "warmup": min(200, steps // 10), "max_grad_norm": 1.0}
+    usual = {"ema_decay": 0.999, "seed": options.seed * len(stages) + number, "log_every": min(100, steps)}
+    return TrainOptions((folder or options.folder) / stage, **{**same, **shape, **usual, **chosen})
 
 
 def fit(

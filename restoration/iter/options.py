@@ -119,6 +119,10 @@ class ITERCommand(ITEROptions):
     for sharp pictures that are only small."""
 
 
+TINY_MINI = MiniConfig(
+    channels=8, base_blocks=1, decoder_blocks=1, num_codes=16, code_dim=4, token_channels=8, encoder_blocks=1,
+    refiner_blocks=1, critic_blocks=1,
+)  # fmt: skip
 BUILTIN = {
     "tiny": ITERConfig(
         "published",
@@ -140,17 +144,7 @@ BUILTIN = {
     ),
     "tiny-mini": ITERConfig(
         "mini",
-        mini=MiniConfig(
-            channels=8,
-            base_blocks=1,
-            decoder_blocks=1,
-            num_codes=16,
-            code_dim=4,
-            token_channels=8,
-            encoder_blocks=1,
-            refiner_blocks=1,
-            critic_blocks=1,
-        ),
+        mini=TINY_MINI,
         padding="minimal",
         tile=64,
         tile_overlap=8,

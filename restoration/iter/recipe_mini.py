@@ -58,7 +58,7 @@ from vision.losses import (
     texture_difference,
 )
 from vision.photos import collect_photos
-from vision.training import Context, Objective, TrainOptions, fit_stage
+from vision.training import Context, Objective, fit_stage, stage_settings
 
 STAGES = ("base", "sharpen", "tokeniser", "tokens")
 
@@ -354,23 +354,10 @@ def train(options: MiniTraining, *, log: Log | None = None, max_seconds: float |
     if options.start is not None:
         named = {"variant": options.start} if options.start in ("clean", "photo") else {"source": options.start}
         grow(networks.model, ITERRestorer.from_pretrained(**named).model)
-    for number, stage in enumerate(STAGES):
+    for stage in STAGES:
         if stage == "sharpen" and not taught:
             continue
-        settings = TrainOptions(
-            folder=folder / stage,
-            steps=options.steps[number],
-            batch_size=options.batch_sizes[number],
-            learning_rate=options.rates[number],
-            final_learning_rate=options.rates[number] / 1000,
-            warmup=min(200, options.steps[number] // 10),
-            max_grad_norm=1.0,
-            ema_decay=0.999,
-            mixed_precision=options.mixed_precision,
-            seed=options.seed * len(STAGES) + number,
-            workers=options.workers,
-            log_every=min(100, options.steps[number]),
-        )
+        settings = stage_settings(options, STAGES, stage, folder=folder, fall=1000)
 
         def loss(batch: Any, context: Context, stage: str = stage) -> tuple[Tensor, dict[str, Tensor]]:
             return context.modules["networks"](stage, batch, context)

@@ -23,15 +23,9 @@ def pixel_transformer(
 ) -> Transformer2DModel:
     """The transformer of the full form for features of `channels` and a residual of `context_channels`."""
     return Transformer2DModel(
-        heads,
-        channels // heads,
-        in_channels=channels,
-        num_layers=layers,
-        cross_attention_dim=context_channels,
-        norm_num_groups=groups,
-        use_linear_projection=linear,
-        upcast_attention=upcast,
-    )
+        heads, channels // heads, in_channels=channels, num_layers=layers, cross_attention_dim=context_channels,
+        norm_num_groups=groups, use_linear_projection=linear, upcast_attention=upcast,
+    )  # fmt: skip
 
 
 def as_tokens(features: Tensor) -> Tensor:

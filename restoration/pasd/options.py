@@ -48,17 +48,11 @@ class PASDConfig:
 
 
 SDXL = PASDConfig(
-    scale=2.0,
-    process_size=1280,
-    steps=25,
-    guidance_scale=7.0,
-    conditioning_scale=0.8,
-    start="noise",
+    scale=2.0, process_size=1280, steps=25, guidance_scale=7.0, conditioning_scale=0.8, start="noise", tile=180,
     added_prompt="photorealistic, clean, high-resolution, 8k",
     negative_prompt="blurry, dirty, messy, frames, deformed, dotted, noise, raster lines, unclear, lowres, "
     "over-smoothed, painting, ai generated",
-    tile=180,
-)
+)  # fmt: skip
 """For the published SDXL weights."""
 
 COLORIZE = PASDConfig(task="colorize", added_prompt="", negative_prompt="b&w, color bleeding")

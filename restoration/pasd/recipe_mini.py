@@ -43,10 +43,10 @@ from restoration.pasd.train import PASDNetworks, enlarge
 from restoration.pasd.unet import PASDUNet, Variant
 from vision.checkpoints import Log, begin_run
 from vision.diffusion.backbone import TextEncoders
-from vision.diffusion.build import SCHEDULE, emptied, initialise
+from vision.diffusion.build import SCHEDULE, emptied, initialise, small_unet, small_vae
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
 from vision.photos import collect_photos
-from vision.training import Context, Objective, TrainOptions, fit_stage
+from vision.training import Context, Objective, fit_stage, stage_settings
 
 STAGES = ("vae", "base", "pasd", "finish")
 SHARP, POOR = "sharp", "blurry, noisy"
@@ -230,47 +230,21 @@ def train(options: MiniPASDTraining, *, log: Log | None = None, max_seconds: flo
 
 
 CONFIG = PASDConfig(
-    scale=4.0,
-    process_size=64,
-    steps=8,
-    guidance_scale=1.0,
-    conditioning_scale=2.0,
-    start_level=900,
-    added_prompt=SHARP,
-    negative_prompt=POOR,
-    tile=48,
-    tile_overlap=8,
-)
+    scale=4.0, process_size=64, steps=8, guidance_scale=1.0, conditioning_scale=2.0, start_level=900,
+    added_prompt=SHARP, negative_prompt=POOR, tile=48, tile_overlap=8,
+)  # fmt: skip
 """What suits the trained weights."""
 
 
 def build(options: MiniPASDTraining) -> tuple[nn.Module, nn.Module, TextEncoders]:
     """The untrained VAE, UNet and text encoder."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
+    latents = options.latent_channels
     with torch.device("meta"):
-        vae = AutoencoderKL(
-            latent_channels=options.latent_channels,
-            block_out_channels=options.vae_channels,
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            layers_per_block=1,
-            norm_num_groups=8,
-            sample_size=options.crop,
-        )
-        unet = UNet2DConditionModel(
-            in_channels=options.latent_channels,
-            out_channels=options.latent_channels,
-            block_out_channels=options.channels,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            norm_num_groups=8,
-            cross_attention_dim=16,
-            attention_head_dim=4,
-            use_linear_projection=True,
-            sample_size=options.crop // 4,
-        )
+        vae = small_vae(options.vae_channels, 8, latent_channels=latents, sample_size=options.crop)
+        unet = small_unet(
+            options.channels, (False, True, True), 8, in_channels=latents, out_channels=latents,
+            cross_attention_dim=16, attention_head_dim=4, use_linear_projection=True, sample_size=options.crop // 4,
+        )  # fmt: skip
     emptied(vae, options.seed).train()
     unet.to_empty(device="cpu")
     initialise(unet, torch.Generator().manual_seed(options.seed + 1))
@@ -287,21 +261,7 @@ def _run(
     max_seconds: float | None,
 ) -> nn.Module | None:
     """The trained first module of a stage; None when time ran out."""
-    number = STAGES.index(stage)
-    settings = TrainOptions(
-        folder=options.folder / stage,
-        steps=options.steps[number],
-        batch_size=options.batch_sizes[number],
-        learning_rate=options.rates[number],
-        final_learning_rate=options.rates[number] / 100,
-        warmup=min(200, options.steps[number] // 10),
-        max_grad_norm=1.0,
-        ema_decay=0.999,
-        seed=data.pairs.seed,
-        workers=options.workers,
-        log_every=min(100, options.steps[number]),
-        evaluate_every=options.measure_every,
-    )
+    settings = stage_settings(options, STAGES, stage, seed=data.pairs.seed, evaluate_every=options.measure_every)
     file = options.folder / f"{stage}.safetensors"
     return fit_stage(file, objectives, data, settings, evaluate=held_out, log=log, max_seconds=max_seconds)
 

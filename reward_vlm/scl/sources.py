@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from reward_vlm.data import Question
+from reward_vlm.data import Question, refuse_rows
 from vision.files import atomic_path
 from vision.images import MAX_PIXELS, load_image
 from vision.images.read import opened
@@ -141,9 +141,8 @@ def read_benchmark(
             problems.append(f"{name} row {number + 1}: the field {error} is missing.")
         except (ValueError, TypeError, IndexError, SyntaxError, OSError) as error:
             problems.append(f"{name} row {number + 1}: {' '.join(str(error).split())}")
-    if problems and not skip_bad:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise ValueError(f"{' '.join(problems[:3])}{more} Repair the rows, or skip them (--skip-bad).")
+    if not skip_bad:
+        refuse_rows(problems)
     return questions, problems
 
 

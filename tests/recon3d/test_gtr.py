@@ -20,16 +20,9 @@ from recon3d.vase import vase
 from vision.refine import refine
 
 QUICK = GTROptions(
-    volume_steps=60,
-    rays=160,
-    geometry_steps=4,
-    texture_steps=6,
-    view_size=32,
-    grid_size=24,
-    texture_size=64,
-    max_faces=300,
-    texture="vertex",
-)
+    volume_steps=60, rays=160, geometry_steps=4, texture_steps=6, view_size=32, grid_size=24, texture_size=64,
+    max_faces=300, texture="vertex",
+)  # fmt: skip
 SMALL = GTRConfig(plane_channels=6, plane_size=24, width=16)
 
 

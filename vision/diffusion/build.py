@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,35 @@ def emptied(module: nn.Module, seed: int) -> nn.Module:
     return module.eval()
 
 
+def small_vae(channels: Sequence[int], groups: int, **more: Any) -> nn.Module:
+    """An AutoencoderKL with one layer per block, `channels` from the pixels inwards; make it on the meta device."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=tuple(channels), layers_per_block=1, norm_num_groups=groups,
+        down_block_types=("DownEncoderBlock2D",) * len(channels), up_block_types=("UpDecoderBlock2D",) * len(channels),
+        **more,
+    )  # fmt: skip
+
+
+def small_unet(channels: Sequence[int], attends: Sequence[bool], groups: int, **more: Any) -> nn.Module:
+    """A UNet2DConditionModel with one layer per block; make it on the meta device.
+
+    Args:
+        channels: from the latents inwards.
+        attends: which of these blocks see the prompt.
+        more: further arguments, such as cross_attention_dim.
+    """
+    from diffusers import UNet2DConditionModel
+
+    kinds = ["CrossAttn" * attend for attend in attends]
+    return UNet2DConditionModel(
+        block_out_channels=tuple(channels), layers_per_block=1, norm_num_groups=groups,
+        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
+        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)), **more,
+    )  # fmt: skip
+
+
 def word_tokenizer(words: Iterable[str], limit: int = 16) -> Any:
     """A tokenizer that knows whole words, in any case; every other word becomes `<unknown>`.
 
@@ -72,13 +101,9 @@ def word_tokenizer(words: Iterable[str], limit: int = 16) -> Any:
         single=f"{start} $A {end}", special_tokens=[(start, ids[start]), (end, ids[end])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=start,
-        eos_token=end,
-        pad_token=end,
-        unk_token=unknown,
+        tokenizer_object=tokenizer, bos_token=start, eos_token=end, pad_token=end, unk_token=unknown,
         model_max_length=limit,
-    )
+    )  # fmt: skip
 
 
 def text_encoder(tokenizer: Any, *, width: int = 64, layers: int = 2, heads: int = 2, seed: int = 0) -> TextEncoders:

@@ -127,16 +127,9 @@ def denoise_steps(
     )
     schedule = [At(i, timestep) for i, timestep in enumerate(scheduler.timesteps)][begin:]
     return refine_steps(
-        start,
-        propose,
-        schedule,
-        evaluate=evaluate,
-        accept=accept,
-        stop=stop,
-        keep_best=keep_best,
-        resume=resume,
+        start, propose, schedule, evaluate=evaluate, accept=accept, stop=stop, keep_best=keep_best, resume=resume,
         drop_finished=drop_finished,
-    )
+    )  # fmt: skip
 
 
 def _of_newest(memory: PerItem[Kept], made: Tensor) -> PerItem[Kept]:

@@ -17,7 +17,7 @@ from vision import hub
 from vision.config import load_config, save_config
 from vision.diffusion.attention import use_text_keys
 from vision.diffusion.backbone import TextEncoders, load_backbone
-from vision.diffusion.build import SCHEDULE, emptied, initialise, text_encoder, word_tokenizer
+from vision.diffusion.build import SCHEDULE, emptied, initialise, small_unet, small_vae, text_encoder, word_tokenizer
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
 from vision.edit.options import PIEConfig
 
@@ -106,29 +106,13 @@ def save(
 
 def builtin(name: str) -> dict[str, Any]:
     """The components of `builtin:tiny`: seeded random weights, for tests."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers import DDIMScheduler
 
     if name != "tiny":
         raise ValueError(f"There is no builtin:{name} for PIE; there is builtin:tiny.")
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            block_out_channels=(8, 16),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            norm_num_groups=4,
-            cross_attention_dim=16,
-            attention_head_dim=2,
-            sample_size=8,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(4, 8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            layers_per_block=1,
-            norm_num_groups=4,
-            sample_size=32,
-        )
+        unet = small_unet((8, 16), (False, True), 4, cross_attention_dim=16, attention_head_dim=2, sample_size=8)
+        vae = small_vae((4, 8, 8), 4, sample_size=32)
     classifier = SmallClassifier((4, 4, 4, 4))
     initialise(classifier, torch.Generator().manual_seed(3))
     tokenizer = word_tokenizer("a picture , healthy ill".split(), limit=8)

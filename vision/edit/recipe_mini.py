@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 
 from vision.checkpoints import Log, begin_run
 from vision.diffusion.backbone import TextEncoders, token_ids
-from vision.diffusion.build import SCHEDULE, emptied, initialise, text_encoder, word_tokenizer
+from vision.diffusion.build import SCHEDULE, emptied, initialise, small_unet, small_vae, text_encoder, word_tokenizer
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
 from vision.edit.auc import area_under_curve
 from vision.edit.brain import BASE_PROMPT, GRADES, SIDE, BrainImages, load_colin, load_mni, prompt
@@ -39,7 +39,7 @@ from vision.edit.options import PIEConfig
 from vision.edit.pie import PIEEditor
 from vision.files import atomic_path
 from vision.hub import read_tensors
-from vision.training import Context, Objective, TrainOptions, fit_stage, half_precision
+from vision.training import Context, Objective, fit_stage, half_precision, stage_settings
 
 STAGES = ("classifier", "vae", "unet")
 NOISES = SCHEDULE | {"prediction_type": "v_prediction", "clip_sample": False}
@@ -184,34 +184,18 @@ def train(options: BrainTraining, *, log: Log | None = None, max_seconds: float 
 
 def build(options: BrainTraining) -> tuple[SmallClassifier, nn.Module, nn.Module, Any]:
     """The untrained classifier, VAE, UNet and text encoder."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
     classifier = SmallClassifier()
     initialise(classifier, torch.Generator().manual_seed(options.seed))
     tokenizer = word_tokenizer(" , ".join((BASE_PROMPT, *GRADES)).split())
     text = text_encoder(tokenizer, seed=options.seed + 3)
     levels = len(options.vae_channels)
     with torch.device("meta"):
-        vae = AutoencoderKL(
-            block_out_channels=options.vae_channels,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            layers_per_block=1,
-            norm_num_groups=8,
-            sample_size=SIDE,
-        )
-        plain = len(options.channels) - 1
-        unet = UNet2DConditionModel(
-            block_out_channels=options.channels,
-            down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",),
-            up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * plain,
-            layers_per_block=1,
-            norm_num_groups=8,
-            cross_attention_dim=text.encoders[0].config.hidden_size,
-            attention_head_dim=4,
-            use_linear_projection=True,
-            sample_size=SIDE // 2 ** (levels - 1),
-        )
+        vae = small_vae(options.vae_channels, 8, sample_size=SIDE)
+        attends = [False] * (len(options.channels) - 1) + [True]
+        unet = small_unet(
+            options.channels, attends, 8, cross_attention_dim=text.encoders[0].config.hidden_size,
+            attention_head_dim=4, use_linear_projection=True, sample_size=SIDE // 2 ** (levels - 1),
+        )  # fmt: skip
     return classifier, emptied(vae, options.seed + 1), emptied(unet, options.seed + 2), text
 
 
@@ -265,21 +249,11 @@ def _run(
     max_seconds: float | None,
 ) -> nn.Module | None:
     """The trained module of a stage; None when time ran out."""
-    number = STAGES.index(stage)
-    settings = TrainOptions(
-        folder=options.folder / stage,
-        steps=options.steps[number],
-        batch_size=options.batch_sizes[number],
-        learning_rate=options.rates[number],
-        final_learning_rate=options.rates[number] / 100,
-        warmup=min(100, options.steps[number] // 10),
-        max_grad_norm=1.0,
-        ema_decay=0.998,
-        mixed_precision=half_precision(),
-        seed=options.seed * len(STAGES) + number,
-        save_every=250,
-        log_every=min(50, options.steps[number]),
-    )
+    steps = options.steps[STAGES.index(stage)]
+    settings = stage_settings(
+        options, STAGES, stage, warmup=min(100, steps // 10), ema_decay=0.998, mixed_precision=half_precision(),
+        save_every=250, log_every=min(50, steps),
+    )  # fmt: skip
     objective = Objective(stage, module, loss, betas=(0.9, 0.99), weight_decay=1e-3)
     file = options.folder / f"{stage}.safetensors"
     return fit_stage(file, [objective], data, settings, log=log, max_seconds=max_seconds)

@@ -20,16 +20,9 @@ from vision import photos
 from vision.training import Context
 
 TINY = MiniConfig(
-    channels=8,
-    base_blocks=2,
-    decoder_blocks=1,
-    num_codes=8,
-    code_dim=4,
-    token_channels=8,
-    encoder_blocks=1,
-    refiner_blocks=1,
-    critic_blocks=1,
-)
+    channels=8, base_blocks=2, decoder_blocks=1, num_codes=8, code_dim=4, token_channels=8, encoder_blocks=1,
+    refiner_blocks=1, critic_blocks=1,
+)  # fmt: skip
 
 
 def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -9,21 +9,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from restoration.pasd.builtin import UNET
 from restoration.pasd.controlnet import PASDControlNet
 from restoration.pasd.unet import PASDUNet, is_trained, variant_of
 from vision.diffusion.attention import text_keys
 from vision.diffusion.compiling import frozen_forward
 
-SMALL = {
-    "block_out_channels": (8, 8),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 12,
-    "attention_head_dim": 2,
-    "sample_size": 8,
-}
+SMALL = {**UNET, "block_out_channels": (8, 8), "cross_attention_dim": 12}
 ENCODER = {"conditioning_embedding_out_channels": (4, 4, 4, 8)}
 
 

@@ -18,13 +18,10 @@ from reward_vlm.r1.rows import balance, hard_rows, judgement_row, row_reader, sw
 from reward_vlm.r1.train import train
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import tiny_chat_model
+from tests.reward_vlm.kills import Killed, killed_after_row
 from vision.refine import Step, Verdict, roll_back_if_worse
 
 CONFIG = R1Config("plain", True, 6, None)
-
-
-class Killed(Exception):
-    """Stands for a kill at a line of the log."""
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +65,8 @@ def same(first, second):
 
 def test_a_cold_start_that_was_killed_ends_with_the_same_weights(files, tmp_path, monkeypatch):
     straight = train(sft(files, tmp_path / "straight"))
-    from reward_vlm import training
-
-    plain = training.log_row
-
-    def kill(path, row):
-        plain(path, row)
-        if row["step"] == 3:
-            raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training, "log_row", kill)
-        with pytest.raises(Killed):
-            train(sft(files, tmp_path / "killed"))
+    with killed_after_row(monkeypatch, 3):
+        train(sft(files, tmp_path / "killed"))
     assert (tmp_path / "killed" / "checkpoint-2").exists() and not (tmp_path / "killed" / "weights").exists()
     (tmp_path / "killed" / "checkpoint-3").mkdir()  # what a kill while saving leaves
     resumed = train(sft(files, tmp_path / "killed"))
@@ -93,19 +79,8 @@ def test_a_cold_start_that_was_killed_ends_with_the_same_weights(files, tmp_path
 def test_rounds_that_were_killed_end_with_the_same_weights(files, tmp_path, monkeypatch, optimizer):
     options = rl(files, tmp_path / "straight", tolerance=1.0, optimizer=optimizer)
     straight = train(options)
-    from reward_vlm import training
-
-    plain = training.log_row
-
-    def kill(path, row):
-        plain(path, row)
-        if row["step"] == 3:
-            raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training, "log_row", kill)
-        with pytest.raises(Killed):
-            train(replace(options, folder=tmp_path / "killed"))
+    with killed_after_row(monkeypatch, 3):
+        train(replace(options, folder=tmp_path / "killed"))
     with pytest.raises(Killed):  # and once more, between the last round and the weights
         train(replace(options, folder=tmp_path / "killed"), log=killed_at("the best round"))
     resumed = train(replace(options, folder=tmp_path / "killed"))

@@ -23,13 +23,10 @@ from reward_vlm.scl.rounds import SCLRounds, train
 from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.tiny import SMALLEST, tiny_chat_model
 from reward_vlm.vlm import ChatModel
+from tests.reward_vlm.kills import Killed
 
 CONFIG = SCLConfig("plain", max_new_tokens=8)
 QUICK = DPO(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, warmup=0.0, lora=LoRA(rank=0))
-
-
-class Killed(Exception):
-    """Stands for a kill."""
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reward_vlm import training
 from reward_vlm.data import write_rows
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.scl.corrector import SCLCorrector
@@ -21,13 +20,10 @@ from reward_vlm.scl.scene_questions import scene_item, scene_reply
 from reward_vlm.scl.train import WithAnswers, arguments, check_trained, first_gradient, freeze, pair_set, train
 from reward_vlm.tiny import tiny_chat_model
 from scripts import train as script
+from tests.reward_vlm.kills import killed_after_row
 
 CONFIG = SCLConfig("plain", max_new_tokens=7)
 FULL = LoRA(rank=0)
-
-
-class Killed(Exception):
-    """Stands for a kill at a row of the log."""
 
 
 def scene_pair(index):
@@ -112,17 +108,8 @@ def test_the_first_loss_is_what_the_recipe_says_and_the_image_encoder_stays(file
 @pytest.mark.parametrize("lora", [FULL, LoRA()], ids=["all weights", "adapters"])
 def test_a_killed_training_ends_with_the_same_weights(files, tmp_path, monkeypatch, lora):
     straight = train(options(files, tmp_path / "straight", lora=lora))
-    plain = training.log_row
-
-    def kill(path, row):
-        plain(path, row)
-        if row["step"] == 3:
-            raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training, "log_row", kill)
-        with pytest.raises(Killed):
-            train(options(files, tmp_path / "killed", lora=lora))
+    with killed_after_row(monkeypatch, 3):
+        train(options(files, tmp_path / "killed", lora=lora))
     assert (tmp_path / "killed" / "checkpoint-2").exists() and not (tmp_path / "killed" / "weights").exists()
     resumed = train(options(files, tmp_path / "killed", lora=lora))
     assert not changed(weights(straight), weights(resumed))

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 
 from vision.diffusion import latents as module
+from vision.diffusion.build import small_vae
 from vision.diffusion.denoise import At, Denoising, denoise_steps, guide, set_steps
 from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, posterior, signal_and_noise
 from vision.diffusion.tiling import GaussianTiles
@@ -21,13 +22,7 @@ SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end":
 
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKL:
-    net = AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
+    net = small_vae((8, 8, 8), 4)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():

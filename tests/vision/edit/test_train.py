@@ -26,22 +26,10 @@ def folders(editor, tmp_path):
 
 def test_only_the_denoiser_learns(folders):
     options = PIETraining(
-        base=folders / "base",
-        data=folders / "data",
-        kind="folder",
-        prompt="a picture,ill",
-        prior=folders / "prior",
-        prior_prompt="a picture",
-        prior_images=1,
-        folder=folders / "run",
-        steps=2,
-        batch_size=2,
-        accumulate=1,
-        warmup=0,
-        resolution=32,
-        mixed_precision="no",
-        workers=0,
-    )
+        base=folders / "base", data=folders / "data", kind="folder", prompt="a picture,ill", prior=folders / "prior",
+        prior_prompt="a picture", prior_images=1, folder=folders / "run", steps=2, batch_size=2, accumulate=1,
+        warmup=0, resolution=32, mixed_precision="no", workers=0,
+    )  # fmt: skip
     assert [prompt for _, prompt in pictures(options)] == ["a picture,healthy", "a picture,ill", "a picture,ill"]
     before, after = PIEEditor.from_pretrained(folders / "base"), PIEEditor.from_pretrained(train(options))
     assert len(list((folders / "prior").iterdir())) == 1
@@ -60,16 +48,9 @@ def test_a_classifier_learns_bright_from_dark(tmp_path):
             noise = 0.1 * torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i))
             save_image((level + noise).clamp(0, 1), tmp_path / name / f"{i}.png")
     options = ConfidenceTraining(
-        positive=tmp_path / "positive",
-        negative=tmp_path / "negative",
-        architecture="small",
-        size=32,
-        folder=tmp_path / "run",
-        steps=20,
-        batch_size=4,
-        learning_rate=5e-3,
-        epochs=2,
-    )
+        positive=tmp_path / "positive", negative=tmp_path / "negative", architecture="small", size=32,
+        folder=tmp_path / "run", steps=20, batch_size=4, learning_rate=5e-3, epochs=2,
+    )  # fmt: skip
     lines: list[str] = []
     classifier = Confidence.from_pretrained(train_confidence(options, log=lines.append))
     assert "AUC 1.0000" in lines[-1] or "AUC 1.0000" in lines[-2]
