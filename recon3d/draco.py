@@ -1,4 +1,4 @@
-"""Meshes that a glTF file holds compressed with Draco, unpacked by the package DracoPy where it is installed."""
+"""Meshes that a glTF file holds compressed with Draco, which DracoPy unpacks (the extra `draco`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def unpack(file: GltfFile, primitive: dict[str, Any]) -> None:
         ValueError: DracoPy is not installed, or the data is damaged.
     """
     if importlib.util.find_spec("DracoPy") is None:
-        raise ValueError(f"it is compressed ({NAME}); install the package DracoPy to read it, or export it without")
+        raise ValueError(f"it is compressed ({NAME}); install DracoPy (the extra draco), or export it without")
     import DracoPy
 
     packed = primitive["extensions"].pop(NAME)

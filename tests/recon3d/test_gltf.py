@@ -1,12 +1,14 @@
 """What glTF files say about places and colours; files made by code, one feature each."""
 
+import importlib.util
+import json
 import struct
 
 import numpy as np
 import pytest
 import torch
 
-from recon3d.mesh_files import load_mesh
+from recon3d.mesh_files import load_mesh, save_mesh
 from tests.recon3d.squares import (
     CORNERS,
     FLAT,
@@ -326,3 +328,73 @@ def test_places_far_from_the_origin_stay_exact(tmp_path):
     centre, scale = mesh.placement()
     back = mesh.moved(centre, scale).moved(-centre * scale, 1 / scale)
     assert float((back.vertices - mesh.vertices).abs().max()) < 1e-6
+
+
+def test_draco_is_unpacked_or_named(tmp_path):
+    maker = Maker(quarters())
+    name = "KHR_draco_mesh_compression"
+    maker.document.update(extensionsUsed=[name], extensionsRequired=[name])
+    maker.primitive["extensions"] = {name: {"bufferView": 0, "attributes": {"POSITION": 2, "TEXCOORD_0": 1}}}
+    if importlib.util.find_spec("DracoPy") is None:
+        with pytest.raises(ValueError, match=r"KHR_draco_mesh_compression.*install DracoPy"):
+            maker.load(tmp_path)
+        return
+    import DracoPy
+
+    places = np.array([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)], np.float32)
+    faces = np.array([(0, 1, 2), (0, 2, 3)], np.uint32)
+    content = DracoPy.encode(places, faces, tex_coord=np.array(FLAT, np.float64))
+    ids = {found["attribute_type"]: found["unique_id"] for found in DracoPy.decode(content).attributes}
+    attributes = {"POSITION": ids[0], "TEXCOORD_0": ids[3]}
+    view = {"buffer": len(maker.document["buffers"]), "byteLength": len(content)}
+    maker.document["buffers"].append({"byteLength": len(content), "uri": uri(content)})
+    maker.document["bufferViews"].append(view)
+    maker.primitive["extensions"][name] = {
+        "bufferView": len(maker.document["bufferViews"]) - 1,
+        "attributes": attributes,
+    }
+    for number in (maker.attributes["POSITION"], maker.attributes["TEXCOORD_0"], maker.primitive["indices"]):
+        del maker.document["accessors"][number]["bufferView"]
+    mesh = maker.load(tmp_path)
+    assert corner_colors(mesh) == CORNERS
+    save_mesh(mesh, tmp_path / "plain.glb")  # a copy of the file, unpacked
+    assert corner_colors(load_mesh(tmp_path / "plain.glb")) == CORNERS
+    assert b"draco" not in (tmp_path / "plain.glb").read_bytes()
+    maker.document["buffers"][-1]["uri"] = uri(content[:20] + bytes(len(content) - 20))
+    with pytest.raises(ValueError, match="compressed data is damaged"):
+        maker.load(tmp_path)
+
+
+def test_mutated_files_give_a_mesh_or_a_sentence(tmp_path):
+    """Seeded mutations of every kind of file; a longer run takes more of the same."""
+    random = np.random.default_rng(0)
+    maker = Maker(quarters(8, alpha=disc(8, 3)), alphaMode="MASK")
+    mesh = maker.load(tmp_path)
+    originals = {".gltf": json.dumps(maker.document).encode()}
+    for suffix in (".glb", ".obj", ".ply"):
+        save_mesh(mesh, tmp_path / f"good{suffix}")
+        originals[suffix] = (tmp_path / f"good{suffix}").read_bytes()
+    originals[".off"] = b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+    odd = [b"99999999999", b"-1", b"nan", b"1e999", b"//", b"\0", b"\xff", b"\n", b"null", b"[]", b"{}", b"true"]
+    loaded = 0
+    for number in range(200):
+        suffix = list(originals)[number % len(originals)]
+        content = bytearray(originals[suffix])
+        for _ in range(random.integers(1, 4)):
+            place, kind = random.integers(len(content)), random.integers(4)
+            if kind == 0:
+                content[place] = random.integers(256)
+            elif kind == 1:
+                content[place : place + random.integers(1, 6)] = odd[random.integers(len(odd))]
+            elif kind == 2:
+                other = random.integers(len(content))
+                content[place : place + 4] = content[other : other + 4]
+            elif len(content) > 40 and random.random() < 0.3:
+                del content[place:]
+        (tmp_path / f"bad{suffix}").write_bytes(content or b" ")
+        try:
+            load_mesh(tmp_path / f"bad{suffix}")
+            loaded += 1
+        except (ValueError, FileNotFoundError) as error:
+            assert str(error).endswith(".") and "\n" not in str(error)
+    assert 0 < loaded < 200
