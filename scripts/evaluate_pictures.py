@@ -13,6 +13,7 @@ from restoration.iter import ITEROptions, ITERRestorer
 from restoration.recipes import recipe
 from reward_vlm.r1 import evaluate_pictures
 from reward_vlm.r1.evaluate_pictures import GOOD, SEED, evaluate
+from vision.job import choose_device
 from vision.resize import imresize
 
 __all__ = ["PictureEvaluation", "evaluate"]
@@ -36,7 +37,7 @@ class PictureEvaluation(evaluate_pictures.PictureEvaluation):
 
     def restorations(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Every picture's name, and its versions by name, each (1, 3, height, width) in [0, 1]."""
-        restorer = ITERRestorer.from_pretrained(variant=self.variant)
+        restorer = ITERRestorer.from_pretrained(variant=self.variant, device=choose_device(self.device))
         given = {"scale": restorer.scale, "crop": self.crop, "seed": self.seed}
         for name, read in degraded_samples(self.hr, self.degradation, **given):
             low, high = read()

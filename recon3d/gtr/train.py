@@ -314,7 +314,9 @@ def mesh_loss(
             terms.append(term)
     names = {name for term in terms for name in term}
     logs = {name: sum(term[name] for term in terms if name in term) / len(terms) for name in sorted(names)}
-    return sum(logs.values()), {name: value.detach() for name, value in logs.items()}
+    # Without any surface nothing has a colour, and several processes wait for each parameter's gradient.
+    unused = 0.0 if "rgb" in logs else sum(0 * value.sum() for value in model.field.mlp_color.parameters())
+    return sum(logs.values()) + unused, {name: value.detach() for name, value in logs.items()}
 
 
 def _empty_space(

@@ -27,7 +27,7 @@ from torch import Tensor
 from reward_vlm.photo_pairs import KINDS, spoil
 from reward_vlm.r1.pictures import PictureJudge
 from vision.images import to_pil, to_tensor
-from vision.job import Event, Job, Outcome, Show, silent
+from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr, ssim
 from vision.report import text_table, write_table
 from vision.strategies.best import best_of
@@ -54,6 +54,8 @@ class PictureEvaluation(ABC):
     """Sampled restorations of each picture."""
     seed: int = 0
     """Of the degradations, and the first of the restorations."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def __post_init__(self) -> None:
         if self.seeds < 2:
@@ -75,7 +77,7 @@ def evaluate(options: PictureEvaluation, show: Show = silent) -> Outcome:
         FileNotFoundError: the folder or the weights are missing.
     """
     job = Job(options.out, options, show=show)
-    judge = PictureJudge.from_pretrained(options.judge, windows=options.windows)
+    judge = PictureJudge.from_pretrained(options.judge, windows=options.windows, device=choose_device(options.device))
     rows: list[dict[str, Any]] = []
     gains: list[tuple[float, float]] = []
     for number, (name, restored) in enumerate(options.restorations()):

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from recon3d.gtr.convert import convert
 from recon3d.gtr.options import PUBLISHED, TINY
 from recon3d.gtr.reconstructor import GTRReconstructor
-from recon3d.gtr.train import GTRTraining, RenderedObjects, train
+from recon3d.gtr.train import GTRTraining, Model, RenderedObjects, mesh_loss, train
 from recon3d.mesh_files import save_mesh
 from recon3d.vase import vase
 from scripts.convert import GTRFiles
@@ -48,6 +49,18 @@ def test_training_is_resumed_exactly(tmp_path):
     again = GTRReconstructor.from_pretrained(train(replace(options, folder=tmp_path / "b")))
     for name, value in whole.generator.state_dict().items():
         assert torch.equal(value, again.generator.state_dict()[name]), name
+
+
+def test_an_object_without_a_surface_gives_every_parameter_a_gradient():
+    """Several processes wait for each other's gradients of every parameter."""
+    start = GTRReconstructor.with_random_weights(TINY)
+    options, empty = GTRTraining(stage="mesh", start="weights", **QUICK), replace(start.config, level=1e9)
+    batch = default_collate([RenderedObjects([], start.config.image_size, 3, 0)[0]])
+    model = Model(start.generator, start.field)
+    loss, logs = model(mesh_loss, batch, torch.Generator().manual_seed(0), empty, options, None)
+    assert "rgb" not in logs
+    loss.backward()
+    assert [name for name, value in model.named_parameters() if value.grad is None] == []
 
 
 def test_samples_depend_on_seed_and_number_alone(tmp_path):

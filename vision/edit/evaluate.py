@@ -27,7 +27,7 @@ from vision.edit.masks import ellipse, feather
 from vision.edit.measures import bound, rows, summary
 from vision.edit.report import write_report
 from vision.images import image_files, load_image, save_image, to_pil, to_tensor
-from vision.job import Event, Show, silent
+from vision.job import Event, Show, choose_device, silent
 from vision.report import strip, text_table, write_run, write_table
 
 
@@ -53,6 +53,8 @@ class PIEEvaluation:
     """Of the extrapolation's frames, in lengths of the direction from healthy to diseased."""
     baselines: bool = True
     """Also run the latent walk and the extrapolation, with one seed."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU when there is one."""
     options: Annotated[PIEOptions, UNNAMED] = field(default_factory=PIEOptions)
     """What the system may change."""
 
@@ -60,7 +62,7 @@ class PIEEvaluation:
 def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
     """Measure, show and return the folder of the results."""
     began = time.monotonic()
-    editor = PIEEditor.from_pretrained(options.source)
+    editor = PIEEditor.from_pretrained(options.source, device=choose_device(options.device))
     if editor.classifier is None:
         raise ValueError("Confidence curves need weights with a classifier; these have none.")
     images, regions = inputs(options)
@@ -78,8 +80,8 @@ def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
     if options.baselines:
         for name, run in baselines(editor, options).items():
             frames = run(images, regions)
-            scores = torch.stack([editor.classifier(frame) for frame in frames])
-            empty = torch.zeros(len(frames), len(images), 1, 1, 1)
+            scores = torch.stack([editor.classifier(frame.to(editor.device)) for frame in frames]).to(frames.device)
+            empty = torch.zeros(len(frames), len(images), 1, 1, 1, device=frames.device)
             methods[name] = rows(Progression(frames, empty, scores, None, found.region[:: options.seeds]))
             pictures[name] = frames
     medians = [{"method": name, **summary(part)} for name, part in methods.items()]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +65,7 @@ class Nifti:
             import nibabel
         except ImportError:
             raise ValueError(f"{path} needs the package nibabel: pip install 'burnish[medical]'.") from None
-        with _told(path, nibabel.spatialimages.HeaderDataError, nibabel.filebasedimages.ImageFileError, EOFError):
+        with _told(path, nibabel.spatialimages.HeaderDataError, nibabel.filebasedimages.ImageFileError):
             image = nibabel.load(path)
             raw = np.array(image.dataobj.get_unscaled())
         if raw.ndim > 3 and raw.size == np.prod(raw.shape[:3]):
@@ -152,7 +154,7 @@ class Dicom:
             import pydicom
         except ImportError:
             raise ValueError(f"{path} needs the package pydicom: pip install 'burnish[medical]'.") from None
-        with _told(path, pydicom.errors.InvalidDicomError, AttributeError, NotImplementedError, RuntimeError, KeyError):
+        with _told(path, pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException):
             data = pydicom.dcmread(path)
             raw = np.array(data.pixel_array)
             kind = str(data.PhotometricInterpretation)
@@ -233,10 +235,17 @@ def _percentiles(values: np.ndarray) -> Window:
     return low, high
 
 
+DAMAGES = (
+    OSError, ValueError, TypeError, ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError,
+    struct.error, zlib.error,
+)  # fmt: skip
+"""What nibabel and pydicom raise, beside their own errors, on files that are damaged."""
+
+
 @contextlib.contextmanager
 def _told(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """What the libraries raise on damaged files, as one sentence."""
     try:
         yield
-    except (OSError, ValueError, TypeError, *errors) as error:
+    except (*DAMAGES, *errors) as error:
         raise ValueError(f"{path} is no scan that can be read: {' '.join(str(error).split()).rstrip('.')}.") from error

@@ -142,12 +142,16 @@ def test_scans_that_cannot_be_edited_are_refused_in_a_sentence(tmp_path):
     broken.write_bytes(gzip.compress(b"nothing"))
     short = tmp_path / "short.nii"
     short.write_bytes(nifti(tmp_path / "a.nii", head()).read_bytes()[:2000])
+    packed = tmp_path / "packed.nii.gz"
+    whole = nifti(tmp_path / "whole.nii.gz", head()).read_bytes()
+    packed.write_bytes(whole[:80] + b"\xff" * 40 + whole[120:])
     text = tmp_path / "text.dcm"
     text.write_text("no scan")
     series = nifti(tmp_path / "b.nii", np.stack([head()] * 2, axis=-1)[..., 0])
     image = nibabel.Nifti1Image(np.stack([head()] * 2, axis=-1), np.eye(4))
     image.to_filename(series)
-    for path, sentence in ((broken, "no scan"), (short, "no scan"), (text, "no scan"), (series, "one volume")):
+    damaged = [(path, "no scan") for path in (broken, short, packed, text)]
+    for path, sentence in (*damaged, (series, "one volume")):
         outcome = edit(job(path, tmp_path / "out"))
         assert outcome.code == 2 and sentence in outcome.problems[0] and str(path) in outcome.problems[0]
     outcome = edit(job(nifti(tmp_path / "c.nii", head()), tmp_path / "out", slices=(9,)))

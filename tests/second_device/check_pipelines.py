@@ -1,0 +1,159 @@
+"""Every pipeline on the second device, in every precision; what was stopped and saved goes on there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from recon3d import GTRReconstructor
+from recon3d.cameras import gtr_rig
+from recon3d.gtr.options import GTRConfig, GTROptions
+from recon3d.render import render
+from recon3d.vase import vase
+from restoration import ITEROptions, ITERRestorer, PASDOptions, PASDRestorer
+from reward_vlm import R1Judge, SCLCorrector
+from reward_vlm.r1.options import R1Options
+from reward_vlm.r1.pictures import PictureJudge
+from reward_vlm.scl.options import SCLOptions
+from vision.edit import PIEEditor, PIEOptions
+from vision.edit.evaluate import PIEEvaluation
+from vision.edit.evaluate import evaluate as evaluate_pie
+from vision.refine import checkpoints, load_checkpoint
+
+PRECISIONS = [torch.float32, torch.bfloat16, torch.float16]
+RED, BLUE = Image.new("RGB", (56, 56), "red"), Image.new("RGB", (56, 56), "blue")
+
+
+def noise(*size: int) -> torch.Tensor:
+    return torch.rand(size, generator=torch.Generator().manual_seed(7))
+
+
+def agrees(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether a result is finite and, in float32, that of the CPU."""
+    found = found.detach().cpu()
+    return bool(found.isfinite().all()) and (
+        dtype != torch.float32 or torch.allclose(found, expected.float(), rtol=0, atol=1e-3)
+    )
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("source", ["builtin:tiny", "builtin:tiny-mini"])
+def test_iter(source, dtype):
+    image, options = noise(2, 3, 16, 20), ITEROptions(threshold=0.5, steps=3)
+    restorer = ITERRestorer.from_pretrained(source, device="cuda", dtype=dtype)
+    expected = ITERRestorer.from_pretrained(source)(image, options)
+    assert agrees(restorer(image, options), expected, dtype)
+    assert agrees(restorer(image.cuda(), options), expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("source", ["builtin:tiny", "builtin:tiny-light", "builtin:tiny-sdxl"])
+def test_pasd(source, dtype, tmp_path):
+    image, options = noise(1, 3, 24, 24), PASDOptions(steps=2, scale=2.0, seed=1)
+    restorer = PASDRestorer.from_pretrained(source, device="cuda", dtype=dtype)
+    expected = PASDRestorer.from_pretrained(source)(image, options)
+    assert agrees(restorer(image, options), expected, dtype)
+    restorer.save_pretrained(tmp_path)
+    again = PASDRestorer.from_pretrained(tmp_path, device="cuda", dtype=dtype)
+    assert torch.equal(again(image.cuda(), options), restorer(image.cuda(), options))
+
+
+PICTURE = Image.fromarray((noise(32, 40, 3) * 255).byte().numpy())
+REGION = Image.new("L", PICTURE.size, 0)
+REGION.paste(255, (8, 8, 24, 24))
+FRAMES = PIEOptions(frames=2, steps=4, seed=3)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_pie(dtype):
+    found, expected = (
+        editor.simulate(editor.start(PICTURE, "a picture,ill", REGION, FRAMES)).images
+        for editor in (
+            PIEEditor.from_pretrained("builtin:tiny", device="cuda", dtype=dtype),
+            PIEEditor.from_pretrained("builtin:tiny"),
+        )
+    )
+    assert agrees(found, expected, dtype)
+
+
+def test_the_evaluation_of_pie(tmp_path):
+    for name, picture in (("inputs", PICTURE), ("masks", REGION)):
+        (tmp_path / name).mkdir()
+        picture.save(tmp_path / name / "a.png")
+    folders = {"inputs": tmp_path / "inputs", "masks": tmp_path / "masks", "out": tmp_path / "out"}
+    evaluate_pie(PIEEvaluation(**folders, source="builtin:tiny", seeds=1, options=FRAMES))
+    assert (tmp_path / "out" / "methods.csv").exists()
+
+
+RUNS = {
+    "iter": (ITERRestorer, "builtin:tiny-mini", (noise(1, 3, 16, 16),), ITEROptions(threshold=1.1, steps=4), "tokens"),
+    "pasd": (PASDRestorer, "builtin:tiny", (noise(1, 3, 24, 24),), PASDOptions(steps=3, scale=2.0, seed=1), "latents"),
+    "pie": (PIEEditor, "builtin:tiny", (PICTURE, "a picture,ill", REGION), FRAMES, "images"),
+}
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("name", RUNS)
+def test_a_saved_run_goes_on(name, dtype, tmp_path):
+    kind, source, subject, options, part = RUNS[name]
+    system = kind.from_pretrained(source, device="cuda", dtype=dtype)
+    straight = []
+    for step in system.steps(*subject, options):
+        straight.append(step)
+        if len(straight) == 1:
+            checkpoints(tmp_path)(step)
+    resume = load_checkpoint(tmp_path, like=straight[0].state, device="cuda")
+    again = list(system.steps(*subject, options, resume=resume))
+    assert len(again) == len(straight) - 1
+    assert torch.equal(getattr(again[-1].state, part), getattr(straight[-1].state, part))
+
+
+QUICK = GTROptions(
+    volume_steps=60, rays=160, geometry_steps=2, texture_steps=3, view_size=32, grid_size=24, texture_size=32,
+    max_faces=300, texture="vertex",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["unit box", "own world"])
+def test_gtr_without_weights(far):
+    views = render(vase(24, 24, 32), gtr_rig(32))
+    reconstructor = GTRReconstructor(GTRConfig(plane_channels=6, plane_size=24, width=16)).to("cuda")
+    if far:
+        views = views.moved(torch.tensor([5.0, 0.0, -3.0]), 0.2)
+    found = reconstructor(views, QUICK)
+    assert len(found.faces) > 20 and found.vertices.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_gtr_with_a_generator(dtype):
+    views = render(vase(24, 24, 32), gtr_rig(32))
+    reconstructor = GTRReconstructor.from_pretrained("builtin:tiny", device="cuda", dtype=dtype)
+    found = reconstructor(views, QUICK)
+    assert len(found.faces) > 20 and found.vertices.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_judges(dtype):
+    judge = R1Judge.from_pretrained("builtin:tiny", device="cuda", dtype=dtype)
+    options = R1Options(max_new_tokens=6)
+    found = judge([RED, BLUE], "which is red ?", ["the first", "the second"], options)
+    assert found.scores.isfinite().all() and len(found.votes) == 2
+    if dtype == torch.float32:
+        expected = R1Judge.from_pretrained("builtin:tiny")(
+            [RED, BLUE], "which is red ?", ["the first", "the second"], options
+        )
+        assert [vote.reply.text for vote in found.votes] == [vote.reply.text for vote in expected.votes]
+    pictures = PictureJudge(judge, windows=1)([noise(1, 3, 64, 64).cuda(), noise(1, 3, 64, 64)], options)
+    assert pictures.scores.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_correctors(dtype):
+    corrector = SCLCorrector.from_pretrained("builtin:tiny", device="cuda", dtype=dtype)
+    options = SCLOptions(("Sure ?",), max_new_tokens=5)
+    found = corrector(RED, "what is it ?", ["red", "blue"], options)
+    assert len(found.tried) == 2
+    if dtype == torch.float32:
+        expected = SCLCorrector.from_pretrained("builtin:tiny")(RED, "what is it ?", ["red", "blue"], options)
+        assert found.dialogue.texts() == expected.dialogue.texts()
