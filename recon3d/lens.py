@@ -23,6 +23,8 @@ PINHOLE_MODELS: Mapping[str, tuple[str, ...]] = {
     "FULL_OPENCV": ("fl_x", "fl_y", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"),
 }
 """COLMAP's name of a model -> its numbers in order; f is fl_x and fl_y in one."""
+BAND = 2_000_000
+"""Pixels that are looked up together."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +117,21 @@ def undistort(picture: Tensor, intrinsics: Tensor, distortion: Distortion) -> tu
         raise ValueError("its distortion folds over inside the picture")
     room = torch.where(straight > 0, centre.new_tensor([width, height]) - centre, centre) / focal
     focal = focal / (straight.abs() / room).amax().clamp(min=1)
-    pixels = torch.stack(_centres(height, width), -1)
-    points = (pixels - centre) / focal
-    radius = points.norm(dim=-1, keepdim=True)
-    points = points * (distortion.reach() / radius).clamp(max=1)  # beyond it the model comes back
-    found = distortion.bend(points) * intrinsics[:2] + centre
-    grid = (found / found.new_tensor([width, height]) * 2 - 1)[None].to(picture.dtype)
-    made = torch.nn.functional.grid_sample(picture, grid, padding_mode="border", align_corners=False)
-    return made, torch.cat([focal, centre])
+    bands, reach = [], distortion.reach()
+    for rows in torch.arange(height).split(max(1, BAND // width)):
+        points = (_centres(rows, width) - centre) / focal
+        # Beyond its reach the model comes back into the picture.
+        points = points * (reach / points.norm(dim=-1, keepdim=True)).clamp(max=1)
+        found = distortion.bend(points) * intrinsics[:2] + centre
+        grid = (found / found.new_tensor([width, height]) * 2 - 1)[None].to(picture.dtype)
+        bands.append(torch.nn.functional.grid_sample(picture, grid, padding_mode="border", align_corners=False))
+    return torch.cat(bands, 2), torch.cat([focal, centre])
 
 
-def _centres(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """(height, width) x and y of the pixels' centres."""
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64) + 0.5, torch.arange(width, dtype=torch.float64) + 0.5, indexing="ij"
-    )
-    return x, y
+def _centres(rows: Tensor, width: int) -> Tensor:
+    """(rows, width, 2) x and y of the centres of the pixels in some rows."""
+    y, x = torch.meshgrid(rows.double() + 0.5, torch.arange(width, dtype=torch.float64) + 0.5, indexing="ij")
+    return torch.stack([x, y], -1)
 
 
 def _outline(height: int, width: int, steps: int = 64) -> Tensor:

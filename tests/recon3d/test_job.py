@@ -109,6 +109,16 @@ def test_a_mesh_alone_keeps_its_place_and_size_and_its_faces_when_asked(tmp_path
         assert torch.equal(made.faces, part.faces) == keep
 
 
+def test_a_mesh_with_another_axis_up_than_the_views_is_refused(tmp_path, views):
+    save_views(views, tmp_path / "views")
+    mesh = vase(16, 16, 16)
+    save_mesh(replace(mesh, vertices=mesh.vertices[:, [0, 2, 1]] * torch.tensor([1, -1, 1])), tmp_path / "z.ply")
+    for keep in (False, True):
+        options = replace(QUICK, keep_topology=keep)
+        with pytest.raises(ValueError, match="not in one world"):
+            main(ReconstructOptions(tmp_path / "out", tmp_path / "views", mesh=tmp_path / "z.ply", options=options))
+
+
 def test_repainting_the_mesh_given_is_other_work(tmp_path, views):
     save_views(views, tmp_path / "views")
     options = ReconstructOptions(

@@ -152,6 +152,13 @@ def test_an_object_anywhere_is_found(views):
     assert float(hull.abs().max()) < 0.95 and float(hull.amax(0).max() - hull.amin(0).min()) > 1.2
 
 
+def test_an_object_far_from_the_origin_is_placed_exactly(views):
+    near = views.moved(torch.tensor([-3.0, 1.0, 2.0], dtype=torch.float64), 7.0)
+    far = near.moved(torch.tensor([-455_000.0, -5_400_000.0, -120.0], dtype=torch.float64), 1.0)
+    poses = [view.moved(*place(view)).to("cpu", torch.float32).cameras.c2w for view in (near, far)]
+    torch.testing.assert_close(poses[0], poses[1], atol=1e-5, rtol=0)
+
+
 def test_parallel_cameras_do_not_tell_the_size(views):
     same = replace(views.cameras, c2w=views.cameras.c2w[[0] * 6])
     with pytest.raises(ValueError, match="same direction"):
