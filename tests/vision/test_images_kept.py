@@ -156,6 +156,17 @@ def test_hard_edges_of_transparency_stay_hard_and_soft_ones_soft():
     assert enlarge_alpha(disc(48, 1), (20, 9)).size == (20, 9)
 
 
+@pytest.mark.parametrize("grey", [False, True])
+def test_16_bits_stay_on_a_background(grey, tmp_path):
+    values = DEEP[..., 0] if grey else DEEP
+    save_image(values, tmp_path / "a.png", alpha=PIL.Image.fromarray(OPACITY))
+    flat = load_image(tmp_path / "a.png").on("#ff8000")
+    share = OPACITY[..., None] / 255
+    expected = share * (DEEP[..., :1] if grey else DEEP) + (1 - share) * np.array([65535, 128 * 257, 0])
+    assert flat.alpha is None and np.abs(flat.deep - expected).max() <= 0.5
+    assert np.abs(np.asarray(flat.rgb) - expected / 257).max() <= 2
+
+
 # texts, profiles, tags
 
 

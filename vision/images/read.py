@@ -81,7 +81,17 @@ class LoadedImage:
             return self
         background = PIL.Image.new("RGB", self.rgb.size, behind)
         background.paste(self.rgb, mask=self.alpha)
-        return replace(self, rgb=background, alpha=None, deep=None)
+        return replace(self, rgb=background, alpha=None, deep=self._deep_on(behind))
+
+    def _deep_on(self, behind: tuple[int, ...]) -> np.ndarray | None:
+        """(height, width, 3) `deep` on a background of 8-bit red, green and blue."""
+        if self.deep is None:
+            return None
+        white = 1 if self.deep.dtype.kind == "f" else np.iinfo(self.deep.dtype).max
+        colours = self.deep if self.deep.ndim == 3 else np.repeat(self.deep[..., None], 3, axis=2)
+        opacity = np.asarray(self.alpha, np.float64)[..., None] / 255
+        mixed = opacity * colours + (1 - opacity) * np.array(behind) / 255 * white
+        return (mixed if white == 1 else np.round(mixed)).astype(self.deep.dtype)
 
     def with_colours(self, picture: PIL.Image.Image) -> PIL.Image.Image:
         """`picture`, of any size and made from this one's colours, with its transparency, profile and metadata."""
