@@ -18,14 +18,12 @@ from vision.images.arrays import (
 )
 from vision.images.formats import LONGEST_SIDE, OPAQUE, SUFFIXES, format_of
 from vision.images.frames import Frames, check_frames, load_frames, save_frames
+from vision.images.loaded import BadImage, LoadedImage, from_pil
 from vision.images.metadata import Metadata
 from vision.images.read import (
     MAX_PIXELS,
-    BadImage,
-    LoadedImage,
     as_loaded,
     content_format,
-    from_pil,
     image_files,
     load_image,
     read_image,

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vision.images.read import LoadedImage, Source, as_loaded
+from vision.images.loaded import LoadedImage
+from vision.images.read import Source, as_loaded
 
 ImageLike = Source | LoadedImage | np.ndarray | Tensor
 """Everything that `to_tensor` takes."""

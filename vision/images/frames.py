@@ -12,8 +12,9 @@ from PIL import TiffImagePlugin
 
 from vision.files import atomic_path, read_file
 from vision.images.formats import PAGED, SAVE_OPTIONS, format_of
+from vision.images.loaded import BadImage, LoadedImage
 from vision.images.metadata import Metadata
-from vision.images.read import MAX_PIXELS, BadImage, LoadedImage, opened
+from vision.images.read import MAX_PIXELS, opened
 from vision.png import write_apng
 
 MOST_HELD = 4 << 30

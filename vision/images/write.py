@@ -14,8 +14,8 @@ from torch import Tensor
 from vision.files import atomic_path
 from vision.images.arrays import to_pil
 from vision.images.formats import DEEP, LONGEST_SIDE, OPAQUE, SAVE_OPTIONS, format_of
+from vision.images.loaded import LoadedImage
 from vision.images.metadata import Metadata
-from vision.images.read import LoadedImage
 from vision.images.transparency import enlarge_alpha
 from vision.png import write_png
 
