@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from restoration.bands import resized, scaled, tiled, whole
+from restoration.bands import Picture, resized, scaled, tiled, whole
 from restoration.restorer import Facts
 from vision import hub
 from vision.images import ImageLike, keep_grey
@@ -105,7 +105,7 @@ class NetworkRestorer:
         """Height and width of the result of a picture of `height` x `width` pixels."""
         return scaled(height, width, self.facts(options).scale)
 
-    def __call__(self, image: ImageLike, options: NetworkOptions | None = None) -> Any:
+    def __call__(self, image: ImageLike, options: NetworkOptions | None = None) -> Picture:
         """The result in the form of what was given, see `restoration.bands.whole`."""
         return whole(image, lambda pixels, finish: self.bands(pixels, options, finish=finish))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +28,19 @@ class PictureJudge:
         self.judge, self.windows, self.batch_size = judge, windows, batch_size
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None = None, *, windows: int = 16, **options: Any) -> PictureJudge:
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        windows: int = 16,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> PictureJudge:
         """A judge of pictures from a source, see `R1Judge.from_pretrained`; None takes the embedded one."""
         variant = "restoration" if source is None else None
-        return cls(R1Judge.from_pretrained(source, variant=variant, **options), windows)
+        judge = R1Judge.from_pretrained(source, revision=revision, device=device, dtype=dtype, variant=variant)
+        return cls(judge, windows)
 
     def __call__(
         self, pictures: Sequence[ImageLike], options: R1Options | None = None, *, question: str = QUESTION
