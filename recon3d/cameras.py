@@ -24,16 +24,16 @@ GTR_PHI = (60.0, 0.0, -60.0, -120.0, 180.0, 120.0)
 
 @dataclass(frozen=True)
 class Cameras:
-    """Views of one scene that share an image size.
-
-    `c2w`: (views, 4, 4) OpenCV camera-to-world. `intrinsics`: (views, 4) fx, fy, cx, cy in pixels.
-    `height`, `width`: the image size in pixels.
-    """
+    """Views of one scene that share an image size."""
 
     c2w: Tensor
+    """(views, 4, 4) OpenCV camera-to-world."""
     intrinsics: Tensor
+    """(views, 4) fx, fy, cx, cy in pixels."""
     height: int
+    """Of the images, in pixels."""
     width: int
+    """Of the images, in pixels."""
 
     def __post_init__(self) -> None:
         views = self.c2w.shape[0] if self.c2w.dim() == 3 else -1

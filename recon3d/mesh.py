@@ -130,7 +130,7 @@ class Mesh:
         )
 
     def moved(self, centre: Tensor, scale: float) -> Mesh:
-        """The mesh in a world where x becomes (x - centre) * scale."""
+        """The mesh in a world where x becomes (x - centre) * scale, with a centre (3,)."""
         source = None if self.source is None else self.source.moved(centre.detach().double().cpu(), scale)
         exact = torch.float64 if self.vertices.device.type != "mps" else torch.float32  # all that Metal has
         vertices = (self.vertices.to(exact) - centre.to(self.vertices.device, exact)) * scale
@@ -250,7 +250,7 @@ def with_vertex_colors(mesh: Mesh) -> Mesh:
 
 
 def merge_vertices(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Join vertices at the same place and drop faces that collapse by it."""
+    """Join vertices (vertices, 3) at the same place and drop faces (faces, 3) that collapse by it."""
     merged, place = torch.unique(vertices, dim=0, return_inverse=True)
     faces = place[faces]
     proper = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])

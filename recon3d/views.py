@@ -64,7 +64,7 @@ class Views:
         return Views(images, masks, replace(self.cameras, height=height, width=width))
 
     def moved(self, centre: Tensor, scale: float) -> Views:
-        """The same pictures of a world where x becomes (x - centre) * scale."""
+        """The same pictures of a world where x becomes (x - centre) * scale, with a centre (3,)."""
         depths = None if self.depths is None else self.depths * scale
         return replace(self, cameras=self.cameras.moved(centre, scale), depths=depths)
 
