@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,6 +96,51 @@ def digest(path: str | Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             found.update(block)
     return found.hexdigest()
+
+
+class Exclusive:
+    """A file (made when it is missing) or an existing folder that belongs to this process alone, until `release()` or
+    the end of this object.
+
+    Where the system has no such locks (Windows) nothing is locked.
+    """
+
+    def __init__(self, path: Path, shown: Path | None = None):
+        """
+        Args:
+            path: of the file or folder.
+            shown: what a sentence names instead.
+
+        Raises:
+            ValueError: another process works on it, or it cannot be opened.
+        """
+        self.path, self._opened = path, -1
+        self.release: Callable[[], object] = lambda: None
+        try:
+            import fcntl
+        except ImportError:
+            return
+        how = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+        while self._opened < 0 or not self.is_there():  # another process that just finished may have taken it away
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._opened = os.open(path, how, 0o666)
+            except OSError as error:
+                raise ValueError(f"Cannot write {path}: {error.strerror}.") from error
+            self.release = weakref.finalize(self, os.close, self._opened)
+            try:
+                fcntl.flock(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.release()
+                place = shown or path
+                raise ValueError(f"Another process works on {place}; wait for it, or name another place.") from None
+
+    def is_there(self) -> bool:
+        """Whether what belongs to this process still has its name."""
+        try:
+            return self._opened < 0 or os.path.samestat(os.fstat(self._opened), os.stat(self.path))
+        except FileNotFoundError:
+            return False
 
 
 @contextmanager

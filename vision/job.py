@@ -176,6 +176,9 @@ class Job:
             check_signals()
             sentence = sentence_of(error)
             self.refuse(sentence if one_line(str(path)) in sentence else f"{one_line(str(path))}: {sentence}", path)
+        finally:
+            if isinstance(item, Item):
+                item.record.release()
 
     def needs(self, load: Callable[..., T], *arguments: Any) -> T:
         """`load(*arguments)`; its failure ends the job, not only the item that is being attempted.
@@ -354,11 +357,11 @@ class Item:
                     job.note(f"A result of {self.input} had been changed since; the changed file is now {path}.")
                 else:
                     job.show(Event("written", one_line(str(path)), path=path))
-            self.record.forget_work()
             job.made[self.name] = {**facts, "input": str(self.input), "was_done": False}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             remove_empty(work, job.out)
+        self.record.forget_work()
 
 
 def keep_to(path: str | Path, facts: Mapping[str, Any]) -> None:

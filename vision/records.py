@@ -8,6 +8,7 @@ replaced.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vision.config import from_dict, read_json
-from vision.files import RECORDS, digest
+from vision.files import RECORDS, Exclusive, digest
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Record:
         self.out, self.name, self.is_folder = out, name, is_folder
         self.id = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
         self.path = out / RECORDS / f"{self.id}.json"
+        self._lock: Exclusive | None = None
 
     def read(self) -> Made:
         """What was recorded; a record that is missing or damaged knows of nothing."""
@@ -135,7 +137,14 @@ class Record:
             yield self._move(folder / name, self.out / name)
 
     def work(self, key: str) -> Path:
-        """A hidden folder for unfinished work that outlives an interruption; other work of the item is removed."""
+        """A hidden folder for unfinished work that outlives an interruption; other work of the item is removed.
+
+        Raises:
+            ValueError: another process works on the item.
+        """
+        if self._lock is None:
+            self._work.mkdir(parents=True, exist_ok=True)
+            self._lock = Exclusive(self._work, self.out / self.name)
         folder = self._work / key[:16]
         for other in self._work.glob("*"):
             if other != folder:
@@ -144,9 +153,20 @@ class Record:
         return folder
 
     def forget_work(self) -> None:
-        """Remove all unfinished work of the item."""
-        shutil.rmtree(self._work, ignore_errors=True)
+        """Remove all unfinished work of the item, unless it is another process's."""
+        lock = self._lock
+        if lock is None and self._work.exists():
+            with contextlib.suppress(ValueError):
+                lock = Exclusive(self._work)
+        if lock is not None and lock.is_there():
+            shutil.rmtree(self._work, ignore_errors=True)
         remove_empty(self._work.parent, self.out)
+
+    def release(self) -> None:
+        """Let other processes work on the item."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
 
     @property
     def _work(self) -> Path:

@@ -378,3 +378,17 @@ def test_two_processes_that_write_one_name_leave_one_whole_file(tmp_path):
     ]
     assert [process.wait() for process in both] == [0, 0]
     assert (tmp_path / "x").read_text() in ("a" * 20, "b" * 20) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_item_that_another_process_works_on_is_refused_and_left_alone(tmp_path):
+    copies = Copies(tmp_path)
+    picture = tmp_path / "a.png"
+    picture.write_text("a")
+    job = Job(copies.out, Options(copies.out), files=[copies.weights])
+    (item,) = job.items((picture,), ".png")
+    with item.results() as folder:
+        assert copies(picture).problems[0].startswith(f"{picture}: Another process works on")
+        (folder / "a.png").write_text("a")
+    item.record.release()
+    assert (copies.out / "a.png").read_text() == "a"
+    assert sorted(path.name for path in copies.out.iterdir() if path.name != "run.json") == [".done", "a.png"]
