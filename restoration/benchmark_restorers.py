@@ -12,6 +12,7 @@ another --cost two of them change places, which is told. A run that is stopped g
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class RestorerBenchmark:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def __post_init__(self) -> None:
+        if "auto" in self.systems:
+            raise ValueError("auto picks among the systems that are measured here; measure it by evaluate selector.")
         if len(set(self.systems)) < 2:
             raise ValueError(f"systems must name at least two restorers, got {' '.join(self.systems) or 'none'}.")
         unknown = [kind for kind in self.kinds if kind not in KINDS]
@@ -121,7 +124,7 @@ def ranked(choices: Sequence[Choice], cost: float) -> tuple[list[dict[str, Any]]
     rows = {}
     for name, pairs in found.items():
         rank_of = -fmean(verdict.score for verdict, _ in pairs)
-        means = {key: fmean(verdict.detail[key] for verdict, _ in pairs) for key in ("psnr_y", "tex")}
+        means = mean_details([verdict for verdict, _ in pairs])
         seconds = fmean(spent.seconds for _, spent in pairs)
         rows[name] = {"restorer": name, "mean_rank": rank_of, **means, "cpu_seconds": seconds}
     others = max(1, len(rows) - 1)
@@ -130,6 +133,16 @@ def ranked(choices: Sequence[Choice], cost: float) -> tuple[list[dict[str, Any]]
     ]
     ranking = rank(shares, Weights(0.0, 1.0), cost)
     return [{**rows[name], "worth": worth} for name, worth in ranking.scores], ranking
+
+
+def mean_details(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+    """Means of `psnr_y` and `tex`, without the infinite PSNR of pictures that equal their truth."""
+    found = {}
+    for key in ("psnr_y", "tex"):
+        values = [float(verdict.detail[key]) for verdict in verdicts]
+        finite = [value for value in values if math.isfinite(value)]
+        found[key] = fmean(finite) if finite else None
+    return found
 
 
 def _measure_needs(options: RestorerBenchmark) -> None:
@@ -157,9 +170,7 @@ class _Loaded:
 
     @classmethod
     def of(cls, system: System, options: RestorerBenchmark) -> _Loaded:
-        named = {"scale": options.scale, "seed": options.seed}
-        fields = system.options.__dataclass_fields__
-        chosen = system.completed(system.options(**{name: value for name, value in named.items() if name in fields}))
+        chosen = system.asked(scale=options.scale, seed=options.seed)
         placed = {"device": choose_device(options.device), "dtype": torch.float32}
         return cls(system.name, system.load(None, chosen, **placed), chosen)
 

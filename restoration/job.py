@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
-from restoration.restorer import Restorer, find_system
+from restoration.restorer import Restorer, System, find_system
 from vision.config import UNNAMED, Positional, to_dict
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
 
@@ -35,9 +35,9 @@ class RestoreOptions(Generic[T]):
     """What the system may change."""
     system: str = "iter"
     """Which system restores; --help beside it lists that system's options. iter; iter:photo@0.5 or iter:clean@1
-    (weights and fidelity); pasd or pasd:PRESET (the small weights that come with the project only show the machinery;
-    name published ones with --source); network:FILE, any network that spandrel reads; my_file.py:MyRestorer, a class of
-    your own; bicubic; none."""
+    (weights and fidelity); auto, which looks at each picture and takes what suits it; pasd or pasd:PRESET (the small
+    weights that come with the project only show the machinery; name published ones with --source); network:FILE, any
+    network that spandrel reads; my_file.py:MyRestorer, a class of your own; bicubic; none."""
     source: str | None = None
     """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
     device: str = "auto"
@@ -63,6 +63,10 @@ class RestoreOptions(Generic[T]):
     """Weights of the judge: a folder or org/name on the model hub; None takes those that come with the project."""
     overwrite: bool = False
     """Replace files in --out that this job did not make, or made from other inputs."""
+    only_if_needed: bool = False
+    """Copy pictures that are good as they are (with a scale: enlarge them plainly), and restore the others."""
+    dry_run: bool = False
+    """Only tell what every picture needs and what would be done with it; nothing is written."""
 
     def __post_init__(self) -> None:
         if self.best_of < 1:
@@ -111,33 +115,40 @@ class _Restoring:
         if options.best_of > 1 and load_judge is None:
             raise ValueError("best_of asks a judge; give load_judge.")
         self.system = find_system(options.system)
-        self.chosen = self.system.completed(options.options)
-        files = self.system.weights(options.source, self.chosen)
+        self.asked = self.system.completed(options.options)
+        self.selection = self._selection(options)
+        files = [] if self.selection is None else self.selection.weights()
+        if self.system.restores:
+            files += self.system.weights(options.source, self.asked)
         self.options, self.load_judge = options, load_judge
         self.device = choose_device(options.device)
         self.job = Job(options.out, options, neutral=NEUTRAL, files=files, show=show, overwrite=options.overwrite)
-        self.restorer: Restorer | None = None
+        self.restorers: dict[str, Restorer] = {}
         self.judge: PairJudge | None = None
 
     def run(self) -> Outcome:
+        """Restore every item, or only tell what would be done."""
         for item in self.job.items(self.options.inputs, f".{self.options.format}"):
             with self.job.attempt(item):
-                self._item(item)
+                if self.options.dry_run:
+                    self.job.note(f"{item.input}: {self._plan(self._read(item))}")
+                else:
+                    self._item(item)
             self.job.progress("restoring", item.number + 1, item.total)
-        seed = to_dict(self.chosen).get("seed")
+        if self.options.dry_run:
+            return Outcome(self.job.out, {}, self.job.problems)
+        seed = to_dict(self.asked).get("seed")
         return self.job.finish("images", source=self.options.source, seed=seed, device=str(self.device))
 
     def _item(self, item: Item) -> None:
         """Restore one image, or what is missing of its pictures."""
-        from vision.images import check_format, left_out, load_frames, load_image
+        from vision.images import check_format, left_out, load_frames
 
         options = self.options
         if options.frames == "all" and (frames := load_frames(item.input, max_pixels=options.max_pixels)).count > 1:
             self._frames(item, frames)
             return
-        frame = options.frames if isinstance(options.frames, int) else None
-        loaded = load_image(item.input, max_pixels=options.max_pixels, frame=frame)
-        loaded = loaded if options.background is None else loaded.on(options.background)
+        loaded = self._read(item)
         check_format(item.path, 1, 1, transparent=loaded.alpha is not None)
         stem = str(PurePosixPath(item.name).with_suffix(""))
         compared, previews = f"compare/{stem}.png", f"previews/{stem}"
@@ -146,7 +157,8 @@ class _Restoring:
         if not redo and (item.has(compared) or not options.compare):
             return
         if redo:
-            self.restorer = self.restorer or self.job.needs(self._load)
+            plan = self._plan(loaded)
+            self.restorer, self.chosen = self._ready(plan)
             self._check(loaded)
             height, width = self.restorer.output_size(loaded.rgb.height, loaded.rgb.width, self.chosen)
             check_format(item.path, width, height)
@@ -156,8 +168,57 @@ class _Restoring:
                 for sentence in filter(None, (*loaded.remarks, left_out(loaded, item.path))):
                     self.job.note(f"{item.input}: {sentence}")
                 self._restore(item, loaded, result, folder / previews if options.previews else None)
+                item.tell(**_told(plan))
             if options.compare:
                 _compare(loaded, result, folder / compared)
+        if redo:
+            self._tell(item, plan)
+
+    def _read(self, item: Item) -> Any:
+        from vision.images import load_image
+
+        frame = 1 if self.options.frames == "all" else self.options.frames
+        loaded = load_image(item.input, max_pixels=self.options.max_pixels, frame=frame)
+        return loaded if self.options.background is None else loaded.on(self.options.background)
+
+    def _selection(self, options: RestoreOptions[Any]) -> Any:
+        """What decides about pictures, where anything does."""
+        if self.system.restores and not (options.only_if_needed or options.dry_run):
+            return None
+        from restoration.selection import Selection
+
+        return Selection.from_pretrained(None if self.system.restores else options.source)
+
+    def _plan(self, loaded: Any) -> Any:
+        """What is done with a picture; None: what was asked for."""
+        if self.selection is None:
+            return None
+        from vision.images import to_tensor
+
+        system = self.system.name if self.system.restores else None
+        return self.selection.plan(to_tensor(loaded), to_dict(self.asked).get("scale"), system)
+
+    def _tell(self, item: Item, plan: Any) -> None:
+        """Say what was decided about a picture, in a line and in the trace of choices."""
+        if plan is None:
+            return
+        from vision.refine import Verdict
+        from vision.strategies import Candidate, Choice, Cost, write_choices
+
+        self.job.note(f"{item.input}: {plan}")
+        made = Candidate(item.name, item.path, plan.system, Cost(self.job.made[item.name]["seconds"], 1))
+        choice = Choice(item.name, (made,), (Verdict(plan.chance),), 0, plan.why, plan.facts)
+        write_choices(self.job.out, [choice])
+
+    def _ready(self, plan: Any) -> tuple[Restorer, Any]:
+        """The restorer of a picture, and its options; it is loaded once."""
+        system, options = self.system, self.asked
+        if plan is not None and plan.system != system.name:
+            system = find_system(plan.system)
+            options = system.asked(scale=plan.scale, seed=to_dict(self.asked).get("seed", 0))
+        if system.name not in self.restorers:
+            self.restorers[system.name] = self.job.needs(self._load, system, options)
+        return self.restorers[system.name], options
 
     def _frames(self, item: Item, frames: Any) -> None:
         """Restore an animation or a document."""
@@ -167,7 +228,8 @@ class _Restoring:
         if item.done():
             return
         options, first = self.options, next(iter(frames))
-        self.restorer = self.restorer or self.job.needs(self._load)
+        plan = self._plan(first)
+        self.restorer, self.chosen = self._ready(plan)
         self._check(first)
         height, width = self.restorer.output_size(first.rgb.height, first.rgb.width, self.chosen)
         check_format(item.path, width, height, transparent=frames.transparent and options.background is None)
@@ -179,7 +241,7 @@ class _Restoring:
             self.job.progress("restoring", item.number + part, item.total)
 
         with item.results() as folder:
-            item.tell(frames=frames.count)
+            item.tell(frames=frames.count, **_told(plan))
             save_frames(
                 restore_frames(self.restorer, frames, self.chosen, options.background, progress),
                 folder / item.name,
@@ -188,6 +250,7 @@ class _Restoring:
                 icc=first.icc,
                 metadata=first.metadata,
             )
+        self._tell(item, plan)
 
     def _check(self, loaded: Any) -> None:
         """Whether the restorer can do what is asked, with this picture.
@@ -248,11 +311,16 @@ class _Restoring:
             advice = "; choose a smaller --tile" if self.restorer.facts(options).tiling else ""
             raise ValueError(f"There is not enough memory{advice}.") from error
 
-    def _load(self) -> Restorer:
+    def _load(self, system: System, options: Any) -> Restorer:
         import torch
 
-        dtype = getattr(torch, self.options.dtype)
-        return self.system.load(self.options.source, self.chosen, device=self.device, dtype=dtype)
+        source = self.options.source if system is self.system else None
+        return system.load(source, options, device=self.device, dtype=getattr(torch, self.options.dtype))
+
+
+def _told(plan: Any) -> dict[str, Any]:
+    """What run.json tells of a plan."""
+    return {} if plan is None else {"need": plan.need, "system": plan.system, "why": plan.why}
 
 
 def _copied(source: Path, result: Path) -> bool:

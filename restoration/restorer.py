@@ -7,6 +7,7 @@
     pasd:fast             PASD with a preset
     network:FILE          any network that spandrel reads (see `restoration.networks`)
     FILE.py:CLASS         a class of one's own
+    auto                  no restorer, but the one of these that suits each picture (see `restoration.selection`)
 
 A restorer loads (`from_pretrained`), says its facts, tells the size of a result, and makes it band by band.
 """
@@ -100,11 +101,18 @@ class System:
     """config.json of the embedded weights that are taken, for the help."""
     files: tuple[Path, ...] = ()
     """Files that the name names."""
+    restores: bool = True
+    """Whether it is a restorer; auto only picks some."""
 
     @property
     def options(self) -> type:
         """What the command line offers: the restorer's `Options`, and what chooses weights."""
         return self.make()[1]
+
+    def asked(self, **values: Any) -> Any:
+        """The options with what the name sets, and those of `values` that there are."""
+        names = {item.name for item in fields(self.options)}
+        return self.completed(self.options(**{name: value for name, value in values.items() if name in names}))
 
     def completed(self, options: T) -> T:
         """`options` with what the name sets.
@@ -213,6 +221,12 @@ SYSTEMS = {
         chooses=("pasd", "style", "style_weight", "scheduler", "compile"),
         embedded=PRETRAINED / "pasd-mini",
         config=PRETRAINED / "pasd-mini" / "config.json",
+    ),
+    "auto": System(
+        "auto",
+        partial(_classes, "restoration.selection", "Selection", "AutoOptions"),
+        embedded=PRETRAINED / "selector",
+        restores=False,
     ),
     "network": System("network", partial(_classes, "restoration.networks", "NetworkRestorer", "NetworkOptions")),
 }

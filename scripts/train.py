@@ -42,6 +42,7 @@ RECIPES = {
         "confidence": Work("vision.edit.train_confidence", "ConfidenceTraining", "a classifier that measures progress"),
         "brain-mini": Work("vision.edit.recipe_mini", "BrainTraining", "the small weights that ship, on a CPU"),
     },
+    "selector": {"traces": Work("restoration.train_selector", "SelectorTraining", "what --system auto decides with")},
     "gtr": {"stages": Work("recon3d.gtr.train", "GTRTraining", "the generator of objects, stage by stage")},
     "r1": {
         "published": Work("reward_vlm.r1.train", "R1Training", "cold start, then StableReinforce"),

@@ -7,13 +7,13 @@ import PIL.Image
 import pytest
 import torch
 
-from restoration.benchmark_restorers import RestorerBenchmark, benchmark, ranked, scored
+from restoration.benchmark_restorers import RestorerBenchmark, benchmark, mean_details, ranked, scored
 from restoration.drawn import text_page
 from restoration.features import features
 from restoration.jpeg import jpeg
 from restoration.kinds import KINDS, cuts, items
 from vision.images import to_tensor
-from vision.strategies import read_choices
+from vision.strategies import Candidate, Choice, Cost, read_choices, write_choices
 
 
 def photograph(seed: int, size: int = 96) -> torch.Tensor:
@@ -67,6 +67,15 @@ def test_cuts_are_the_sharpest_and_overlap_by_half_at_most():
 def test_equal_restorations_share_a_rank():
     verdicts = scored([{"psnr_y": 30.0, "tex": 0.2}, {"psnr_y": 30.0, "tex": 0.1}, {"psnr_y": 20.0, "tex": 0.3}])
     assert [verdict.score for verdict in verdicts] == [-(1.5 + 2) / 2, -(1.5 + 1) / 2, -3.0]
+
+
+def test_a_perfect_restoration_leaves_no_infinite_mean(tmp_path):
+    verdicts = scored([{"psnr_y": float("inf"), "tex": 0.0}, {"psnr_y": 30.0, "tex": 0.1}])
+    assert [verdict.score for verdict in verdicts] == [-1.0, -2.0]
+    assert mean_details(verdicts) == {"psnr_y": 30.0, "tex": 0.05}
+    made = tuple(Candidate("a/flat", None, name, Cost(1.0)) for name in ("none", "bicubic"))
+    write_choices(tmp_path, [Choice("a/flat", made, verdicts, 0)])
+    assert ranked(read_choices(tmp_path), 0.5)[0][0]["psnr_y"] is None
 
 
 def test_every_restorer_is_measured_once_and_a_stopped_run_goes_on(photos, tmp_path):

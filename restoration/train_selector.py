@@ -1,0 +1,124 @@
+"""Learn what a picture needs and which restorer suits it, from traces of `burnish benchmark restorers`; takes seconds.
+
+    burnish benchmark restorers --hr photos --out runs/restorers
+    burnish train selector --choices runs/restorers --folder runs/selector
+    burnish restore pictures --system auto --source runs/selector --out restored
+
+The selector that comes with the project was made so from the photographs of `vision.photos.TRAINING_PHOTOS`, halved.
+`--lessons first` relabels as SMART does (arXiv 2410.16128): a picture's best attempt becomes the target of the first.
+`--lessons regret` lets every attempt teach, weighted by how much better it was than the worst: a linear choice that
+maximises this weight loses the fewest ranks, and one that is nearly as good is no mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from restoration.benchmark_restorers import NEED
+from restoration.restorer import find_system
+from restoration.selection import SIZES, Selection, SelectorConfig
+from vision.strategies import Choice, Lesson, StrategySelector, read_choices, relabel_first_attempt
+from vision.strategies.need import NONE, believe_none
+
+FOLDS = 5
+"""Parts of the photographs, each of which is once not learnt from."""
+
+
+@dataclass(frozen=True)
+class SelectorTraining:
+    """What the training of the gate and the selector may choose."""
+
+    choices: tuple[Path, ...]
+    """Folders that `benchmark restorers` wrote; at least one with the folder need."""
+    folder: Path
+    """Folder to write."""
+    lessons: Literal["regret", "first"] = "regret"
+    """What an attempt teaches: its weight against the worst, or only the best one."""
+    decay: float = 0.3
+    """Weight of the squared weights, per lesson, of the selector."""
+    gate_decay: float = 0.1
+    """The same of the gate."""
+    missed: float = 0.08
+    """Largest share of the pictures in need that the gate may leave alone; it is set on chances that gates give which
+    did not see the photograph."""
+
+    full_size: str = "iter:photo@1"
+    """Restorer of degraded pictures that keep their size; the traces tell of enlargements alone."""
+
+    def __post_init__(self) -> None:
+        find_system(self.full_size)
+        if not self.choices:
+            raise ValueError("Name at least one folder that benchmark restorers wrote.")
+        if min(self.decay, self.gate_decay) <= 0:
+            raise ValueError(f"decay and gate_decay must be above 0, got {self.decay} and {self.gate_decay}.")
+        if not 0 <= self.missed < 1:
+            raise ValueError(f"missed must lie in [0, 1), got {self.missed}.")
+
+
+def train(options: SelectorTraining, log: Callable[[str], object] = print) -> Path:
+    """Fit both and return the folder that was written.
+
+    Raises:
+        FileNotFoundError: a folder has no trace.
+        ValueError: the folders teach nothing about needs.
+    """
+    tried = [choice for folder in options.choices for choice in read_choices(folder)]
+    folders = [folder / NEED for folder in options.choices if (folder / NEED).is_dir()]
+    needed = [choice for folder in folders for choice in read_choices(folder)]
+    if not needed:
+        raise ValueError(f"{options.choices[0]} has no folder {NEED}; let benchmark restorers write one.")
+    selector = fit_selector(tried, options.lessons, options.decay)
+    gate = StrategySelector.fit(relabel_first_attempt(needed), decay=options.gate_decay)
+    sure = unseen_chances(needed, options.gate_decay)
+    doubt = believe_none(sure, [choice.kept.origin != NONE for choice in needed], options.missed)
+    Selection(SelectorConfig(gate, selector, doubt, options.full_size)).save_pretrained(options.folder)
+    log(f"Learnt from {len(tried)} restored and {len(needed)} other pictures; none is believed from {doubt:.2f} on.")
+    return options.folder
+
+
+def unseen_chances(needed: Sequence[Choice], decay: float) -> list[float]:
+    """Probability of none of every picture, from a gate that learnt from four fifths of the others' photographs.
+
+    Args:
+        needed: tasks are named PHOTOGRAPH_CUT/NEED.
+        decay: as in `SelectorTraining`.
+    """
+    photographs = [choice.task.rsplit("/", 1)[0].rsplit("_", 1)[0] for choice in needed]
+    fold = {name: number % FOLDS for number, name in enumerate(sorted(set(photographs)))}
+    found = [0.0] * len(needed)
+    for part in range(FOLDS):
+        seen = [choice for choice, name in zip(needed, photographs, strict=True) if fold[name] != part]
+        if not seen:
+            raise ValueError("The gate needs pictures of at least two photographs.")
+        gate = StrategySelector.fit(relabel_first_attempt(seen), decay=decay)
+        for place, name in enumerate(photographs):
+            if fold[name] == part:
+                found[place] = gate.chances(needed[place].facts).get(NONE, 0.0)
+    return found
+
+
+def fit_selector(choices: Sequence[Choice], lessons: Literal["regret", "first"], decay: float) -> StrategySelector:
+    """The selector that choices teach; it does not look at `SIZES`."""
+    blind = [lesson_without(lesson, SIZES) for lesson in _lessons(choices, lessons)]
+    return StrategySelector.fit(blind, decay=decay)
+
+
+def lesson_without(lesson: Lesson, names: Sequence[str]) -> Lesson:
+    """A lesson that does not tell some numbers."""
+    facts = {name: value for name, value in lesson.facts.items() if name not in names}
+    return Lesson(lesson.task, facts, lesson.strategy, lesson.weight)
+
+
+def _lessons(choices: Sequence[Choice], kind: Literal["regret", "first"]) -> list[Lesson]:
+    if kind == "first":
+        return relabel_first_attempt(choices)
+    found = []
+    for choice in choices:
+        scores = [float(verdict.score) for verdict in choice.verdicts]
+        weights = [score - min(scores) for score in scores]
+        pairs = zip(choice.candidates, weights, strict=True)
+        found += [Lesson(choice.task, choice.facts, c.origin, weight) for c, weight in pairs if weight > 0]
+    return found
