@@ -83,23 +83,6 @@ def pattern_difference(a: Tensor, b: Tensor, period: int = 4, repeats: int = 4) 
     return F.l1_loss(*means)
 
 
-def pattern_excess(a: Tensor, b: Tensor, period: int = 4, repeats: int = 4) -> Tensor:
-    """How much stronger what repeats every `period` pixels is in the first picture than in the second, a mean.
-
-    `pattern_difference` also sees that the pictures differ in brightness and edges, and a faint weave is lost in that;
-    here the mean over the places of a period is taken away first, and a pattern that is in the second is allowed.
-
-    Args:
-        a, b: (b, c, h, w); sides are multiples of `period`, and at least `period * repeats`.
-    """
-
-    def strength(image: Tensor) -> Tensor:
-        means = F.avg_pool2d(F.pixel_unshuffle(image, period), repeats, 1).unflatten(1, (-1, period**2))
-        return (means - means.mean(2, keepdim=True)).abs()
-
-    return (strength(a) - strength(b)).clamp(min=0).mean()
-
-
 def feature_difference(network: torch.nn.Module, a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of a network's feature maps, each over the second picture's mean magnitude.
 

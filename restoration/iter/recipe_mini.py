@@ -53,7 +53,7 @@ from vision.images import load_image
 from vision.losses import (
     class_balanced_cross_entropy,
     gradient_difference,
-    pattern_excess,
+    pattern_difference,
     statistics_difference,
     texture_difference,
 )
@@ -65,7 +65,7 @@ STAGES = ("base", "sharpen", "tokeniser", "tokens")
 CLEAN_MIXTURE = {"bicubic": 1.0}
 PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrgan_strong": 0.15, "bicubic": 0.15}
 """Shares of the degradations that the variant `photo` is trained on."""
-EDGES, FEATURES, STATISTICS, TEXTURE, PATTERN = 0.4, 0.04, 0.25, 0.04, 8.0
+EDGES, FEATURES, STATISTICS, TEXTURE, PATTERN = 0.3, 0.02, 0.1, 0.02, 1.0
 """Weights of the losses of `sharpen` beside the absolute error."""
 
 
@@ -227,7 +227,7 @@ class Networks(nn.Module):
         picture = self.model.base(lr)[1].float()
         error = F.l1_loss(picture, (hr + teacher) / 2)
         edges = gradient_difference(picture, teacher)
-        pattern = pattern_excess(picture, hr)
+        pattern = pattern_difference(picture, hr)
         texture = texture_difference(picture, hr)
         (judge,) = self.judge
         with torch.no_grad():
