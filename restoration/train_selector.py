@@ -44,7 +44,6 @@ class SelectorTraining:
     missed: float = 0.08
     """Largest share of the pictures in need that the gate may leave alone; it is set on chances that gates give which
     did not see the photograph."""
-
     full_size: str = "iter:photo@1"
     """Restorer of degraded pictures that keep their size; the traces tell of enlargements alone."""
 
@@ -58,7 +57,7 @@ class SelectorTraining:
             raise ValueError(f"missed must lie in [0, 1), got {self.missed}.")
 
 
-def train(options: SelectorTraining, log: Callable[[str], object] = print) -> Path:
+def train(options: SelectorTraining, *, log: Callable[[str], object] | None = None) -> Path:
     """Fit both and return the folder that was written.
 
     Raises:
@@ -75,7 +74,10 @@ def train(options: SelectorTraining, log: Callable[[str], object] = print) -> Pa
     sure = unseen_chances(needed, options.gate_decay)
     doubt = believe_none(sure, [choice.kept.origin != NONE for choice in needed], options.missed)
     Selection(SelectorConfig(gate, selector, doubt, options.full_size)).save_pretrained(options.folder)
-    log(f"Learnt from {len(tried)} restored and {len(needed)} other pictures; none is believed from {doubt:.2f} on.")
+    if log is not None:
+        log(
+            f"Learnt from {len(tried)} restored and {len(needed)} other pictures; none is believed from {doubt:.2f} on."
+        )
     return options.folder
 
 

@@ -27,6 +27,11 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(a, b)
 
 
+def charbonnier(a: Tensor, b: Tensor, eps: float = 1e-12) -> Tensor:
+    """Mean of sqrt((a - b)^2 + eps): L1 that is smooth at zero (Charbonnier et al. 1994)."""
+    return ((a - b).square() + eps).sqrt().mean()
+
+
 def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference between the gradient magnitudes of two pictures: sharpness without position."""
     return F.l1_loss(_gradient_magnitude(a), _gradient_magnitude(b))

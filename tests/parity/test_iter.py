@@ -30,6 +30,7 @@ from restoration.iter.vqgan import Quantiser, SwinVQGAN, UNetDiscriminatorSN, VQ
 from tests.parity.conftest import golden_root
 from vision.losses import (
     GAN_KINDS,
+    charbonnier,
     class_balanced_cross_entropy,
     discriminator_loss,
     generator_loss,
@@ -453,6 +454,7 @@ def test_losses():
         ]
         close(torch.stack(mine), tensors[f"gan.{kind}"])
     close(l1(tensors["pix.a"], tensors["pix.b"]), tensors["pix.l1"])
+    close(charbonnier(tensors["pix.a"], tensors["pix.b"]), tensors["pix.charbonnier"])
     for key in [key for key in tensors if key.startswith("cb.labels")]:
         loss = class_balanced_cross_entropy(tensors["cb.logits"], tensors[key])
         close(loss, tensors[key.replace("labels", "loss")])

@@ -72,7 +72,7 @@ def test_feature_difference_is_relative_and_has_gradients_in_one_picture():
     assert near.grad.isfinite().all() and near.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("loss", (losses.l1, losses.ssim_loss, losses.gradient_difference))
+@pytest.mark.parametrize("loss", (losses.l1, losses.charbonnier, losses.ssim_loss, losses.gradient_difference))
 def test_losses_grow_with_the_difference_and_have_gradients(loss):
     a, b = pictures()
     near = (0.5 * a + 0.5 * b).requires_grad_(True)

@@ -54,7 +54,7 @@ def test_rationales_difficulty_and_continuation(rows, tmp_path, monkeypatch):
         solvable = not any("black" in answer for answer in pair.answers)
         assert pair.difficulty == (pair.better if solvable else 0)
         assert pair.rationale == (f"so {pair.better}" if solvable else None)
-    with pytest.raises(ValueError, match="made with other options"):
+    with pytest.raises(ValueError, match="begun with other options"):
         train(replace(options, tries=3))
 
 

@@ -157,7 +157,7 @@ def test_what_a_construction_writes(tmp_path):
     assert Image.open(read[0].images[0]).size == (56, 56)
     for changes in ({"model": "other"}, {"options": SCLOptions(("y",))}, {"questions": questions[:8]}):
         given = {"questions": questions, "folder": tmp_path, "options": OPTIONS, "model": "org/name"} | changes
-        with pytest.raises(ValueError, match="made with other options"):
+        with pytest.raises(ValueError, match="begun with other options"):
             build_pairs(SCLCorrector(Fickle(), PLAIN), **given)
 
 
