@@ -65,7 +65,7 @@ def selector(tmp_path_factory) -> Path:
     options = SelectorTraining(
         (traces(folder / "restorers"),), folder / "selector", decay=0.1, gate_decay=0.1, full_size="iter:clean@1"
     )
-    assert train(options, lambda line: None) == folder / "selector"
+    assert train(options) == folder / "selector"
     return folder
 
 
