@@ -176,7 +176,8 @@ def read_cameras(path: Path) -> object:
         return load_transforms(path)
     if path.name == "camera.txt":
         return load_gtr_camera(path, "0.png")
-    others = {"cameras.txt": "1 PINHOLE 32 32 40 40 16 16\n", "images.txt": "1 1 0 0 0 0 0 3 1 0.png\n\n"}
+    two = "1 PINHOLE 32 32 40 40 16 16\n2 SIMPLE_RADIAL 32 32 40 16 16 0\n"
+    others = {"cameras.txt": two, "images.txt": "1 1 0 0 0 0 0 3 1 0.png\n\n"}
     for name, text in others.items():
         if name != path.name:
             (path.parent / name).write_text(text)
