@@ -64,8 +64,9 @@ class MiniConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             least = 0 if name in ("step_channels", "activity_channels") else 1
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
+            most = 65536 if name == "num_codes" else 1024  # a damaged file must not ask for a giant
+            if not least <= value <= most:
+                raise ValueError(f"{name} must lie in [{least}, {most}], got {value}.")
         steps = (self.scale - 1).bit_length()
         if self.step_channels and (self.scale != 2**steps or self.step_channels % 2 ** max(steps - 1, 0)):
             raise ValueError(

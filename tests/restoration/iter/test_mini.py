@@ -195,3 +195,9 @@ def test_missing_photographs_are_named(tmp_path):
     (tmp_path / "Bamboo.edj").write_bytes(b"EET archive without a picture")
     with pytest.raises(ValueError, match="holds no JPEG stream"):
         photos.open_photo(tmp_path / "Bamboo.edj")
+
+
+@pytest.mark.parametrize("name, value", [("base_blocks", 100_000), ("channels", 0), ("step_channels", -1)])
+def test_sizes_of_a_network_have_limits(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must lie in \[[01], 1024\], got {value}"):
+        replace(TINY, **{name: value})
