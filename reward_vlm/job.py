@@ -108,17 +108,21 @@ class RowJob(Job):
             size: rows that are made together, at most.
             make: the results of rows whose numbers follow each other. What it refuses of several rows is tried row by
                 row, so that one that cannot be used costs its own result alone.
+
+        Raises:
+            ValueError: another process works on the same results.
         """
-        for part in _consecutive(self.waiting(len(names)), size):
-            try:
-                self._add(part, make)
-            except Unusable:
-                raise
-            except (ValueError, OSError):
-                for number in part:
-                    with self.attempt(Path(names[number])):
-                        self._add([number], make)
-            self.progress(text, len(self.results.rows), len(names))
+        with self.results.alone():
+            for part in _consecutive(self.waiting(len(names)), size):
+                try:
+                    self._add(part, make)
+                except Unusable:
+                    raise
+                except (ValueError, OSError):
+                    for number in part:
+                        with self.attempt(Path(names[number])):
+                            self._add([number], make)
+                self.progress(text, len(self.results.rows), len(names))
         return sorted(self.results.rows, key=lambda row: row["row"])
 
     def finish(self, noun: str, **facts: Any) -> Outcome:

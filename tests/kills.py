@@ -88,6 +88,7 @@ def start(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None
         for stream in (0, 1, 2):
             os.dup2(null, stream)
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(work.processes)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ.get("MASTER_PORT", "29541")}
         counts_changes(out, counted)
         if trap is not None:
             trap()

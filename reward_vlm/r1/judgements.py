@@ -75,11 +75,12 @@ def train(options: JudgementWriting, *, log: Log | None = None) -> Path:
     facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "chunk", "skip_bad")}
     facts["rows"] = digest(options.rows)
     results = Results(options.out, facts)
-    for start in range(len(results.rows), len(pairs), options.chunk):
-        judged = write_judgements(pairs[start : start + options.chunk], options, say)
-        results.add(*(preference_json(pair, options.out.parent) for pair in judged))
-        solved = sum(bool(row.get("difficulty")) for row in results.rows)
-        say(f"{len(results.rows)}/{len(pairs)} pairs, {solved} with a rationale")
+    with results.alone():
+        for start in range(len(results.rows), len(pairs), options.chunk):
+            judged = write_judgements(pairs[start : start + options.chunk], options, say)
+            results.add(*(preference_json(pair, options.out.parent) for pair in judged))
+            solved = sum(bool(row.get("difficulty")) for row in results.rows)
+            say(f"{len(results.rows)}/{len(pairs)} pairs, {solved} with a rationale")
     return options.out
 
 

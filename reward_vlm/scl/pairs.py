@@ -243,14 +243,15 @@ def answer_all(
         _known_answer(question)
     facts = {"made_by": made_by(corrector, options, model), "questions": _digest(questions)}
     results = Results(folder / "records.jsonl", facts)
-    pairs = sum(row["type"] in PAIRED for row in results.rows)
-    for start in range(len(results.rows), len(questions), options.batch_size):
-        part = questions[start : start + options.batch_size]
-        talks = corrector.batch(part, replace(options, seed=options.seed + start))
-        new = [record_json(record_of(talk), folder, start + n) for n, talk in enumerate(talks)]
-        results.add(*new)
-        pairs += sum(row["type"] in PAIRED for row in new)
-        told(len(results.rows), pairs)
+    with results.alone():
+        pairs = sum(row["type"] in PAIRED for row in results.rows)
+        for start in range(len(results.rows), len(questions), options.batch_size):
+            part = questions[start : start + options.batch_size]
+            talks = corrector.batch(part, replace(options, seed=options.seed + start))
+            new = [record_json(record_of(talk), folder, start + n) for n, talk in enumerate(talks)]
+            results.add(*new)
+            pairs += sum(row["type"] in PAIRED for row in new)
+            told(len(results.rows), pairs)
     return [record_row(row, folder) for row in results.rows]
 
 
