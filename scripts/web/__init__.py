@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,4 +82,4 @@ def call(arguments: Sequence[str], show: Show) -> None:
 
     with serve(options) as address:
         show(Event("note", f"The page is open on {address}; end it with Ctrl-C."))
-        serve.wait()
+        threading.Event().wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vision.images import load_image
 from . import WebOptions, is_own
 from .forms import Form
 from .guard import LOCAL, Guard
-from .runs import State, forget_old, new_folder, watch
+from .runs import State, new_folder, watch
 
 HIDDEN = ("source", "out", "inputs", "device", "overwrite", "max_pixels", "system", "options")
 """Options that the page sets itself: visitors name no files of this machine."""
@@ -41,48 +42,42 @@ def build(options: WebOptions) -> gr.Blocks:
     return page
 
 
-class serve:
-    """A served page, as a context; `wait` returns when the server ends."""
-
-    def __init__(self, options: WebOptions):
-        self.options, self.page = options, build(options)
-
-    def __enter__(self) -> str:
-        options = self.options
-        self.page.queue(default_concurrency_limit=1, max_size=64)
-        hosts = LOCAL if is_own(options.host) else ()
-        _, address, _ = self.page.launch(
-            server_name=options.host,
-            server_port=options.port or None,
-            auth=("burnish", options.token) if options.token else None,
-            auth_message="The user is burnish, the password the token that the page was opened with.",
-            allowed_paths=[str(options.folder.resolve() / "results")],
-            max_file_size=options.max_megabytes * 1024**2,
-            app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)], "docs_url": None, "redoc_url": None},
-            theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            footer_links=[],
-            prevent_thread_lock=True,
-            enable_monitoring=False,
-            ssr_mode=False,
-            share=False,
-            quiet=True,
-        )
-        return address
-
-    @staticmethod
-    def wait() -> None:
-        """Sleep until the process is interrupted."""
-        threading.Event().wait()
-
-    def __exit__(self, *error: object) -> None:
-        self.page.close(verbose=False)
+@contextmanager
+def serve(options: WebOptions) -> Iterator[str]:
+    """The page, served until the block ends; gives its address."""
+    page = build(options).queue(default_concurrency_limit=1, max_size=64)
+    hosts = LOCAL if is_own(options.host) else ()
+    _, address, _ = page.launch(
+        server_name=options.host,
+        server_port=options.port or None,
+        auth=("burnish", options.token) if options.token else None,
+        auth_message="The user is burnish, the password the token that the page was opened with.",
+        allowed_paths=[str(options.folder.resolve() / "results")],
+        max_file_size=options.max_megabytes * 1024**2,
+        app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)], "docs_url": None, "redoc_url": None},
+        theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        footer_links=[],
+        prevent_thread_lock=True,
+        enable_monitoring=False,
+        ssr_mode=False,
+        share=False,
+        quiet=True,
+    )
+    try:
+        yield address
+    finally:
+        page.close(verbose=False)
 
 
 def _restore_tab(options: WebOptions, root: Path) -> None:
     from restoration.job import RestoreOptions, restore
     from restoration.restorer import find_system
 
-    systems = {"ITER, for photographs": "iter", "PASD, the small weights show the machinery": "pasd"}
+    systems = {
+        "auto: look at each picture, and take what suits it": "auto",
+        "ITER, for photographs": "iter",
+        "PASD, the small weights show the machinery": "pasd",
+    }
     gr.Markdown("Photographs, four times larger and cleaner.")
     with gr.Row(equal_height=False):
         with gr.Column():
@@ -90,7 +85,7 @@ def _restore_tab(options: WebOptions, root: Path) -> None:
             system = gr.Dropdown(list(systems), value=next(iter(systems)), label="System", elem_id="restore-system")
             forms = {}
             for title, name in systems.items():
-                with gr.Group(visible=name == "iter") as group, gr.Accordion(f"Options of {title}", open=False):
+                with gr.Group(visible=name == "auto") as group, gr.Accordion(f"Options of {title}", open=False):
                     forms[name] = (Form(find_system(name).options, HIDDEN), group)
             run, stop = _buttons("restore")
         with gr.Column():
@@ -289,12 +284,11 @@ def _judge_tab(options: WebOptions) -> None:
             reasons = gr.Textbox(label="Reasoning", lines=6, elem_id="judge-reasons")
 
     def work(stop: threading.Event, seen: str | None, asked: str, lines: str, *values: Any) -> Iterator[Any]:
-        given = tuple(line.strip() for line in lines.splitlines() if line.strip())
-        images = () if seen is None else (Path(seen),)
+        given = _lines(lines)
         job = _checked(
             JudgeOptions,
             question=asked,
-            image=images,
+            image=() if seen is None else (Path(seen),),
             answers=given,
             options=_read(form, values),
             device=options.device,
@@ -333,12 +327,11 @@ def _answer_tab(options: WebOptions) -> None:
             talk = gr.JSON(label="The whole dialogue")
 
     def work(stop: threading.Event, seen: str | None, asked: str, lines: str, *values: Any) -> Iterator[Any]:
-        given = tuple(line.strip() for line in lines.splitlines() if line.strip())
-        images = () if seen is None else (Path(seen),)
+        given = _lines(lines)
         job = _checked(
             AnswerOptions,
             question=asked,
-            image=images,
+            image=() if seen is None else (Path(seen),),
             choices=given,
             options=_read(form, values),
             device=options.device,
@@ -410,8 +403,11 @@ def _checked(options: Any, /, **values: Any) -> Any:
         raise gr.Error(str(error)) from error
 
 
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
 def _uploads(files: Sequence[str] | None, options: WebOptions) -> list[Path]:
-    forget_old(options.folder)
     if not files:
         raise gr.Error("Give at least one picture.")
     if len(files) > options.max_files:

@@ -92,7 +92,8 @@ def watch(work: Callable[[Show], Any], max_seconds: float, stop: threading.Event
 
 
 def new_folder(root: Path) -> Path:
-    """A folder for one run, which nobody can guess."""
+    """A folder for one run, which nobody can guess; what is old is removed."""
+    forget_old(root)
     folder = root / "results" / secrets.token_hex(12)
     folder.mkdir(parents=True)
     return folder

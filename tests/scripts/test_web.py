@@ -148,6 +148,7 @@ def test_editing_in_the_browser(page):
     canvas = panel.locator("#edit-canvas canvas").first
     canvas.wait_for()
     page.wait_for_timeout(5000)  # the canvas takes strokes a while after it is there
+    canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.5)
     page.mouse.down()
@@ -169,7 +170,7 @@ def test_rebuilding_in_the_browser(page):
     page.get_by_role("tab", name="Rebuild").click()
     panel = page.get_by_role("tabpanel").filter(has=page.locator("#rebuild-run"))
     panel.get_by_role("button", name="Options").click()
-    fill(panel, volume_steps=2, geometry_steps=1, texture_steps=1, max_faces=500)
+    fill(panel, volume_steps=80, geometry_steps=2, texture_steps=2, max_faces=500)
     panel.locator("#rebuild-run").click()
     told(page, "rebuild", "Done.")
     with downloaded(page, "rebuild") as results:
