@@ -89,6 +89,9 @@ class PairJudge(Protocol):
     def prefers(self, first: Path, second: Path) -> bool:
         """Whether the first is the better one."""
 
+    def told(self, job: Job) -> dict[str, Any]:
+        """What run.json is to say about the judge; a warning is noted."""
+
 
 LoadJudge = Callable[..., PairJudge]
 """Called with a source and a device."""
@@ -138,7 +141,8 @@ class _Restoring:
         if self.options.dry_run:
             return Outcome(self.job.out, {}, self.job.problems)
         seed = to_dict(self.asked).get("seed")
-        return self.job.finish("images", source=self.options.source, seed=seed, device=str(self.device))
+        facts = {} if self.judge is None else {"judge": self.judge.told(self.job)}
+        return self.job.finish("images", source=self.options.source, seed=seed, device=str(self.device), **facts)
 
     def _item(self, item: Item) -> None:
         """Restore one image, or what is missing of its pictures."""

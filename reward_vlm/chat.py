@@ -61,3 +61,13 @@ class WithChat(Pretrained):
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.device
+
+
+def spelled(tokenizer: Any, text: str) -> list[str]:
+    """Words of a text that a small tokenizer never saw: it reads those letter by letter."""
+    return [word for word in dict.fromkeys(text.split()) if len(tokenizer.tokenize(f" {word}")) > len(word)]
+
+
+def listed(words: Sequence[str]) -> str:
+    """At most five words, quoted, and how many more there are."""
+    return ", ".join(map(repr, words[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")

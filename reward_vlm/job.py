@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from reward_vlm.chat import WithChat
+from reward_vlm.chat import WithChat, listed, spelled
 from reward_vlm.results import Results
 from reward_vlm.vlm import ChatModel
 from vision.job import Job, Outcome, Show, Unusable, choose_device
@@ -67,11 +67,10 @@ def note_unknown_words(model: WithChat, text: str, job: Job) -> None:
     """Tell which words the small weights that come with the project never saw: they read those letter by letter."""
     if not isinstance(model.chat, ChatModel):
         return
-    spell = model.chat.tokenizer.tokenize
-    words = [word for word in dict.fromkeys(text.split()) if len(spell(f" {word}")) > len(word)]
+    words = spelled(model.chat.tokenizer, text)
     if words:
-        told = ", ".join(map(repr, words[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
-        job.note(f"These weights never saw {told}: what they say means little. --source takes other weights.")
+        told = f"These weights never saw {listed(words)}: what they say means little."
+        job.note(f"{told} --source takes other weights.")
 
 
 class RowJob(Job):

@@ -3,6 +3,7 @@
     burnish judge --image photo.png --question "what is in the image ?" --answers "a red object" "a cat"
     burnish judge --variant restoration --question "which picture is less degraded ?" --pictures a.png b.png
     burnish judge --rows questions.jsonl --out judged.jsonl --source org/name --votes 5
+    burnish judge --audit --rows pairs.jsonl --out audit.jsonl --source org/name      (is this judge worth asking?)
 
 Rows are JSON objects {question, answers: [texts, or {"image": path}], image? | images? | video?, id?}, one per line;
 paths are relative to the file. Results are appended batch by batch: the same command goes on after an interruption,
@@ -21,6 +22,7 @@ if not __package__:  # run as a file
     from scripts.main import start
 
     start("judge")
+from reward_vlm.r1.audit_rows import audit_rows
 from reward_vlm.r1.job import JudgeOptions, judge_question, judge_rows
 from vision.config import cli
 from vision.job import Event, Show
@@ -36,6 +38,8 @@ def parse(arguments: Sequence[str]) -> JudgeOptions:
 def main(options: JudgeOptions, show: Show | None = None) -> int:
     """Judge, and print what came of one question; returns 0, or 2 when rows could not be used."""
     show = show or Terminal()
+    if options.audit:
+        return audit_rows(options, show).code
     if options.rows is not None:
         return judge_rows(options, show).code
     judged = judge_question(options, show)
@@ -44,7 +48,8 @@ def main(options: JudgeOptions, show: Show | None = None) -> int:
         f"{'*' if number == best else ' '} {score:.2f}  {answer}"
         for number, (answer, score) in enumerate(zip(answers, judged.scores.tolist(), strict=True))
     ]
-    show(Event("result", "\n".join([judged.reasoning, *lines])))
+    known = lines if judged.choice is not None else []
+    show(Event("result", "\n".join([judged.reasoning, *known])))
     return 0
 
 

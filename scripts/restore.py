@@ -53,6 +53,8 @@ def call(arguments: Sequence[str], show: Show) -> int:
 
 
 def _judge(source: str | None, device: Any) -> Any:
+    from reward_vlm.audit import Watched
     from reward_vlm.r1.pictures import PictureJudge
 
-    return PictureJudge.from_pretrained(source, device=device)
+    judge = PictureJudge.from_pretrained(source, device=device)
+    return PictureJudge(Watched(judge.judge), judge.windows)

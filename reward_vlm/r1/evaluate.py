@@ -20,8 +20,9 @@ import torch
 
 from reward_vlm.data import BENCHMARKS, Preference, benchmark_row, preference, read_rows, vl_category
 from reward_vlm.job import Dtype, RowJob, place
+from reward_vlm.judges import Query, Vote
 from reward_vlm.parse import PUBLISHED_PARSERS
-from reward_vlm.r1.judge import Query, R1Judge, Vote
+from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.measures import Judgement, acc_plus, by_category
 from reward_vlm.r1.options import R1Options
 from reward_vlm.r1.published import published_table

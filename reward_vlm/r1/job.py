@@ -1,4 +1,8 @@
-"""Judge answers to one question, or to a file of them: what `burnish judge` runs, and any other caller can."""
+"""Judge answers to one question, or to a file of them: what `burnish judge` runs, and any other caller can.
+
+What a judge was not taught is refused in a sentence. run.json tells what the judge was worth in this very work (what
+could be read, what depended on the order), and what an audit of its weights found.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from reward_vlm.audit import Watched, told
 from reward_vlm.data import answer_of, check_fields, open_picture, pictures_of, read_rows, read_video, text_of, video_of
 from reward_vlm.dialogue import Video
 from reward_vlm.job import AskOptions, RowJob, note_unknown_words, place
-from reward_vlm.r1.judge import Judged, Query, R1Judge
+from reward_vlm.judges import Judged, Query, as_query
+from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
 from reward_vlm.r1.pictures import PictureJudge
 from vision.config import UNNAMED, to_dict
@@ -34,11 +40,17 @@ class JudgeOptions(AskOptions):
     """Which of the weights that come with the project."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What runs the model."""
+    audit: bool = False
+    """Do not judge, but find out whether this judge is worth asking: the pairs of --rows (without: rendered scenes) in
+    both orders, with black pictures, with other questions, the same answer twice."""
     options: Annotated[R1Options, UNNAMED] = field(default_factory=R1Options)
     """How the judge is asked."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        if self.audit:
+            self._check_audit()
+        else:
+            super().__post_init__()
         if self.windows is not None and (self.windows < 0 or not self.pictures):
             raise ValueError("Windows, 0 or more, are cut from pictures that are compared: give --pictures too.")
         given = sorted((len(self.answers), len(self.pictures)))
@@ -51,6 +63,15 @@ class JudgeOptions(AskOptions):
         """Names of the fields that belong to one question, besides its pictures."""
         return "answers", "pictures"
 
+    def _check_audit(self) -> None:
+        given = [name for name in ("question", "image", *self.asked_with()) if getattr(self, name)]
+        if given:
+            raise ValueError(f"An audit takes pairs from --rows, or rendered scenes; leave out --{given[0]}.")
+        if self.out is None:
+            raise ValueError("An audit needs a file --out for what the judge said.")
+        if self.options.orders != "both":
+            raise ValueError("An audit shows every pair in both orders; leave out --orders.")
+
 
 def judge_question(options: JudgeOptions, show: Show = silent) -> Judged:
     """Judge the answers to the one question that the options hold.
@@ -58,13 +79,20 @@ def judge_question(options: JudgeOptions, show: Show = silent) -> Judged:
     Raises:
         ValueError: the weights or a picture cannot be used.
     """
-    question, judge = options.question or "", _load(options)
+    question, judge = options.question or "", load_judge(options)
+    query = as_query(list(options.image), question, options.answers or options.pictures)
+    refuse_unknown(judge, [query])
+    job = Job(Path(), options, show=show)
     if options.source is None:
-        note_unknown_words(judge, " ".join((question, *options.answers)), Job(Path(), options, show=show))
+        note_unknown_words(judge, " ".join((question, *options.answers)), job)
     windows = (16 if options.variant == "restoration" else 0) if options.windows is None else options.windows
     if options.pictures and windows:
-        return PictureJudge(judge, windows)(options.pictures, options.options, question=question)
-    return judge(list(options.image), question, options.answers or options.pictures, options.options)
+        found = PictureJudge(judge, windows)(options.pictures, options.options, question=question)
+    else:
+        found = judge.batch([query], options.options)[0]
+    if found.doubt:
+        job.note(found.doubt)
+    return found
 
 
 def judge_rows(options: JudgeOptions, show: Show = silent) -> Outcome:
@@ -78,27 +106,43 @@ def judge_rows(options: JudgeOptions, show: Show = silent) -> Outcome:
     job = RowJob(options.out, options, {**to_dict(options), "rows": digest(options.rows)}, show)
     job.leave_out(problems)
     first = [0, *accumulate(options.options.comparisons(len(row.answers)) for row in rows)]
-    if job.waiting(len(rows)):
-        judge = _load(options)
+    judge = load_judge(options) if job.waiting(len(rows)) else None
+    watched = Watched(judge) if judge is not None else None
 
     def results(part: Sequence[int]) -> list[dict[str, Any]]:
         chosen = replace(options.options, seed=options.options.seed + first[part[0]])
-        judged = judge.batch([rows[number].query() for number in part], chosen)
+        assert judge is not None and watched is not None
+        queries = [rows[number].query() for number in part]
+        refuse_unknown(judge, queries)
+        judged = watched.batch(queries, chosen)
         return [{"id": rows[number].id, **record(found)} for number, found in zip(part, judged, strict=True)]
 
     names = [f"{options.rows} question {number + 1}" for number in range(len(rows))]
     job.grow("judging", names, options.options.batch_size, results)
-    return job.finish("questions", source=options.source, seed=options.options.seed)
+    facts = {} if watched is None else {"judge": told(watched, job)}
+    return job.finish("questions", source=options.source, seed=options.options.seed, **facts)
+
+
+def refuse_unknown(judge: R1Judge, queries: Sequence[Query]) -> None:
+    """
+    Raises:
+        ValueError: a question is outside of what the weights were taught.
+    """
+    for query in queries:
+        if sentence := judge.unknown(query):
+            raise ValueError(sentence)
 
 
 def record(found: Judged) -> dict[str, Any]:
-    """A result as JSON: choice (index from 0, null when nothing could be read), scores, reasoning, votes."""
+    """A result as JSON: choice (index from 0), scores, reasoning, votes; choice and scores are null where nothing could
+    be read. Where nothing follows from the votes, `doubt` says so."""
     votes = [
         {"shown": list(vote.pair), "winner": vote.winner, "log_prob": vote.reply.log_prob, "text": vote.reply.text}
         for vote in found.votes
     ]
     scores = [round(score, 6) for score in found.scores.tolist()]
-    return {"choice": found.choice, "scores": scores, "reasoning": found.reasoning, "votes": votes}
+    shown = {"choice": found.choice, "scores": None if found.choice is None else scores, "reasoning": found.reasoning}
+    return shown | ({"doubt": found.doubt} if found.doubt else {}) | {"votes": votes}
 
 
 @dataclass(frozen=True)
@@ -133,6 +177,7 @@ def query_row(data: Mapping[str, Any], folder: Path) -> QueryRow:
     return QueryRow(str(data.get("id", "")), text_of(data, "question"), answers, images, video)
 
 
-def _load(options: JudgeOptions) -> R1Judge:
+def load_judge(options: JudgeOptions) -> R1Judge:
+    """The judge that the options name."""
     where = place(options.device, options.dtype)
     return R1Judge.from_pretrained(options.source, variant=options.variant, engine=options.engine, **where)

@@ -1,8 +1,7 @@
 """R1Judge: reason about two answers to a question about a picture, then choose; more than two in a tournament.
 
-A judgement is a set of votes: K samples of each comparison, in one or both orders of the answers. Rules for ties, in
-this order: votes that cannot be parsed are dropped; the answer with more votes wins; then the one whose votes are
-together more probable under the model; then the one with the earliest vote.
+A judgement is a set of votes: K samples of each comparison, in one or both orders of the answers; the rules for ties
+are those of `reward_vlm.judges`.
 
 Differences from the release: it judges each pair once, with the better answer always first, and reads anything but "1"
 as the second; here the default looks at both orders, and unreadable replies do not count.
@@ -11,70 +10,30 @@ as the second; here the default looks at both orders, and unreadable replies do 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
-from reward_vlm.chat import Chat, WithChat
-from reward_vlm.dialogue import Dialogue, Part, Video, as_part
-from reward_vlm.parse import choice, majority, reasoning
+from reward_vlm.chat import Chat, WithChat, listed, spelled
+from reward_vlm.dialogue import Dialogue, Video
+from reward_vlm.judges import Judged, Query, Vote, as_query, tally, winner_of
+from reward_vlm.parse import choice
 from reward_vlm.r1.options import CONFIG, R1Config, R1Options
 from reward_vlm.r1.prompts import TEMPLATES, fill
 from reward_vlm.tiny import builtin_chat
-from reward_vlm.vlm import ChatModel, Reply, Sampling
+from reward_vlm.vlm import ChatModel, Sampling
 from vision import hub
-from vision.config import load_config
+from vision.config import load_config, read_json
 from vision.images import ImageLike
 from vision.refine import PerItem, Step, drain, item_generators, observed, refine_steps
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "r1-mini"
 """Folder of the embedded judges: one sub-folder per variant."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """A question about pictures (or a film) with at least two answers, which are texts or pictures."""
-
-    question: str
-    """What was asked."""
-    answers: tuple[Part, ...]
-    """Two or more texts or pictures."""
-    media: tuple[Part, ...] = ()
-    """Pictures and films that the question is about."""
-
-    def __post_init__(self) -> None:
-        if len(self.answers) < 2:
-            raise ValueError(f"A judgement needs at least two answers, got {len(self.answers)}.")
-
-
-@dataclass(frozen=True)
-class Vote:
-    """One reply to one comparison."""
-
-    pair: tuple[int, int]
-    """Indices of the answers shown as response 1 and response 2."""
-    winner: int | None
-    """Index of the chosen answer; None when the reply could not be read."""
-    reply: Reply
-    """With its log-probability and length."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the judge thinks of the answers to one question."""
-
-    scores: Tensor
-    """(num_answers,) float32: share of an answer's readable votes that it won; 0.5 where it has none."""
-    choice: int | None
-    """Index, from 0, of the best answer; None when no reply could be read."""
-    reasoning: str
-    """Of the first vote for the choice (of the first vote at all when there is none)."""
-    votes: tuple[Vote, ...]
-    """Every reply."""
+AUDIT = "audit.json"
+"""Figures of an audit, beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +58,8 @@ class R1Judge(WithChat):
     """The model."""
     config: R1Config = field(default_factory=R1Config)
     """How it was taught to be asked."""
+    audited: Mapping[str, Any] | None = None
+    """The figures of an audit (`reward_vlm.audit`) that lies beside the weights as audit.json."""
 
     @classmethod
     def from_pretrained(
@@ -132,13 +93,13 @@ class R1Judge(WithChat):
         assert found.path is not None
         path = found.path / CONFIG
         config = load_config(R1Config, path) if path.exists() else R1Config()
+        audited = read_json(found.path / AUDIT) if (found.path / AUDIT).exists() else None
         if engine == "vllm":
             from reward_vlm.vllm import VLLMChat
 
-            return cls(VLLMChat.from_folder(found.path, dtype, config.max_pixels), config)
-        return cls(
-            ChatModel.from_pretrained(found.path, device=device, dtype=dtype, max_pixels=config.max_pixels), config
-        )
+            return cls(VLLMChat.from_folder(found.path, dtype, config.max_pixels), config, audited)
+        chat = ChatModel.from_pretrained(found.path, device=device, dtype=dtype, max_pixels=config.max_pixels)
+        return cls(chat, config, audited)
 
     def __call__(
         self,
@@ -208,7 +169,7 @@ class R1Judge(WithChat):
             for (q, pair), cast in zip(pairs, self._compare(queries, pairs, options), strict=True):
                 votes[q] = (*votes[q], *cast)
                 if knockout:  # the earlier answer survives an unreadable reply
-                    winner = _winner(cast)
+                    winner = winner_of(cast)
                     loser = pair[1] if winner is None else sum(pair) - winner
                     standing[q] = tuple(answer for answer in standing[q] if answer != loser)
             return Ballots(PerItem(standing), PerItem(votes))
@@ -241,18 +202,30 @@ class R1Judge(WithChat):
                 cast[number].append(Vote(order, None if chosen is None else order[chosen - 1], reply))
         return cast
 
+    def unknown(self, query: Query) -> str | None:
+        """Why these weights cannot judge a question that they were not taught; None: nothing is known against it."""
+        config, pictures = self.config, not isinstance(query.answers[0], str)
+        if config.question is not None and query.question.strip() != config.question:
+            return (
+                f"These weights know one question, {config.question!r}, and cannot judge answers to "
+                f"{query.question!r}; other weights can (--source)."
+            )
+        if config.answers == ("texts" if pictures else "pictures"):
+            return f"These weights compare {config.answers}, not {'pictures' if pictures else 'texts'}."
+        words = () if config.question is None or pictures else self._unknown_words(" ".join(map(str, query.answers)))
+        if words:
+            return (
+                f"These weights never saw {listed(words)} and cannot judge such answers; they know sentences "
+                "like those of their model card. Other weights can (--source)."
+            )
+        return None
+
+    def _unknown_words(self, text: str) -> list[str]:
+        return spelled(self.model.tokenizer, text) if isinstance(self.chat, ChatModel) else []
+
     def ask(self, query: Query, order: tuple[int, int] = (0, 1)) -> Dialogue:
         """The prompt that shows two answers of a question in this order."""
         return prompt(self.config, query, order)
-
-
-def as_query(
-    image: ImageLike | Video | Sequence[ImageLike | Video] | None, question: str, answers: Sequence[str | ImageLike]
-) -> Query:
-    """A question as `R1Judge.__call__` takes it."""
-    media = () if image is None else (image if isinstance(image, (list, tuple)) else (image,))
-    shown = tuple(as_part(Path(each) if isinstance(each, str) else each) for each in media)
-    return Query(question, tuple(map(as_part, answers)), shown)
 
 
 def every_pair(standing: Sequence[int]) -> list[tuple[int, int]]:
@@ -277,22 +250,3 @@ def show(template: str, question: str, answers: Sequence[Any], media: Sequence[A
         return fill(TEMPLATES[template], question, *answers), tuple(media)
     names = [f"image {len(media) + number}" for number in range(1, len(answers) + 1)]
     return fill(TEMPLATES[template], question, *names), (*media, *answers)
-
-
-def _winner(votes: Sequence[Vote]) -> int | None:
-    return majority([vote.winner for vote in votes], [vote.reply.log_prob for vote in votes])
-
-
-def tally(answers: int, votes: Sequence[Vote], champion: int | None = None) -> Judged:
-    """What votes on so many answers come to; `champion`: index of the winner of a tournament, which is the choice."""
-    scores = torch.full((answers,), 0.5)
-    for index in range(answers):
-        about = [vote.winner == index for vote in votes if index in vote.pair and vote.winner is not None]
-        if about:
-            scores[index] = sum(about) / len(about)
-    best = champion
-    if best is None and any(vote.winner is not None for vote in votes):
-        top = [index for index, score in enumerate(scores.tolist()) if score == float(scores.max())]
-        best = top[0] if len(top) == 1 else _winner([vote for vote in votes if vote.winner in top])
-    told = next((vote for vote in votes if vote.winner == best and best is not None), votes[0])
-    return Judged(scores, best, reasoning(told.reply.text), tuple(votes))

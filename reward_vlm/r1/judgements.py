@@ -20,8 +20,9 @@ import torch
 from reward_vlm.data import Preference, preference, preference_json, read_rows
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.endpoint import Endpoint
+from reward_vlm.judges import Query
 from reward_vlm.parse import choice, reasoning, well_formed
-from reward_vlm.r1.judge import Query, prompt
+from reward_vlm.r1.judge import prompt
 from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.rows import balance
 from reward_vlm.results import Results

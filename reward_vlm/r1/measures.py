@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from reward_vlm.data import Preference
+from reward_vlm.judges import Query, Vote
 from reward_vlm.parse import majority, well_formed
-from reward_vlm.r1.judge import Query, R1Judge, Vote
+from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
 from vision.report import wilson
 

@@ -9,6 +9,7 @@ from typing import Literal
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.options import TRLTraining
 from reward_vlm.vlm import Sampling
+from vision.config import added
 
 CONFIG = "judge.json"
 
@@ -27,6 +28,10 @@ class R1Config:
     """Pictures are shrunk to so many pixels; None: the processor's own limit."""
     frames: int = 32
     """Frames of a film."""
+    question: str | None = added(None)
+    """The one question that the weights were taught; None: any."""
+    answers: Literal["any", "texts", "pictures"] = added("any")
+    """The answers that the weights were taught to compare."""
 
 
 @dataclass(frozen=True)

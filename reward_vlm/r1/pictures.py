@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from reward_vlm.audit import Watched, told
+from reward_vlm.judges import Judge, Judged, Query, tally
 from reward_vlm.photo_pairs import QUESTION, SIDE
-from reward_vlm.r1.judge import Judged, Query, R1Judge, tally
+from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
 from vision.images import ImageLike, to_pil, to_tensor
+from vision.job import Job
 
 
 class PictureJudge:
     """Compares restorations of the same picture."""
 
-    def __init__(self, judge: R1Judge, windows: int = 16, batch_size: int = 32):
+    def __init__(self, judge: Judge, windows: int = 16, batch_size: int = 32):
         """`windows`: how many are compared, at most."""
         if windows < 1:
             raise ValueError(f"windows must be at least 1, got {windows}.")
@@ -69,6 +73,16 @@ class PictureJudge:
         found = self.judge.batch(queries, options or R1Options(batch_size=self.batch_size))
         return tally(len(tensors), [vote for judged in found for vote in judged.votes])
 
+    def batch(self, queries: Sequence[Query], options: R1Options | None = None) -> list[Judged]:
+        """What it thinks of pictures as answers; see `reward_vlm.judges.Judge`.
+
+        Raises:
+            ValueError: answers are texts, or as in a call.
+        """
+        if any(isinstance(answer, str) for query in queries for answer in query.answers):
+            raise ValueError("A judge of pictures compares pictures; answers that are texts need another one.")
+        return [self(query.answers, options, question=query.question) for query in queries]
+
     def preference(self, first: ImageLike, second: ImageLike) -> float:
         """Share of the votes, in [0, 1], for the first of two pictures of the same size; 0.5 when none can be read.
 
@@ -80,6 +94,10 @@ class PictureJudge:
     def prefers(self, first: ImageLike, second: ImageLike) -> bool:
         """Whether the first picture gets more than half of the votes."""
         return self.preference(first, second) > 0.5
+
+    def told(self, job: Job) -> dict[str, Any]:
+        """What run.json says of it: empty unless its judge is `Watched`."""
+        return told(self.judge, job) if isinstance(self.judge, Watched) else {}
 
     def _cut(self, picture: torch.Tensor, shared: torch.Tensor) -> list[torch.Tensor]:
         """Windows (1, 3, SIDE, SIDE) of `picture` where `shared`, the sum of the pictures, has most structure."""

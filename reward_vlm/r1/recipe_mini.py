@@ -24,7 +24,7 @@ from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
 from reward_vlm.r1.train import train as train_stage
-from reward_vlm.scenes import scene_corpus, scene_pairs
+from reward_vlm.scenes import QUESTION, scene_corpus, scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
 from vision.checkpoints import Log, begin_run
 
@@ -77,6 +77,10 @@ class MiniR1Training:
         """Sentences of the task, for the tokenizer."""
         return scene_corpus()
 
+    def config(self) -> R1Config:
+        """How the weights are asked, and what they are taught."""
+        return R1Config("plain", True, 48, None, question=QUESTION, answers="texts")
+
     def pairs(self, name: str, count: int) -> list[Preference]:
         """The pairs of a stage: one of `SEEDS`."""
         return scene_pairs(SEEDS[name], count)
@@ -96,7 +100,7 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
         part = empty.with_name("empty.part")
         shutil.rmtree(part, ignore_errors=True)
         chat = tiny_chat_model(options.corpus(), options.size, options.seed)
-        R1Judge(chat, R1Config("plain", True, 48, None)).save_pretrained(part)
+        R1Judge(chat, options.config()).save_pretrained(part)
         part.rename(empty)
     common = {"batch_size": 32, "seed": options.seed}
     weights = train_stage(

@@ -11,12 +11,13 @@ results stand in the model card.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from reward_vlm.data import Preference
-from reward_vlm.photo_pairs import PhotoPairs, photo_corpus
+from reward_vlm.photo_pairs import QUESTION, PhotoPairs, photo_corpus
+from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.recipe_mini import SEEDS, MiniR1Training, train
 from reward_vlm.tiny import TinySize
 from vision.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS, collect_photos
@@ -58,6 +59,10 @@ class PictureJudgeTraining(MiniR1Training):
     def corpus(self) -> Iterable[str]:
         """Sentences of the task, for the tokenizer."""
         return photo_corpus()
+
+    def config(self) -> R1Config:
+        """How the weights are asked, and what they are taught."""
+        return replace(super().config(), question=QUESTION, answers="pictures")
 
     def pairs(self, name: str, count: int) -> list[Preference]:
         """The pairs of a stage: one of `SEEDS`; each stage has photographs of its own but reinforcement, which has

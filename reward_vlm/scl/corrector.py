@@ -22,7 +22,7 @@ from torch import Tensor
 from reward_vlm.chat import Chat, WithChat
 from reward_vlm.data import Question
 from reward_vlm.dialogue import Dialogue
-from reward_vlm.r1.judge import Query, R1Judge
+from reward_vlm.judges import Judge, Query
 from reward_vlm.scl.extract import extract
 from reward_vlm.scl.options import CONFIG, SCLConfig, SCLOptions
 from reward_vlm.scl.prompts import ask, review
@@ -34,8 +34,8 @@ from vision.images import ImageLike
 from vision.refine import PerItem, Step, drain, item_generators, observed, refine_steps
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "scl-mini"
-Judge = R1Judge | Callable[[Query], Sequence[float] | Tensor]
-"""Says how good two answers to a question are: one score each, higher is better."""
+Comparison = Judge | Callable[[Query], Sequence[float] | Tensor]
+"""Says how good two answers to a question are: a judge, or one score each, higher is better."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class SCLCorrector(WithChat):
     """The model."""
     config: SCLConfig = field(default_factory=SCLConfig)
     """How it was taught to be asked."""
-    judge: Judge | None = None
+    judge: Comparison | None = None
     """Decides with `accept="better"`."""
 
     @classmethod
@@ -111,7 +111,7 @@ class SCLCorrector(WithChat):
         revision: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        judge: Judge | None = None,
+        judge: Comparison | None = None,
     ) -> SCLCorrector:
         """Load a corrector.
 
@@ -282,8 +282,8 @@ class SCLCorrector(WithChat):
             Query(ask(b.question, "plain"), (a.final.text, b.final.text), tuple(b.question.media()))
             for a, b in zip(old, new, strict=True)
         ]
-        if isinstance(self.judge, R1Judge):
-            scores = [judged.scores for judged in self.judge.batch(queries)]
+        if callable(batch := getattr(self.judge, "batch", None)):
+            scores = [judged.scores for judged in batch(queries)]
         else:
             scores = [self.judge(query) for query in queries]
         return [bool(after > before) for before, after in scores]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from reward_vlm.audit import Watched, told
 from reward_vlm.data import open_question, read_rows
 from reward_vlm.job import AskOptions, RowJob, note_unknown_words, place
 from reward_vlm.r1.judge import R1Judge
@@ -46,10 +47,14 @@ def answer_question(options: AnswerOptions, show: Show = silent) -> Talk:
     Raises:
         ValueError: the weights or a picture cannot be used.
     """
-    question, corrector = options.question or "", _load(options)
+    question, (corrector, judge) = options.question or "", _load(options)
+    job = Job(Path(), options, show=show)
     if options.source is None:
-        note_unknown_words(corrector, " ".join((question, *options.choices)), Job(Path(), options, show=show))
-    return corrector(list(options.image), question, options.choices, options.options)
+        note_unknown_words(corrector, " ".join((question, *options.choices)), job)
+    talk = corrector(list(options.image), question, options.choices, options.options)
+    if judge is not None and (warning := judge.warning()):
+        job.note(warning)
+    return talk
 
 
 def answer_rows(options: AnswerOptions, show: Show = silent) -> Outcome:
@@ -66,7 +71,9 @@ def answer_rows(options: AnswerOptions, show: Show = silent) -> Outcome:
     job = RowJob(options.out, options, {**to_dict(alone), "rows": digest(options.rows)}, show)
     job.leave_out(problems)
     if job.waiting(len(rows)):
-        corrector = _load(options)
+        corrector, judge = _load(options)
+    else:
+        judge = None
 
     def results(part: Sequence[int]) -> list[dict[str, Any]]:
         asked = replace(options.options, seed=options.options.seed + part[0])
@@ -80,7 +87,8 @@ def answer_rows(options: AnswerOptions, show: Show = silent) -> Outcome:
     right = [sum(row[name]["choice"] == row["answer"] for row in known) for name in ("first", "final")]
     if known:
         job.note(f"{right[0]} first and {right[1]} final answers of {len(known)} are right.")
-    return job.finish("questions", source=options.source, seed=options.options.seed)
+    facts = {} if judge is None else {"judge": told(judge, job)}
+    return job.finish("questions", source=options.source, seed=options.options.seed, **facts)
 
 
 def record(talk: Talk) -> dict[str, Any]:
@@ -94,7 +102,9 @@ def record(talk: Talk) -> dict[str, Any]:
     return answers | known | {"turns": talk.dialogue.texts()}
 
 
-def _load(options: AnswerOptions) -> SCLCorrector:
+def _load(options: AnswerOptions) -> tuple[SCLCorrector, Watched | None]:
+    """The corrector, and the judge that decides about its reviews."""
     where = place(options.device, options.dtype)
-    judge = R1Judge.from_pretrained(options.judge, **where) if options.options.accept == "better" else None
-    return SCLCorrector.from_pretrained(options.source, **where, judge=judge)
+    asked = options.options.accept == "better"
+    judge = Watched(R1Judge.from_pretrained(options.judge, **where)) if asked else None
+    return SCLCorrector.from_pretrained(options.source, **where, judge=judge), judge

@@ -38,6 +38,9 @@ class Prefers:
         self.asked.append((first.name, second.name))
         return first.name == f"seed_{self.seed}.png"
 
+    def told(self, job):
+        return {"judged": len(self.asked)}
+
 
 def test_the_result_is_the_seed_that_the_judge_prefers(picture, tmp_path, monkeypatch):
     options = RestoreOptions(
@@ -49,7 +52,7 @@ def test_the_result_is_the_seed_that_the_judge_prefers(picture, tmp_path, monkey
     assert judge.asked == [("seed_6.png", "seed_5.png"), ("seed_7.png", "seed_6.png")]
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [".done", "a.png", "run.json"]
     run = json.loads((tmp_path / "best" / "run.json").read_text())
-    assert run["images"]["a.png"]["kept_seed"] == 6
+    assert run["images"]["a.png"]["kept_seed"] == 6 and run["judge"] == {"judged": 2}
     alone = {}
     for seed in (5, 6):
         one = replace(options, out=tmp_path / str(seed), best_of=1, options=ITEROptions(seed=seed, fidelity=0.0))

@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 from reward_vlm.data import write_rows
+from reward_vlm.judges import Vote, tally
 from reward_vlm.photo_pairs import QUESTION, spoil
 from reward_vlm.r1.job import JudgeOptions, judge_question, judge_rows
-from reward_vlm.r1.judge import R1Judge, Vote, tally
+from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
+from reward_vlm.scenes import QUESTION as SCENES
 from reward_vlm.vlm import Reply
 from scripts.judge import main
 from scripts.main import start
@@ -50,7 +52,7 @@ def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path, monke
     straight = read(tmp_path / "straight.jsonl")
     assert [row["row"] for row in straight] == [0, 1, 2, 3, 4]
     assert [row["id"] for row in straight[:3]] == ["0", "1", "2"]
-    assert [len(row["scores"]) for row in straight] == [2, 2, 2, 2, 3] and len(straight[4]["votes"]) == 6
+    assert [len(row["votes"]) for row in straight] == [2, 2, 2, 2, 6]
     whole, calls = R1Judge.batch, []
 
     def killed(self, *arguments):
@@ -174,11 +176,35 @@ def test_pictures_are_compared_pixel_for_pixel(tmp_path):
     assert len(judge_question(replace(options, windows=0)).votes) == 2
 
 
-def test_words_that_the_weights_never_saw_are_named():
+def test_what_a_small_judge_was_not_taught_costs_a_sentence_instead_of_a_guess(tmp_path):
+    def asked(**changes):
+        return JudgeOptions(
+            **{"question": SCENES, "answers": ("a red object on white", "a blue object on black")} | changes
+        )
+
+    with pytest.raises(ValueError, match=r"know one question, 'what is in the image \?', and cannot judge"):
+        judge_question(asked(question="is the zebra red ?"))
+    with pytest.raises(ValueError, match="never saw 'zebra' and cannot judge such answers"):
+        judge_question(asked(answers=("a zebra", "a red object on white")))
+    with pytest.raises(ValueError, match="compare texts, not pictures"):
+        judge_question(asked(answers=(), pictures=(CAT, CAT)))
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, [{"question": q, "answers": ["a red object on white"] * 2} for q in (SCENES, "who ?")])
     events = []
-    judge_question(JudgeOptions(question="is the zebra red ?", answers=("yes", "no"), options=QUICK), events.append)
-    assert [event.text for event in events if "zebra" in event.text and "never saw" in event.text]
-    assert not any("'red'" in event.text for event in events)
+    outcome = judge_rows(JudgeOptions(rows=rows, out=tmp_path / "out.jsonl", options=QUICK), events.append)
+    assert outcome.code == 2 and [row["row"] for row in read(tmp_path / "out.jsonl")] == [0]
+    refused = [event.text for event in events if event.kind == "refused"]
+    assert len(refused) == 1 and refused[0].startswith(f"{rows} question 2: These weights know one question")
+
+
+def test_replies_that_cannot_be_read_give_a_sentence_and_no_scores(rows, tmp_path, capsys):
+    assert main(JudgeOptions(question="q", answers=("a", "b"), source="builtin:tiny", options=QUICK)) == 0
+    told = capsys.readouterr()
+    assert "No reply of the judge could be read" in told.err and "0.5" not in told.out
+    judge_rows(command(rows, tmp_path / "out.jsonl"))
+    assert all(row["scores"] is None and "could be read" in row["doubt"] for row in read(tmp_path / "out.jsonl"))
+    run = json.loads((tmp_path / "out.run.json").read_text())
+    assert run["judge"]["readable"] == 0 and "replies of the judge could be read" in run["judge"]["warning"]
 
 
 def test_one_question_prints_reasons_and_scores(monkeypatch, capsys):

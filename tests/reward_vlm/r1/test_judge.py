@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from reward_vlm.dialogue import Video
-from reward_vlm.r1.judge import Query, R1Judge
+from reward_vlm.judges import Query
+from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Config, R1Options
 from reward_vlm.scenes import QUESTION, scene_pairs

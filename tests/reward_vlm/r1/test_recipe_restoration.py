@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reward_vlm.data import preference, read_rows
+from reward_vlm.photo_pairs import QUESTION
 from reward_vlm.r1 import recipe_restoration
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Config
@@ -50,7 +51,7 @@ def test_both_stages_train_a_judge_that_loads(tmp_path, monkeypatch):
     tests, _ = read_rows(tmp_path / "data" / "test.jsonl", preference)
     assert [pair.better for pair in tests] == [options.pairs("test", 2)[n].better for n in range(2)]
     judge = PictureJudge.from_pretrained(weights)
-    assert judge.judge.config == R1Config("plain", True, 48, None)
+    assert judge.judge.config == R1Config("plain", True, 48, None, question=QUESTION, answers="pictures")
     grey = np.full((60, 60, 3), 99, np.uint8)
     assert 0 <= judge.preference(grey, grey) <= 1
     assert R1Judge.from_pretrained(weights).chat.model.config.vision_config.hidden_size == 32
