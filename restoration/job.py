@@ -7,14 +7,15 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from restoration.restorer import Restorer, System, find_system
-from vision.config import UNNAMED, Positional, to_dict
+from vision.config import UNNAMED, PathOrURL, Positional, from_dict, is_url, to_dict
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
 
-NEUTRAL = ("inputs", "device", "compare", "previews", "max_pixels")
+NEUTRAL = ("inputs", "device", "compare", "previews", "max_pixels", "engine", "address", "actors")
 """Options that leave a result as it is."""
 T = TypeVar("T")
 
@@ -27,10 +28,12 @@ class RestoreOptions(Generic[T]):
     sentence and exit code 2; the others are done.
     """
 
-    inputs: Positional[tuple[Path, ...]]
-    """Images, folders (with their sub-folders), .txt lists with one path per line, or patterns such as "a/*.jpg"."""
-    out: Path
-    """Folder for the results. They keep the names of their inputs: a.png becomes a.png, a.jpg becomes a_jpg.png."""
+    inputs: Positional[tuple[PathOrURL, ...]]
+    """Images, folders (with their sub-folders), .txt lists with one path per line, patterns such as "a/*.jpg", tar
+    shards of WebDataset, or URLs of images, folders, patterns and shards (s3://bucket/folder)."""
+    out: PathOrURL
+    """Folder for the results, or its URL. They keep the names of their inputs: a.png becomes a.png, a.jpg becomes
+    a_jpg.png; shards become shards."""
     options: Annotated[T, UNNAMED]
     """What the system may change."""
     system: str = "iter"
@@ -67,6 +70,13 @@ class RestoreOptions(Generic[T]):
     """Copy pictures that are good as they are (with a scale: enlarge them plainly), and restore the others."""
     dry_run: bool = False
     """Only tell what every picture needs and what would be done with it; nothing is written."""
+    engine: Literal["process", "ray"] = "process"
+    """Who works: this process, or actors of a Ray cluster (pip install 'burnish[ray]')."""
+    address: str | None = None
+    """Of the Ray cluster, such as auto or ray://head:10001; None starts one on this machine unless RAY_ADDRESS names
+    one."""
+    actors: int | None = None
+    """How many actors of the cluster work; None: one for each GPU, or for each processor where there are none."""
 
     def __post_init__(self) -> None:
         if self.best_of < 1:
@@ -81,6 +91,18 @@ class RestoreOptions(Generic[T]):
             raise ValueError("Name at least one image, folder or .txt list to restore.")
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {self.max_pixels}.")
+        if self.engine == "process" and (self.address is not None or self.actors is not None):
+            raise ValueError("address and actors are about a Ray cluster; give --engine ray as well.")
+        if self.actors is not None and self.actors < 1:
+            raise ValueError(f"actors must be at least 1, got {self.actors}.")
+        if self.at_scale and (self.compare or self.previews or self.dry_run):
+            raise ValueError("compare, previews and dry_run go without URLs, shards and engine ray.")
+
+    @property
+    def at_scale(self) -> bool:
+        """Whether something is asked that a job on one machine's folders does not know: URLs, shards, a cluster."""
+        named = (*self.inputs, self.out)
+        return self.engine != "process" or any(is_url(name) or str(name).endswith(".tar") for name in named)
 
 
 class PairJudge(Protocol):
@@ -108,7 +130,25 @@ def restore(options: RestoreOptions[Any], show: Show = silent, load_judge: LoadJ
     Raises:
         ValueError: nothing can be restored: the weights, the device or the output folder are unusable.
     """
-    return _Restoring(options, show, load_judge).run()
+    if not options.at_scale:
+        return _Restoring(options, show, load_judge).run()
+    from vision.scale.run import run
+
+    own = options.options
+    if find_system(options.system).is_own:  # processes elsewhere do not know its class yet
+        own = to_dict(own)
+    make = partial(_restoring, replace(options, options=own), load_judge)
+    gpus = options.device == "auto" or options.device.startswith("cuda")
+    return run(make, options, f".{options.format}", show, gpus=gpus)
+
+
+def _restoring(options: RestoreOptions[Any], load_judge: LoadJudge | None, folder: Path, show: Show) -> _Restoring:
+    """What restores pictures into a folder of this machine."""
+    own = options.options
+    if isinstance(own, dict):
+        own = from_dict(find_system(options.system).options, own)
+    here = {"inputs": (folder,), "out": folder, "engine": "process", "address": None, "actors": None}
+    return _Restoring(replace(options, options=own, **here), show, load_judge)
 
 
 class _Restoring:
@@ -136,7 +176,7 @@ class _Restoring:
                 if self.options.dry_run:
                     self.job.note(f"{item.input}: {self._plan(self._read(item))}")
                 else:
-                    self._item(item)
+                    self.make(item)
             self.job.progress("restoring", item.number + 1, item.total)
         if self.options.dry_run:
             return Outcome(self.job.out, {}, self.job.problems)
@@ -144,7 +184,7 @@ class _Restoring:
         facts = {} if self.judge is None else {"judge": self.judge.told(self.job)}
         return self.job.finish("images", source=self.options.source, seed=seed, device=str(self.device), **facts)
 
-    def _item(self, item: Item) -> None:
+    def make(self, item: Item) -> None:
         """Restore one image, or what is missing of its pictures."""
         from vision.images import check_format, left_out, load_frames
 

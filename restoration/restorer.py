@@ -109,6 +109,11 @@ class System:
         """What the command line offers: the restorer's `Options`, and what chooses weights."""
         return self.make()[1]
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a class of a user's file."""
+        return self.name.rpartition(":")[0].endswith(".py")
+
     def asked(self, **values: Any) -> Any:
         """The options with what the name sets, and those of `values` that there are."""
         names = {item.name for item in fields(self.options)}

@@ -20,7 +20,14 @@ EXTRAS = {
     **dict.fromkeys(("rembg", "imageio_ffmpeg"), "views"),
     **dict.fromkeys(("nibabel", "pydicom"), "medical"),
     **dict.fromkeys(("scipy", "skimage", "matplotlib", "open_clip", "torchvision"), "all"),
-    **{"gradio": "web", "diffusers": "edit", "transformers": "judge", "lpips": "metrics"},
+    **{
+        "gradio": "web",
+        "diffusers": "edit",
+        "ray": "ray",
+        "pyarrow": "ray",
+        "transformers": "judge",
+        "lpips": "metrics",
+    },
 }
 """Packages that only some commands need -> the extra of this project that installs them."""
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}

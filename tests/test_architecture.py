@@ -19,6 +19,7 @@ HOMES = {
     "peft": ("reward_vlm",),
     "nibabel": ("vision/edit/scans.py",),
     "pydicom": ("vision/edit/scans.py",),
+    "ray": ("vision/scale/engines.py",),
     "spandrel": ("restoration/networks.py",),
     "trimesh": ("recon3d",),
     "tyro": ("vision/config.py",),

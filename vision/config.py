@@ -31,6 +31,23 @@ Positional = tyro.conf.Positional
 UNNAMED = tyro.conf.arg(name="")
 """Marks a field of further options: `options: Annotated[ITEROptions, UNNAMED]` gives --seed, not --options.seed."""
 
+PathOrURL = Annotated[
+    Path | str,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH|URL",
+        instance_from_str=lambda words: words[0] if is_url(words[0]) else Path(words[0]),
+        is_instance=lambda value: isinstance(value, (Path, str)),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+"""A field of options that takes a path, or an address such as s3://bucket/folder, which stays a text."""
+
+
+def is_url(name: str | Path) -> bool:
+    """Whether a name is an address (`s3://bucket/folder`) and no path."""
+    return isinstance(name, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
+
 
 def version() -> str:
     """The version of this project, as installed; "unknown" when it runs from a bare checkout."""

@@ -21,7 +21,7 @@ from vision.images import SUFFIXES
 class Inputs:
     """The pictures that were named, what was left out, and what cannot be used."""
 
-    pictures: list[tuple[Path, PurePosixPath]] = field(default_factory=list)
+    pictures: list[tuple[Path | str, PurePosixPath]] = field(default_factory=list)
     """(file, place below the folder or beside the list that was named); every file once, links under their own name."""
     notes: list[str] = field(default_factory=list)
     """Sentences about what was left out on purpose."""

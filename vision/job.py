@@ -80,8 +80,8 @@ class Unusable(ValueError):
 class Outcome:
     """What a job did."""
 
-    out: Path
-    """Folder of the results."""
+    out: Path | str
+    """Folder of the results; a URL where they are elsewhere."""
     items: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Facts of every item that is done, by its name."""
     problems: Sequence[str] = ()
