@@ -33,7 +33,7 @@ class RestoreOptions(Generic[T]):
     shards of WebDataset, or URLs of images, folders, patterns and shards (s3://bucket/folder)."""
     out: PathOrURL
     """Folder for the results, or its URL. They keep the names of their inputs: a.png becomes a.png, a.jpg becomes
-    a_jpg.png; shards become shards."""
+    a_jpg.png; shards become shards, and the results of several folders lie in folders of the same names."""
     options: Annotated[T, UNNAMED]
     """What the system may change."""
     system: str = "iter"
@@ -333,26 +333,27 @@ class _Restoring:
         self, item: Item, loaded: Any, result: Path, options: Any, previews: Path | None, begin: float = 0, of: int = 1
     ) -> None:
         """Restore a picture into a file: one of `of` times, when the item's work is done to the share `begin`."""
-        from vision.images import bits_of, save_bands, to_tensor, to_uint8, to_uint16
+        from vision.images import bits_of, is_grey, save_bands, to_tensor, to_uint8, to_uint16
 
         def progress(part: float) -> None:
             self.job.progress("restoring", item.number + begin + part / of, item.total)
 
-        whole = self.options.background is None and self.options.frames is None
-        if self.restorer.facts(options).copies and whole and _copied(item.input, result):
+        whole, facts = self.options.background is None and self.options.frames is None, self.restorer.facts(options)
+        if facts.copies and whole and _copied(item.input, result):
             return
         pixels = to_tensor(loaded)
         height, width = self.restorer.output_size(*pixels.shape[-2:], options)
-        observers = [] if previews is None else [_previews(self.restorer, previews, options)]
+        grey = facts.keeps_grey and bool(is_grey(pixels).all())
+        observers = [] if previews is None else [_previews(self.restorer, previews, options, grey)]
         finish = to_uint16 if bits_of(loaded, result) == 16 else to_uint8
         bands = self.restorer.bands(pixels, options, finish=finish, observers=observers, progress=progress)
-        said = {"icc": loaded.icc, "alpha": loaded.alpha, "metadata": loaded.metadata}
+        said = {"icc": loaded.icc, "alpha": loaded.alpha, "metadata": loaded.metadata, "grey": grey}
         try:
             save_bands(bands, result, width=width, height=height, **said)
         except RuntimeError as error:  # torch has no type of its own for a CPU whose memory is full
             if "memory" not in str(error):
                 raise
-            advice = "; choose a smaller --tile" if self.restorer.facts(options).tiling else ""
+            advice = "; choose a smaller --tile" if facts.tiling else ""
             raise ValueError(f"There is not enough memory{advice}.") from error
 
     def _load(self, system: System, options: Any) -> Restorer:
@@ -389,9 +390,9 @@ def _compare(loaded: Any, result: Path, path: Path) -> None:
     save_image(side_by_side([enlarged, restored], ["input, enlarged", "restored"]), path, icc=loaded.icc)
 
 
-def _previews(restorer: Any, folder: Path, options: Any) -> Callable[[Any], None]:
+def _previews(restorer: Any, folder: Path, options: Any, grey: bool) -> Callable[[Any], None]:
     """An observer that writes every step of every tile; a step that is not later than the last begins a new tile."""
-    from vision.images import save_image
+    from vision.images import save_image, to_grey
 
     folder.mkdir(parents=True)
     tile, last = 0, -1
@@ -399,6 +400,7 @@ def _previews(restorer: Any, folder: Path, options: Any) -> Callable[[Any], None
     def observe(step: Any) -> None:
         nonlocal tile, last
         tile, last = tile + (step.index <= last), step.index
-        save_image(restorer.decode(step.state, options), folder / f"tile_{tile:03d}_step_{step.index:02d}.png")
+        shown = restorer.decode(step.state, options)
+        save_image(to_grey(shown) if grey else shown, folder / f"tile_{tile:03d}_step_{step.index:02d}.png")
 
     return observe

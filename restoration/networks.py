@@ -99,7 +99,7 @@ class NetworkRestorer:
         """What a caller must know of this restorer with these options."""
         options = options or NetworkOptions()
         scale = self.model.scale if options.scale is None else options.scale
-        return Facts(self.model.architecture.name, scale, tiling=self._tiles(options) is not None)
+        return Facts(self.model.architecture.name, scale, tiling=self._tiles(options) is not None, keeps_grey=True)
 
     def output_size(self, height: int, width: int, options: NetworkOptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""

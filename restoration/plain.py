@@ -46,7 +46,7 @@ class PlainRestorer:
     def facts(self, options: PlainOptions | None = None) -> Facts:
         """What a caller must know of this restorer with these options."""
         scale = self.scale if options is None or options.scale is None else options.scale
-        return Facts("none" if scale == 1 else "bicubic", scale, copies=scale == 1)
+        return Facts("none" if scale == 1 else "bicubic", scale, copies=scale == 1, keeps_grey=True)
 
     def output_size(self, height: int, width: int, options: PlainOptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""

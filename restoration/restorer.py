@@ -48,6 +48,8 @@ class Facts:
     """Whether it restores in steps, which observers see and `decode` shows."""
     copies: bool = False
     """Whether the result is the input, pixel by pixel."""
+    keeps_grey: bool = False
+    """Whether pictures without colours give results without colours."""
 
 
 class Restorer(Protocol):

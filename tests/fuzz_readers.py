@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import base64
 import io
 import json
 import threading
@@ -12,177 +12,26 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import torch
 
-from recon3d import load_mesh, orbit, save_mesh
-from recon3d.camera_files import load_gtr_camera, load_transforms, save_gtr_camera, save_transforms
-from recon3d.colmap import load_colmap
+from recon3d import GTRReconstructor
 from recon3d.gtr.options import GTRConfig
-from recon3d.vase import vase
-from restoration import ITERRestorer
+from restoration import ITERRestorer, PASDRestorer
 from restoration.iter.options import ITERConfig
-from reward_vlm import R1Judge, data, parse
+from reward_vlm import R1Judge, SCLCorrector, data, parse
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.endpoint import Endpoint, EndpointError
 from reward_vlm.r1.options import R1Config
 from reward_vlm.scl.options import SCLConfig
 from tests.fuzz import Reader, change_bytes, change_json, change_text, change_words
+from tests.fuzz_files import FILES, NOISE, as_file, change_file, pictures, together
 from vision.checkpoints import load_state, save_state
 from vision.config import load_config, to_dict
+from vision.edit import PIEEditor
 from vision.edit.options import PIEConfig
-from vision.edit.scans import read_scan
-from vision.images import load_image
 from vision.records import Record
 from vision.refine import checkpoints, load_checkpoint, refine_steps
-
-NOISE = np.random.default_rng(0).integers(0, 256, (24, 20, 4), dtype=np.uint8)
-
-
-def as_file(read: Callable[[Path], object]) -> Callable[[Any, Path], object]:
-    """A reader of (name, content): the file is written first."""
-
-    def from_file(sample: tuple[str, bytes], folder: Path) -> object:
-        (folder / sample[0]).write_bytes(sample[1])
-        return read(folder / sample[0])
-
-    return from_file
-
-
-def change_file(random: Any, sample: tuple[str, bytes], others: list[tuple[str, bytes]]) -> tuple[str, bytes]:
-    """The content changes; the name, which decides about the format, now and then."""
-    name = random.choice(others)[0] if random.random() < 0.05 else sample[0]
-    content = sample[1]
-    text = name.endswith((".json", ".jsonl", ".txt", ".obj", ".mtl", ".gltf", ".off")) and random.random() < 0.7
-    if text and name.endswith((".json", ".gltf")):
-        try:
-            tree = change_json(random, json.loads(content), [json.loads(sample[1])])
-            return name, json.dumps(tree).encode("utf-8", "surrogatepass")
-        except (ValueError, RecursionError):  # the name was that of another sample
-            pass
-    if text:
-        return name, _numbers(random, content)
-    packed = content[:2] == b"\x1f\x8b" and random.random() < 0.8
-    content = gzip.decompress(content) if packed else content
-    content = change_bytes(random, content, [other for _, other in others])
-    return name, gzip.compress(content, 1) if packed else content
-
-
-def _numbers(random: Any, content: bytes) -> bytes:
-    """A text whose words are exchanged for wrong ones."""
-    words = content.split(b" ")
-    for _ in range(random.choice((1, 1, 3))):
-        wrong = [
-            b"nan",
-            b"inf",
-            b"-1",
-            b"0",
-            b"1e400",
-            b"9" * 30,
-            b"",
-            b"\xff",
-            b"1/2",
-            b"a",
-            b"\n",
-            b"../x",
-            b"/dev/zero",
-            b"0x1",
-        ]
-        words[random.randrange(len(words))] = random.choice(wrong)
-    return b" ".join(words)
-
-
-# ---- pictures, scans
-
-
-def pictures(_: Path) -> list[tuple[str, bytes]]:
-    """Small pictures of many formats and modes."""
-    rgba = PIL.Image.fromarray(NOISE)
-    rgb, found = rgba.convert("RGB"), []
-
-    def add(image: PIL.Image.Image, kind: str, **more: Any) -> None:
-        file = io.BytesIO()
-        image.save(file, kind, **more)
-        found.append((f"picture.{kind.lower()}", file.getvalue()))
-
-    exif = PIL.Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "made by code"
-    add(rgba, "PNG", dpi=(72, 72))
-    add(rgb.quantize(9), "PNG", transparency=3)
-    add(PIL.Image.fromarray(NOISE[..., 0].astype(np.uint16) * 257), "PNG")
-    add(rgb.convert("1"), "PNG")
-    add(rgb, "JPEG", exif=exif)
-    add(rgb.convert("CMYK"), "JPEG", progressive=True)
-    add(rgb, "TIFF", compression="tiff_lzw")
-    add(PIL.Image.fromarray(NOISE[..., 0].astype(np.float32) / 255), "TIFF")
-    add(rgba, "WEBP", lossless=True)
-    add(rgb, "BMP")
-    add(rgb.quantize(16), "GIF")
-    add(rgb, "PPM")
-    return found
-
-
-def read_picture(path: Path) -> object:
-    """Pixels and what goes with them."""
-    return load_image(path).rgb.load()
-
-
-def scans(folder: Path) -> list[tuple[str, bytes]]:
-    """A NIfTI volume, plain and packed."""
-    import nibabel
-
-    image = nibabel.Nifti1Image((NOISE[..., :3].astype(np.int16)), np.diag([1.0, 1.2, 2.0, 1.0]))
-    for name in ("scan.nii", "scan.nii.gz"):
-        image.to_filename(folder / name)
-    return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
-
-
-def read_slices(path: Path) -> object:
-    """The volume."""
-    return read_scan(path)
-
-
-# ---- meshes, cameras
-
-
-def meshes(folder: Path) -> list[tuple[str, bytes]]:
-    """A small vase in every format."""
-    for kind in ("glb", "obj", "ply"):
-        save_mesh(vase(6, 5, 8), folder / f"mesh.{kind}")
-    import trimesh
-
-    plain = trimesh.creation.icosphere(0)
-    for kind in ("off", "stl", "ply", "glb"):
-        plain.export(folder / f"plain.{kind}")
-    plain.export(folder / "plain.gltf", embed_buffers=True)
-    kinds = (".glb", ".obj", ".ply", ".off", ".stl", ".gltf")
-    return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.suffix in kinds]
-
-
-def cameras(folder: Path) -> list[tuple[str, bytes]]:
-    """Poses as NeRF, COLMAP and the GTR release write them."""
-    three = orbit(torch.arange(3.0) * 120, 20.0, size=32)
-    save_transforms(folder / "transforms.json", ["0.png", "1.png", "2.png"], three)
-    save_gtr_camera(folder / "camera.txt", three[0])
-    (folder / "cameras.txt").write_text("# list\n1 PINHOLE 32 32 40 40 16 16\n2 SIMPLE_RADIAL 32 32 40 16 16 0\n")
-    (folder / "images.txt").write_text("1 1 0 0 0 0 0 3 1 0.png\n\n2 0.7 0 0.7 0 0 0 3 2 1.png\n1 2 3\n")
-    return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
-
-
-def read_cameras(path: Path) -> object:
-    """Whatever the name stands for."""
-    if path.name == "transforms.json":
-        return load_transforms(path)
-    if path.name == "camera.txt":
-        return load_gtr_camera(path, "0.png")
-    two = "1 PINHOLE 32 32 40 40 16 16\n2 SIMPLE_RADIAL 32 32 40 16 16 0\n"
-    others = {"cameras.txt": two, "images.txt": "1 1 0 0 0 0 0 3 1 0.png\n\n"}
-    for name, text in others.items():
-        if name != path.name:
-            (path.parent / name).write_text(text)
-    return load_colmap(path.parent)
-
 
 # ---- rows, replies
 
@@ -375,11 +224,6 @@ def read_states(sample: tuple[str, bytes], folder: Path) -> object:
     return load_checkpoint(folder) if sample[0].startswith("step") else load_state(folder / sample[0])
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
 def records(folder: Path) -> list[tuple[str, bytes]]:
     """What lies in `.done` beside results."""
     record = Record(folder, "a.png")
@@ -395,58 +239,40 @@ def read_record(sample: tuple[str, bytes], folder: Path) -> object:
     return record.read(), record.holds("2")
 
 
-def folder_files(make: Callable[[Path], object]) -> Callable[[Path], list[tuple[str, bytes]]]:
-    """The files of a folder of weights, by name; folders inside are not part of it."""
-
-    def samples(folder: Path) -> list[tuple[str, bytes]]:
-        make(folder)
-        return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()]
-
-    return samples
+def row_pictures(folder: Path) -> list[tuple[str, bytes]]:
+    """Pictures that are written into rows."""
+    return [sample for sample in pictures(folder) if sample[0].endswith((".png", ".jpeg", ".webp", ".avif"))]
 
 
-def read_folder(make: Callable[[Path], object], load: Callable[[Path], object]) -> Callable[[Any, Path], object]:
-    """A folder of weights with one damaged file."""
-    kept: dict[str, bytes] = {}
-
-    def read(sample: tuple[str, bytes], folder: Path) -> object:
-        if not kept:
-            made = folder.parent / "made"
-            kept.update(folder_files(make)(_made(made)))
-        for name, content in kept.items():
-            (folder / name).write_bytes(content)
-        (folder / sample[0]).write_bytes(sample[1])
-        return load(folder)
-
-    return read
+def read_row_picture(sample: tuple[str, bytes], folder: Path) -> object:
+    """A row whose picture is base64 text, and one whose picture is bytes."""
+    found = []
+    for image in (base64.b64encode(sample[1]).decode(), {"bytes": sample[1], "path": sample[0]}):
+        found.append(_pictures([data.preference(SIMPLE | {"image": image}, folder)]))
+    return found
 
 
-def tiny_iter(folder: Path) -> object:
-    """The smallest restorer's folder."""
-    return ITERRestorer.from_pretrained("builtin:tiny-mini").save_pretrained(folder)
-
-
-def tiny_judge(folder: Path) -> object:
-    """The smallest judge's folder, with its tokenizer and processor."""
-    return R1Judge.from_pretrained("builtin:tiny").save_pretrained(folder)
+def saved(load: Callable[[Any], Any], name: str = "builtin:tiny", share: float = 0.04) -> Reader:
+    """A reader of a folder of weights, one of whose files is damaged."""
+    return together(lambda folder: load(name).save_pretrained(folder), load, share)
 
 
 READERS: dict[str, Reader] = {
     "rows": Reader(lambda _: ROWS, read_json_rows, change_json, 3.0),
     "row files": Reader(row_files, as_file(read_row_file), change_file),
-    "replies": Reader(lambda _: REPLIES, read_reply, change_text, 3.0),
+    "pictures in rows": Reader(row_pictures, read_row_picture, change_file),
+    "replies": Reader(lambda _: REPLIES, read_reply, change_text, 2.0),
     "endpoint": Reader(said, read_endpoint, change_reply),
     "configs": Reader(configs, read_config, change_config, 2.0),
     "words": Reader(lambda _: [line.split() for line in COMMANDS], read_words, change_words, 0.3),
     "states": Reader(states, read_states, change_file),
     "records": Reader(records, read_record, change_file),
-    "restorers": Reader(
-        folder_files(tiny_iter), read_folder(tiny_iter, ITERRestorer.from_pretrained), change_file, 0.5
-    ),
-    "judges": Reader(folder_files(tiny_judge), read_folder(tiny_judge, R1Judge.from_pretrained), change_file, 0.1),
-    "pictures": Reader(pictures, as_file(read_picture), change_file, 3.0),
-    "scans": Reader(scans, as_file(read_slices), change_file),
-    "meshes": Reader(meshes, as_file(load_mesh), change_file, 3.0),
-    "cameras": Reader(cameras, as_file(read_cameras), change_file, 2.0),
+    **FILES,
+    "ITER": saved(ITERRestorer.from_pretrained, "builtin:tiny-mini", 0.3),
+    "PASD": saved(PASDRestorer.from_pretrained),
+    "PIE": saved(PIEEditor.from_pretrained),
+    "GTR": saved(GTRReconstructor.from_pretrained),
+    "R1": saved(R1Judge.from_pretrained),
+    "SCL": saved(SCLCorrector.from_pretrained),
 }
 """By name; the last number is a reader's share of the cases."""

@@ -1,7 +1,9 @@
 """What a command's inputs name: pictures, folders with all that is in them, lists; and the names of their results.
 
-The name of a result depends on its own input alone: its place below the folder (or beside the list) that was named, its
-stem, and its ending where that differs from the result's: `cat.png` and `cat.jpg` become `cat.png` and `cat_jpg.png`.
+The name of a result depends on its own input and on what was named, never on other pictures: its place below the folder
+(or beside the list) that was named, its stem, and its ending where that differs from the result's: `cat.png` and
+`cat.jpg` become `cat.png` and `cat_jpg.png`. Where several folders are named, each keeps its name: of `june` and `july`
+the results lie in `june` and `july`.
 """
 
 from __future__ import annotations
@@ -43,10 +45,14 @@ class Inputs:
         """
         self, seen = cls(also=tuple(also)), set()
         skipped = None if out is None else identity(Path(out))
-        for item in _unfold(named):
+        items = list(_unfold(named))
+        several = len({identity(item) for item in items if os.path.isdir(item)}) > 1
+        for item in items:
             try:
                 before = len(self.problems)
                 found = self._expand(item, skipped)
+                if several and os.path.isdir(item):
+                    found = [(path, identity(item).name / place) for path, place in found]
                 if not found and len(self.problems) == before:
                     raise ValueError(f"{item} names no images.")
                 for path, place in found:
@@ -72,8 +78,8 @@ class Inputs:
             name = result_name(place, suffix)
             if name in taken:
                 self.problems.append(
-                    f"{path} and {taken[name]} would both become {name}. Do them into different folders, or name a "
-                    "folder above both: sub-folders are kept apart."
+                    f"{path} and {taken[name]} would both become {name}. Name the folders that they lie in, or one "
+                    "above both: folders are kept apart."
                 )
             elif (size := len(os.fsencode(PurePosixPath(name).name))) > MAX_NAME:
                 self.problems.append(

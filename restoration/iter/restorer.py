@@ -162,7 +162,7 @@ class ITERRestorer(hub.Pretrained):
         options = options or ITEROptions()
         sampled = self._fidelity(options) < 1
         scale = self.scale if options.scale is None else options.scale
-        return Facts("ITER", scale, tiling=options.tile != 0, seed=sampled, steps=sampled)
+        return Facts("ITER", scale, tiling=options.tile != 0, seed=sampled, steps=sampled, keeps_grey=True)
 
     def output_size(self, height: int, width: int, options: ITEROptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""

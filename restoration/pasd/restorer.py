@@ -81,7 +81,8 @@ class PASDRestorer(PASDComponents):
         """What a caller must know of this restorer with these options; the scale is 1 where they give a size."""
         options = (options or PASDOptions()).resolved(self.config)
         scale = 1.0 if self.config.task == "colorize" or options.scale is None else options.scale
-        return Facts("PASD", scale, tiling=options.tile != 0, seed=True, steps=True)
+        grey = self._keeps_grey(options)
+        return Facts("PASD", scale, tiling=options.tile != 0, seed=True, steps=True, keeps_grey=grey)
 
     def output_size(self, height: int, width: int, options: PASDOptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""
@@ -139,8 +140,10 @@ class PASDRestorer(PASDComponents):
         """The result (b, 3, H, W), float32 on the CPU, of a run that `start` made; grey pictures stay grey."""
         last = drain(self.run_steps(run), observers)
         result = self.finish(run, self.decode(last.state, run.options))
-        grey = self.config.task != "colorize" and not run.options.eight_bit
-        return keep_grey(run.original)(result) if grey else result
+        return keep_grey(run.original)(result) if self._keeps_grey(run.options) else result
+
+    def _keeps_grey(self, options: PASDOptions) -> bool:
+        return self.config.task != "colorize" and not options.eight_bit
 
     def steps(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import PIL.PngImagePlugin
 import pytest
 
@@ -45,6 +46,40 @@ def test_16_bits_give_16_bits(system, ending, tmp_path):
     assert np.unique(result).size > 1000 and (result % 257 != 0).mean() > 0.9
     if system == "bicubic":
         assert np.abs(result[2::4, 2::4].astype(int) - COLOURS)[1:-1, 1:-1].max() < 3500  # half a pixel of the slope
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "RGB"])
+@pytest.mark.parametrize(("ending", "one"), [("png", True), ("jpg", True), ("webp", False), ("tif", False)])
+def test_grey_pictures_give_grey_files(mode, ending, one, tmp_path):
+    smooth = (SMOOTH >> 8).astype(np.uint8)
+    grey = PIL.Image.fromarray(SMOOTH) if mode == "I;16" else PIL.Image.fromarray(smooth).convert(mode)
+    grey.save(tmp_path / "a.png")
+    name = "a.png" if ending == "png" else f"a_png.{ending}"
+    background = {"background": "white"} if mode == "LA" and ending == "jpg" else {}
+    out, _, problems = run(tmp_path / "a.png", system="iter", source="builtin:tiny-mini", format=ending, **background)
+    result = PIL.Image.open(out / name)
+    assert not problems and (len(result.getbands()) <= 2) is one
+    pixels = np.asarray(load_image(out / name).rgb)
+    assert np.ptp(pixels, axis=2).max() <= (3 if ending == "webp" else 0)  # WebP keeps colours apart in 8 bits
+    if mode == "I;16" and ending == "png":
+        assert load_image(out / name).deep.shape == (48, 60) and (load_image(out / name).deep % 257).any()
+
+
+def test_a_grey_picture_with_a_profile_of_colours_keeps_it_and_previews_have_no_colours(tmp_path):
+    profile = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    PIL.Image.fromarray((SMOOTH >> 8).astype(np.uint8)).convert("RGB").save(tmp_path / "a.png", icc_profile=profile)
+    options = RestoreOptions(
+        (tmp_path / "a.png",), tmp_path / "out", ITEROptions(fidelity=0.0, steps=2, threshold=2.0), previews=True,
+        source="builtin:tiny-mini",
+    )  # fmt: skip
+    assert not restore(options).problems
+    result = PIL.Image.open(tmp_path / "out" / "a.png")
+    assert result.mode == "RGB" and result.info["icc_profile"] == profile
+    steps = sorted((tmp_path / "out" / "previews").rglob("*.png"))
+    assert len(steps) == 2
+    for path in (tmp_path / "out" / "a.png", *steps):
+        assert np.ptp(np.asarray(PIL.Image.open(path)), axis=2).max() == 0
+    assert np.array_equal(np.asarray(PIL.Image.open(steps[-1])), np.asarray(result))
 
 
 def test_what_the_format_cannot_hold_is_said_once(tmp_path):

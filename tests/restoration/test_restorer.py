@@ -15,7 +15,7 @@ from restoration.pasd import PASDOptions, PASDRestorer
 from restoration.plain import PlainOptions, PlainRestorer
 from restoration.restorer import find_system
 from scripts.restore import main, parse
-from vision.images import load_image, to_pil, to_tensor
+from vision.images import is_grey, load_image, to_pil, to_tensor
 from vision.resize import imresize
 
 PASD = {"steps": 2, "process_size": 16, "guidance_scale": 1.0}
@@ -55,6 +55,8 @@ def test_facts_are_true(restorer, choices):
         assert tuple(results[0].shape[-2:]) == restorer.output_size(14, 18, options)
         assert tuple(results[0].shape[-2:]) == (round(14 * facts.scale), round(18 * facts.scale))
         assert facts.copies is torch.equal(results[0], image)
+        grey = torch.cat(list(restorer.bands(image[:, :1].expand(-1, 3, -1, -1), options)), dim=2)
+        assert facts.keeps_grey is bool(is_grey(grey).all())
         assert isinstance(options, restorer.Options)
 
 

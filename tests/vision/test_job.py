@@ -236,13 +236,25 @@ def test_sub_folders_are_done_and_kept_apart(tmp_path, copies):
     assert there(copies.out) == ["a.png", "one/a.png", "run.json", "two/deep/a.png"]
 
 
-def test_equal_names_in_two_folders_are_refused_with_the_way_out(tmp_path, copies):
-    fill(tmp_path, "one/a.png", "two/a.png")
-    assert copies(tmp_path / "one", tmp_path / "two").code == 2 and copies.made == ["a.png"]
-    assert (
-        "would both become a.png" in copies.told("refused")[0]
-        and "sub-folders are kept apart" in copies.told("refused")[0]
-    )
+def test_several_folders_keep_their_names(tmp_path, copies):
+    fill(tmp_path, "one/a.png", "two/a.png", "two/deep/b.png", "c.png")
+    assert copies(tmp_path / "one", tmp_path / "two", tmp_path / "c.png").code == 0
+    assert there(copies.out) == ["c.png", "one/a.png", "run.json", "two/a.png", "two/deep/b.png"]
+    fill(tmp_path, "one/new.png")  # what is done stays where it is
+    assert copies(tmp_path / "two", tmp_path / "one" / ".." / "one", tmp_path / "c.png").code == 0
+    assert copies.made == ["one/new.png"]
+    assert copies(tmp_path / "one", tmp_path / ("x" * 300), out=tmp_path / "long").code == 2
+    copies(tmp_path / "one", tmp_path / "one", out=tmp_path / "alone")
+    assert there(tmp_path / "alone") == ["a.png", "new.png", "run.json"]
+
+
+def test_equal_names_that_nothing_tells_apart_are_refused_with_the_way_out(tmp_path, copies):
+    fill(tmp_path, "one/a.png", "two/a.png", "x/one/a.png")
+    for named in (("one/a.png", "two/a.png"), ("one", "x/one")):
+        assert copies(*(tmp_path / name for name in named)).code == 2 and len(copies.told("refused")) == 1
+        assert "would both become" in copies.told("refused")[0]
+        assert "Name the folders that they lie in, or one above both" in copies.told("refused")[0]
+    assert copies(tmp_path / "one", tmp_path / "two", out=tmp_path / "apart").code == 0
 
 
 def test_own_results_are_no_inputs(tmp_path, copies):

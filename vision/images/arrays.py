@@ -131,19 +131,27 @@ def to_y(rgb: Tensor) -> Tensor:
 def keep_grey(image: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> Callable[[Tensor], Tensor]:
     """What finishes the results of a picture (b, 3, h, w): the items that are grey get back to grey, then `finish`.
 
-    A network answers grey with a little colour. An item is grey when its three channels are equal; its result's are the
-    weighted mean that its luma is made of.
+    A network answers grey with a little colour.
     """
-    grey = (image[:, :1] == image[:, 1:]).flatten(1).all(1)
-    weights = image.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 219
+    grey = is_grey(image)
 
     def finished(piece: Tensor) -> Tensor:
         if grey.any():
-            mean = (piece.float() * weights.to(piece.device)).sum(1, keepdim=True).to(piece.dtype)
-            piece = torch.where(grey.to(piece.device).view(-1, 1, 1, 1), mean, piece)
+            piece = torch.where(grey.to(piece.device).view(-1, 1, 1, 1), to_grey(piece), piece)
         return piece if finish is None else finish(piece)
 
     return finished
+
+
+def is_grey(image: Tensor) -> Tensor:
+    """(b,) bool, which items of (b, 3, h, w) have three equal channels."""
+    return (image[:, :1] == image[:, 1:]).flatten(1).all(1)
+
+
+def to_grey(image: Tensor) -> Tensor:
+    """(b, 3, h, w) with three equal channels: the weighted mean of those of `image` that its luma is made of."""
+    weights = torch.tensor([65.481, 128.553, 24.966], device=image.device).view(3, 1, 1) / 219
+    return (image.float() * weights).sum(1, keepdim=True).to(image.dtype).expand_as(image)
 
 
 def match_color(image: Tensor, reference: Tensor, method: Literal["wavelet", "adain"] = "wavelet") -> Tensor:

@@ -43,6 +43,8 @@ OPAQUE = frozenset(("JPEG", "BMP"))
 """Formats without transparency."""
 DEEP = frozenset(("PNG", "TIFF"))
 """Formats that hold 16 bits per channel."""
+GREY = frozenset(("PNG", "JPEG"))
+"""Formats whose results have one channel where they have no colours."""
 PAGED = {True: frozenset(("PNG", "WEBP")), False: frozenset(("TIFF",))}
 """Formats that hold several pictures: frames with durations (True), or pages (False)."""
 

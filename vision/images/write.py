@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vision.files import atomic_path
 from vision.images.arrays import to_pil
-from vision.images.formats import DEEP, LONGEST_SIDE, OPAQUE, SAVE_OPTIONS, format_of
+from vision.images.formats import DEEP, GREY, LONGEST_SIDE, OPAQUE, SAVE_OPTIONS, format_of
 from vision.images.loaded import LoadedImage
 from vision.images.metadata import Metadata
 from vision.images.transparency import enlarge_alpha
@@ -112,16 +112,22 @@ def save_bands(
     icc: bytes | None = None,
     alpha: PIL.Image.Image | None = None,
     metadata: Metadata | None = None,
+    grey: bool = False,
     before_rename: Callable[[Path], object] | None = None,
 ) -> None:
     """Write horizontal bands (1, 3, rows, width) uint8 or uint16 as a picture, whole or not at all.
 
     A PNG is written while the bands come and never exists in memory (its transparency does); for other formats they are
     collected. Arguments and errors as in `save_image`.
+
+    Args:
+        grey: all channels are equal; where the format allows and no profile speaks of three, one is written.
     """
-    arrays = (band[0].permute(1, 2, 0).cpu().contiguous().numpy() for band in bands)
+    channels = 1 if grey and icc is None and format_of(path) in GREY else 3
+    arrays = (band[0, :channels].permute(1, 2, 0).cpu().contiguous().numpy() for band in bands)
     if format_of(path) != "PNG":
         whole = np.concatenate(list(arrays))
+        whole = whole[..., 0] if channels == 1 else whole
         save_image(whole, path, icc=icc, alpha=alpha, metadata=metadata, before_rename=before_rename)
         return
     opacity = None if alpha is None else np.asarray(enlarge_alpha(alpha, (width, height)))
