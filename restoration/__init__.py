@@ -8,6 +8,7 @@ __all__, __getattr__, __dir__ = attach(
         "restoration.data": "DegradedImages PairedImages",
         "restoration.degradation": "Draws degrade",
         "restoration.iter": "ITERConfig ITEROptions ITERRestorer",
+        "restoration.one_step": "OneStepConfig OneStepOptions OneStepRestorer",
         "restoration.pasd": "PASDConfig PASDOptions PASDRestorer",
         "restoration.recipes": "RECIPES recipe",
     },

@@ -5,6 +5,7 @@
     iter, pasd            with their own options and weights
     iter:photo@0.5        ITER's small weights photo (or clean), at a fidelity
     pasd:fast             PASD with a preset
+    one-step:FOLDER       a one-step restorer on Stable Diffusion (see `restoration.one_step`)
     network:FILE          any network that spandrel reads (see `restoration.networks`)
     FILE.py:CLASS         a class of one's own
     auto                  no restorer, but the one of these that suits each picture (see `restoration.selection`)
@@ -186,8 +187,8 @@ def find_system(name: str) -> System:
     if kind not in SYSTEMS:
         raise ValueError(f"There is no system {name!r}; choose {', '.join(SYSTEMS)}:FILE or FILE.py:CLASS.")
     system = replace(SYSTEMS[kind], name=name)
-    if kind == "network":
-        path = _existing(rest, name)
+    if kind in ("network", "one-step"):
+        path = _existing(rest, name, folder=kind == "one-step")
         return replace(system, loading={"source": str(path)}, files=(path,))
     if not rest:
         return system
@@ -235,6 +236,7 @@ SYSTEMS = {
         embedded=PRETRAINED / "selector",
         restores=False,
     ),
+    "one-step": System("one-step", partial(_classes, "restoration.one_step", "OneStepRestorer", "OneStepOptions")),
     "network": System("network", partial(_classes, "restoration.networks", "NetworkRestorer", "NetworkOptions")),
 }
 """Systems by the first word of their names."""
@@ -260,10 +262,11 @@ def _own(path: Path, name: str) -> tuple[Any, type]:
     return restorer, restorer.Options
 
 
-def _existing(file: str, name: str) -> Path:
+def _existing(file: str, name: str, folder: bool = False) -> Path:
     path = Path(file).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {file or 'behind the colon'} for the system {name!r}.")
+    if not file or not (path.is_dir() if folder else path.is_file()):
+        what = "folder" if folder else "file"
+        raise FileNotFoundError(f"There is no {what} {file or 'behind the colon'} for the system {name!r}.")
     return path
 
 

@@ -11,8 +11,9 @@ __all__, __getattr__, __dir__ = attach(
         "restoration.data": "DegradedImages PairedImages",
         "restoration.degradation": "degrade",
         "restoration.iter": "ITERConfig ITEROptions ITERRestorer",
+        "restoration.one_step": "OneStepConfig OneStepOptions OneStepRestorer",
         "restoration.pasd": "PASDConfig PASDOptions PASDRestorer",
-        "vision.edit": "PIEConfig PIEEditor PIEOptions",
+        "vision.edit": "DiffusersEditor DiffusersOptions PIEConfig PIEEditor PIEOptions",
         "recon3d": "Cameras GTRConfig GTROptions GTRReconstructor Mesh Views extract_surface load_mesh orbit render "
         "save_mesh split_grid",
         "reward_vlm": "ChatModel Dialogue R1Config R1Judge R1Options SCLConfig SCLCorrector SCLOptions",

@@ -1,10 +1,12 @@
-"""Simulate how a condition progresses, from one picture: `burnish edit INPUT... --out FOLDER`.
+"""Edit pictures frame by frame, or simulate how a condition progresses: `burnish edit INPUT... --out FOLDER`.
 
     burnish edit                                               (a brain, the embedded weights: to try it out)
     burnish edit scan.png --mask region.png --prompt "..." --source SD_FOLDER --out runs/scan
     burnish edit scan.png --ellipse 0.4 0.5 0.1 0.1 --feather 5 --trajectories 8 --seed 3
     burnish edit brain.nii.gz --mask lesion.nii.gz --slices 90 91                  (volumes keep their header)
     burnish edit slice.dcm --ellipse 0.4 0.5 0.1 0.1 --window 0 1200
+    burnish edit photo.png --pipeline FOLDER --mask m.png --prompt "..."          (any pipeline of diffusers that edits)
+    burnish edit --pipeline FOLDER --help                                          (what a pipeline may change)
 
 PIE simulates severity; it does not predict a patient's future. Writes, for every input, FOLDER/STEM/: the frames
 frame_00.png (the input), frame_01.png, ... at the input's own size, mask.png, report.png, frames.json and .csv, a film;
@@ -24,7 +26,7 @@ if not __package__:  # run as a file
 
     start("edit")
 from vision.config import cli
-from vision.edit.job import EditOptions, edit
+from vision.edit.job import EditOptions, PipelineEditOptions, edit
 from vision.job import Show
 
 from .terminal import Terminal
@@ -33,9 +35,11 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "brain.png"
 
 
 def parse(arguments: Sequence[str]) -> EditOptions:
-    """Options from the command line; without inputs those of the example."""
-    options = cli(EditOptions, prog="burnish edit", description=__doc__, args=arguments)
-    if options.inputs:
+    """Options from the command line; --pipeline decides which there are. Without inputs PIE edits the example."""
+    pipeline = any(word.split("=", 1)[0] == "--pipeline" for word in arguments)
+    kind = PipelineEditOptions if pipeline else EditOptions
+    options = cli(kind, prog="burnish edit", description=__doc__, args=arguments)
+    if options.inputs or pipeline:
         return options
     shapes = options.mask or options.box or options.ellipse or options.threshold or options.difference
     mask = options.mask if shapes else EXAMPLE.with_name("brain_mask.png")
@@ -43,7 +47,7 @@ def parse(arguments: Sequence[str]) -> EditOptions:
 
 
 def main(options: EditOptions, show: Show | None = None) -> int:
-    """Simulate everything that is not done yet; returns 0, or 2 when an input could not be used."""
+    """Edit everything that is not done yet; returns 0, or 2 when an input could not be used."""
     return edit(options, show or Terminal()).code
 
 

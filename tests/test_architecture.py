@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("vision", "restoration", "recon3d", "reward_vlm")
 FILES = sorted(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
 HOMES = {
-    "diffusers": ("vision/diffusion", "vision/edit", "restoration/pasd"),
+    "diffusers": ("vision/diffusion", "vision/edit", "restoration/pasd", "restoration/one_step"),
     "accelerate": ("vision/training.py",),
     "open_clip": ("vision/metrics.py", "restoration/pasd/prompts.py"),
     "trl": ("reward_vlm",),

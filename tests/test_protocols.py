@@ -1,4 +1,4 @@
-"""The six systems have one form: the same verbs with the same arguments."""
+"""The systems have one form: the same verbs with the same arguments."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from recon3d import GTROptions, GTRReconstructor, gtr_rig, render, vase
-from restoration import ITEROptions, ITERRestorer, PASDOptions, PASDRestorer
+from restoration import ITEROptions, ITERRestorer, OneStepRestorer, PASDOptions, PASDRestorer
 from reward_vlm import R1Judge, R1Options, SCLCorrector, SCLOptions
 from reward_vlm.options import TRLTraining
 from scripts import train
-from vision.edit import PIEEditor, PIEOptions
+from vision.edit import DiffusersEditor, DiffusersOptions, PIEEditor, PIEOptions
 from vision.training import TrainOptions
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -23,7 +23,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 SUBJECTS = {
     ITERRestorer: ["image"],
     PASDRestorer: ["image"],
+    OneStepRestorer: ["image"],
     PIEEditor: ["image", "prompt", "mask"],
+    DiffusersEditor: ["image", "prompt", "mask"],
     GTRReconstructor: ["views"],
     R1Judge: ["image", "question", "answers"],
     SCLCorrector: ["image", "question", "choices"],
@@ -85,7 +87,7 @@ def test_every_argument_has_a_name_and_results_have_types(system):
 _PACKAGES = ("restoration", "recon3d", "reward_vlm")
 
 
-@pytest.mark.parametrize("system", [ITERRestorer, PASDRestorer])
+@pytest.mark.parametrize("system", [ITERRestorer, PASDRestorer, OneStepRestorer])
 def test_restorers_show_a_state_as_the_options_say(system):
     positional, named, _ = split(system, "decode")
     assert [(p.name, p.default) for p in positional] == [
@@ -116,6 +118,7 @@ JOBS = {
     ITERRestorer: lambda: ((image(),), ITEROptions(threshold=1.1, steps=3)),
     PASDRestorer: lambda: ((image(),), PASDOptions(steps=3, scale=1, process_size=32)),
     PIEEditor: lambda: ((image(32, 32), None, None), PIEOptions(frames=2, steps=4)),
+    DiffusersEditor: lambda: ((image(32, 32), "a picture,ill", None), DiffusersOptions(frames=2, steps=4)),
     R1Judge: lambda: ((image(56, 56), "q", ["a", "b", "c"]), R1Options(tournament="knockout", max_new_tokens=4)),
     SCLCorrector: lambda: ((image(56, 56), "q", ["a", "b"]), SCLOptions((0, 1), max_new_tokens=4)),
 }

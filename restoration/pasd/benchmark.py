@@ -32,13 +32,12 @@ from restoration.pasd.controlnet import PASDControlNet
 from restoration.pasd.memory import free_bytes, largest_vae_tile
 from restoration.pasd.options import PRESETS
 from restoration.pasd.predictor import NoisePredictor
-from restoration.pasd.restorer import VAE_OVERLAP
 from restoration.pasd.unet import PASDUNet, Variant
 from vision.diffusion.backbone import Text
 from vision.diffusion.build import SCHEDULE, emptied, initialise
 from vision.diffusion.compiling import frozen_forward
 from vision.diffusion.denoise import At, denoise_steps, guide, set_steps
-from vision.diffusion.latents import decode_latents, vae_tiles
+from vision.diffusion.latents import VAE_OVERLAP, decode_latents, vae_tiles
 from vision.job import Event, Show, silent
 from vision.refine import drain
 from vision.report import text_table, write_table

@@ -20,8 +20,7 @@ from torch import Tensor
 from restoration.compare import degraded_samples, timed
 from restoration.pasd import PASDOptions, PASDRestorer
 from restoration.pasd.options import PRESETS
-from restoration.pasd.restorer import VAE_OVERLAP
-from vision.diffusion.latents import factor, vae_tiles
+from vision.diffusion.latents import VAE_OVERLAP, factor, vae_tiles
 from vision.images import save_image, to_pil
 from vision.metrics import psnr
 from vision.report import side_by_side, strip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +25,7 @@ from vision.diffusion.backbone import (
     load_text,
     load_vae,
     make_scheduler,
+    save_backbone,
 )
 from vision.diffusion.compiling import frozen_forward
 
@@ -169,23 +169,9 @@ class PASDComponents(hub.Pretrained):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write all components, floating weights as `dtype` when it is given, to `folder`."""
-        folder, components = Path(folder), {}
         modules = {"unet": self.unet, "controlnet": self.controlnet, "vae": self.vae}
-        for i, (encoder, tokenizer) in enumerate(zip(self.text.encoders, self.text.tokenizers, strict=True)):
-            suffix = f"_{i + 1}" if i else ""
-            modules[f"text_encoder{suffix}"] = encoder
-            tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
-            components[f"tokenizer{suffix}"] = ("transformers", type(tokenizer).__name__)
-        for name, module in modules.items():
-            stored = module if dtype is None else nn.Module.to(copy.deepcopy(module), dtype)
-            stored.save_pretrained(folder / name)
-            place = type(module).__module__
-            place = place if place.startswith("restoration.") else place.split(".")[0]
-            components[name] = (place, type(module).__name__)
-        self.scheduler.save_pretrained(folder / "scheduler")
-        components["scheduler"] = ("diffusers", type(self.scheduler).__name__)
-        save_config(self.config, folder / "config.json")
-        hub.write_index(folder, type(self).__name__, components)
+        save_config(self.config, Path(folder) / "config.json")
+        save_backbone(Path(folder), type(self).__name__, modules, self.text, self.scheduler, dtype)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the networks; returns this restorer."""

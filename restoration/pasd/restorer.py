@@ -8,7 +8,6 @@ released behaviour can be chosen where results depend on it: `PUBLISHED` holds t
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +30,15 @@ from vision.diffusion.backbone import (
     Text,
 )
 from vision.diffusion.denoise import At, Denoising, denoise_steps, set_steps
-from vision.diffusion.latents import add_noise, decode_latents, encode_image, factor, vae_tiles
+from vision.diffusion.latents import (
+    VAE_OVERLAP,
+    add_noise,
+    decode_latents,
+    encode_image,
+    factor,
+    unet_tiles,
+    vae_tiles,
+)
 from vision.diffusion.tiling import GaussianTiles
 from vision.images import ImageLike, keep_grey, pad_to, to_pil, to_tensor
 from vision.refine import Step, drain, item_generators, observed
@@ -40,8 +47,6 @@ from vision.tiles import Tiles
 
 PUBLISHED = {"start_reading": "published", "tiling": "published", "tile": 320, "tile_overlap": 8, "eight_bit": True}
 """Options that make results those of the released code."""
-VAE_OVERLAP = 12
-"""Latents of context on each inner side of the VAE's tiles; its convolutions after the middle see no further."""
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 """Standard normal numbers of a shape (1, c, h, w)."""
@@ -296,12 +301,7 @@ class PASDRestorer(PASDComponents):
             )
         if size is None:
             size = largest_tile(self.unet, halves * options.tile_batch, free_bytes(self.device), self.config.tile)
-        if size == 0 or max(height, width) <= size:
-            return None
-        step = 2 ** (len(self.unet.config.block_out_channels) - 1)
-        overlap = math.ceil(options.tile_overlap / step) * step
-        size = max(size // step * step, 2 * overlap + step)
-        return Tiles(size, overlap, 1, batch=options.tile_batch)
+        return unet_tiles(self.unet, size, options.tile_overlap, height, width, options.tile_batch)
 
     def _vae_tile(self, options: PASDOptions, height: int, width: int) -> int:
         if options.vae_tile is not None:

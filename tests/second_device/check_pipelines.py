@@ -11,12 +11,13 @@ from recon3d.cameras import gtr_rig
 from recon3d.gtr.options import GTRConfig, GTROptions
 from recon3d.render import render
 from recon3d.vase import vase
-from restoration import ITEROptions, ITERRestorer, PASDOptions, PASDRestorer
+from restoration import ITEROptions, ITERRestorer, OneStepOptions, OneStepRestorer, PASDOptions, PASDRestorer
 from reward_vlm import R1Judge, SCLCorrector
 from reward_vlm.r1.options import R1Options
 from reward_vlm.r1.pictures import PictureJudge
 from reward_vlm.scl.options import SCLOptions
-from vision.edit import PIEEditor, PIEOptions
+from tests.vision.edit.tiny_pipelines import see_little, tiny_pipeline
+from vision.edit import DiffusersEditor, DiffusersOptions, PIEEditor, PIEOptions
 from vision.edit.evaluate import PIEEvaluation
 from vision.edit.evaluate import evaluate as evaluate_pie
 from vision.refine import checkpoints, load_checkpoint
@@ -63,6 +64,7 @@ PICTURE = Image.fromarray((noise(32, 40, 3) * 255).byte().numpy())
 REGION = Image.new("L", PICTURE.size, 0)
 REGION.paste(255, (8, 8, 24, 24))
 FRAMES = PIEOptions(frames=2, steps=4, seed=3)
+PIPELINE = DiffusersOptions(frames=2, steps=4, seed=3, resolution=32)
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -75,6 +77,27 @@ def test_pie(dtype):
         )
     )
     assert agrees(found, expected, dtype)
+
+
+EDITORS = ["StableDiffusionInpaintPipeline", "StableDiffusion3Pipeline", "FluxKontextPipeline", "QwenImageEditPipeline"]
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS[:2])
+@pytest.mark.parametrize("name", EDITORS)
+def test_pipelines_of_diffusers(name, dtype, monkeypatch):
+    see_little(monkeypatch)
+    options, editor = DiffusersOptions(steps=4, resolution=32), DiffusersEditor(tiny_pipeline(name))
+    expected = editor.simulate(editor.start(PICTURE, "a cat", REGION, options)).images
+    editor.to("cuda", dtype)
+    assert editor.device.type == "cuda" and editor.dtype == dtype
+    assert agrees(editor.simulate(editor.start(PICTURE, "a cat", REGION, options)).images, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_one_step(dtype):
+    image, options = noise(1, 3, 24, 24), OneStepOptions(process_size=32)
+    restorer = OneStepRestorer.from_pretrained("builtin:tiny", device="cuda", dtype=dtype)
+    assert agrees(restorer(image, options), OneStepRestorer.from_pretrained("builtin:tiny")(image, options), dtype)
 
 
 def test_the_evaluation_of_pie(tmp_path):
@@ -90,6 +113,7 @@ RUNS = {
     "iter": (ITERRestorer, "builtin:tiny-mini", (noise(1, 3, 16, 16),), ITEROptions(threshold=1.1, steps=4), "tokens"),
     "pasd": (PASDRestorer, "builtin:tiny", (noise(1, 3, 24, 24),), PASDOptions(steps=3, scale=2.0, seed=1), "latents"),
     "pie": (PIEEditor, "builtin:tiny", (PICTURE, "a picture,ill", REGION), FRAMES, "images"),
+    "pipeline": (DiffusersEditor, "builtin:tiny", (PICTURE, "a picture,ill", REGION), PIPELINE, "images"),
 }
 
 

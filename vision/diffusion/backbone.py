@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vision.config import read_json
-from vision.hub import library_errors, load_pretrained, load_tokenizer, read_tensors
+from vision.hub import library_errors, load_pretrained, load_tokenizer, read_tensors, write_index
 
 PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -157,6 +158,41 @@ def load_backbone(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> 
     return Backbone(
         load_vae(folder, dtype=dtype), load_text(folder, dtype=dtype), load_scheduler(folder / "scheduler"), folder
     )
+
+
+def save_backbone(
+    folder: Path,
+    class_name: str,
+    modules: Mapping[str, nn.Module],
+    text: TextEncoders,
+    scheduler: Any,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a whole Stable Diffusion folder; what is in memory stays as it is.
+
+    Args:
+        folder: to write.
+        class_name: of the pipeline that it belongs to.
+        modules: networks by the names of their sub-folders, text encoders excepted.
+        text: tokenizers and text encoders.
+        scheduler: of diffusers.
+        dtype: of floating weights, when it is given.
+    """
+    modules, components = dict(modules), {}
+    for i, (encoder, tokenizer) in enumerate(zip(text.encoders, text.tokenizers, strict=True)):
+        suffix = f"_{i + 1}" if i else ""
+        modules[f"text_encoder{suffix}"] = encoder
+        tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
+        components[f"tokenizer{suffix}"] = ("transformers", type(tokenizer).__name__)
+    for name, module in modules.items():
+        stored = module if dtype is None else nn.Module.to(copy.deepcopy(module), dtype)
+        stored.save_pretrained(folder / name)
+        place = type(module).__module__
+        library = place.split(".")[0]
+        components[name] = (library if library in ("diffusers", "transformers") else place, type(module).__name__)
+    scheduler.save_pretrained(folder / "scheduler")
+    components["scheduler"] = ("diffusers", type(scheduler).__name__)
+    write_index(folder, class_name, components)
 
 
 def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -23,6 +23,8 @@ from vision.tiles import Box, Tiles
 Reading = Literal["exact", "published"]
 MEASURED = 9
 """Tiles at most that the statistics are measured on, all at once."""
+VAE_OVERLAP = 12
+"""Latents of context on each inner side of the VAE's tiles; its convolutions after the middle see no further."""
 ATTENTION_BYTES = 1 << 28
 """Queries of the VAE's attention are taken in portions whose scores need no more memory than this."""
 
@@ -62,6 +64,24 @@ def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, level: int, readin
             f"{type(scheduler).__name__} knows no noise level {level} outside its schedule; "
             "choose the exact reading or a level of the schedule."
         ) from None
+
+
+def clean_latents(scheduler: Any, predicted: Tensor, latents: Tensor, level: int) -> Tensor:
+    """The clean latents (b, c, h, w) that a prediction (b, c, h, w) for noisy ones means, whatever its type (Ho et al.
+    2020, equation 15; Salimans and Ho 2022, appendix D).
+
+    Raises:
+        ValueError: the scheduler's prediction type is another one.
+    """
+    signal, noise = signal_and_noise(scheduler, level)
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return (latents - noise * predicted) / signal
+    if kind == "v_prediction":
+        return signal * latents - noise * predicted
+    if kind == "sample":
+        return predicted
+    raise ValueError(f"The prediction type must be epsilon, v_prediction or sample, got {kind!r}.")
 
 
 @torch.no_grad()
@@ -208,6 +228,16 @@ class _SharedNorms:
         copies = len(x) // self.items
         factor, offset = (part.repeat(copies, 1)[..., None, None].to(x.dtype) for part in (factor, offset))
         return torch.addcmul(offset, x, factor)
+
+
+def unet_tiles(unet: nn.Module, size: int, overlap: int, height: int, width: int, batch: int = 1) -> Tiles | None:
+    """Tiles of a UNet in latents, or None where `height` x `width` latents go whole (always for size 0); sides suit its
+    levels."""
+    if size == 0 or max(height, width) <= size:
+        return None
+    step = 2 ** (len(unet.config.block_out_channels) - 1)
+    overlap = math.ceil(overlap / step) * step
+    return Tiles(max(size // step * step, 2 * overlap + step), overlap, 1, batch=batch)
 
 
 def vae_tiles(size: int, overlap: int, unit: int = 1) -> Tiles | None:

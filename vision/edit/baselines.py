@@ -19,8 +19,7 @@ from vision.images import to_uint8
 from vision.refine import drain, item_generators
 
 if TYPE_CHECKING:
-    from vision.edit.pie import PIEEditor
-    from vision.edit.progression import Run
+    from vision.edit.pie import PIEEditor, PIERun
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
@@ -37,7 +36,7 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
 
 
 @torch.no_grad()
-def latent_walk(editor: PIEEditor, run: Run, *, reach: float = 1.0) -> Tensor:
+def latent_walk(editor: PIEEditor, run: PIERun, *, reach: float = 1.0) -> Tensor:
     """A walk between two prompts ("Stable Diffusion Walk"): noises are slerped and texts lerped.
 
     It starts at the noise that DDIM inverts the picture to under the source prompt, so that frame 0 is the picture, and
@@ -79,7 +78,7 @@ def latent_direction(editor: PIEEditor, healthy: Sequence[Tensor], diseased: Seq
 
 
 @torch.no_grad()
-def extrapolate(editor: PIEEditor, run: Run, direction: Tensor, *, stride: float) -> Tensor:
+def extrapolate(editor: PIEEditor, run: PIERun, direction: Tensor, *, stride: float) -> Tensor:
     """Style-direction extrapolation (after Han et al. 2022): latents moved along one direction, frame by frame.
 
     Args:

@@ -81,8 +81,7 @@ def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
         for name, run in baselines(editor, options).items():
             frames = run(images, regions)
             scores = torch.stack([editor.classifier(frame.to(editor.device)) for frame in frames]).to(frames.device)
-            empty = torch.zeros(len(frames), len(images), 1, 1, 1, device=frames.device)
-            methods[name] = rows(Progression(frames, empty, scores, None, found.region[:: options.seeds]))
+            methods[name] = rows(Progression(frames, None, scores, None, found.region[:: options.seeds]))
             pictures[name] = frames
     medians = [{"method": name, **summary(part)} for name, part in methods.items()]
     every = [{"method": name, **row} for name, part in methods.items() for row in part]

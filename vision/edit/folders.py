@@ -16,7 +16,7 @@ from torch import nn
 from vision import hub
 from vision.config import load_config, save_config
 from vision.diffusion.attention import use_text_keys
-from vision.diffusion.backbone import TextEncoders, load_backbone
+from vision.diffusion.backbone import TextEncoders, load_backbone, save_backbone
 from vision.diffusion.build import SCHEDULE, emptied, initialise, small_unet, small_vae, text_encoder, word_tokenizer
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
 from vision.edit.options import PIEConfig
@@ -87,21 +87,10 @@ def save(
     dtype: torch.dtype | None,
 ) -> None:
     """Write what `load` reads; see `PIEEditor.save_pretrained`."""
-    encoder, tokenizer = text.encoders[0], text.tokenizers[0]
-    components = {}
-    for name, module in {"unet": unet, "vae": vae, "text_encoder": encoder}.items():
-        own = module.dtype
-        nn.Module.to(module, dtype or own).save_pretrained(folder / name)
-        nn.Module.to(module, own)
-        components[name] = (type(module).__module__.split(".")[0], type(module).__name__)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    components["tokenizer"] = ("transformers", type(tokenizer).__name__)
-    scheduler.save_pretrained(folder / "scheduler")
-    components["scheduler"] = ("diffusers", type(scheduler).__name__)
+    save_backbone(folder, "StableDiffusionPipeline", {"unet": unet, "vae": vae}, text, scheduler, dtype)
     save_config(config, folder / "pie" / "config.json")
     if classifier is not None:
         classifier.save_pretrained(folder / "classifier", dtype)
-    hub.write_index(folder, "StableDiffusionPipeline", components)
 
 
 def builtin(name: str) -> dict[str, Any]:

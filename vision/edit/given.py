@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from vision.edit.canvas import Canvas
 from vision.edit.masks import load_region
-from vision.edit.pictures import floor_sides, resize_and_cut
+from vision.edit.pictures import floor_sides
 from vision.images import ImageLike, as_loaded, from_pil, to_pil, to_tensor
+
+Resize = Callable[[PIL.Image.Image], PIL.Image.Image]
 
 
 def as_canvases(images: Sequence[ImageLike], mask: Any = None) -> list[Canvas]:
@@ -31,14 +33,14 @@ def as_canvases(images: Sequence[ImageLike], mask: Any = None) -> list[Canvas]:
 
 
 def as_batch(
-    image: ImageLike | Sequence[ImageLike], mask: Any, resolution: int, unit: int
+    image: ImageLike | Sequence[ImageLike], mask: Any, resize: Resize | None, unit: int
 ) -> tuple[Tensor, list[PIL.Image.Image] | None]:
     """Pictures (b, 3, H, W) in [0, 1], and their regions: one, or one for each; None edits everywhere.
 
     Args:
         image: a picture or several; a tensor is taken as it is.
         mask: one for all or one for each, or None.
-        resolution: pixels per side that pictures are resized and cut to; 0 keeps their size.
+        resize: gives pictures and regions the size that the networks see; None keeps theirs.
         unit: sides are floored to multiples of it; those of a tensor must be.
 
     Raises:
@@ -49,14 +51,17 @@ def as_batch(
         height, width = original.shape[-2:]
         if height % unit or width % unit:
             raise ValueError(f"The sides of a tensor must be multiples of {unit}, got {height} x {width}.")
-        sizes, resolution = [(height, width)], 0
+        sizes, resize = [(height, width)], None
     else:
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         loaded = [to_pil(to_tensor(x)) if isinstance(x, (Tensor, np.ndarray)) else as_loaded(x).rgb for x in images]
         sizes = [picture.size[::-1] for picture in loaded]
-        tensors = [floor_sides(resize_and_cut(x, resolution) if resolution else x, unit) for x in loaded]
+        tensors = [floor_sides(resize(x) if resize else x, unit) for x in loaded]
         if len({tensor.shape for tensor in tensors}) > 1:
-            raise ValueError("Pictures of a batch must have one size; name a resolution that they are cut to.")
+            raise ValueError(
+                "Pictures of a batch must have one size; edit them one by one, or name a resolution that "
+                "PIE cuts them to."
+            )
         original = torch.cat(tensors)
     if mask is None:
         return original, None
@@ -64,7 +69,7 @@ def as_batch(
     shared = all(m is masks[0] for m in masks) and len(set(sizes)) == 1
     count = 1 if shared else len(masks)
     regions = [load_region(masks[i], sizes[i % len(sizes)]) for i in range(count)]
-    return original, [resize_and_cut(region, resolution) if resolution else region for region in regions]
+    return original, [resize(region) for region in regions] if resize else regions
 
 
 def each_mask(mask: Any, count: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Simulate how a condition progresses in every picture or scan that is named: what `burnish edit` does."""
+"""Edit every picture or scan that is named, frame by frame: what `burnish edit` does, with PIE or any other editor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from vision.config import UNNAMED, Positional
 from vision.edit import masks
 from vision.edit.canvas import Box, Canvas
 from vision.edit.difference import prompt_difference
+from vision.edit.diffusers_editor import DiffusersEditor, DiffusersOptions
+from vision.edit.editor import Facts, ProgressiveEditor
 from vision.edit.folders import DEFAULT
 from vision.edit.measures import rows, summary
 from vision.edit.options import PIEOptions
@@ -36,14 +38,15 @@ NEUTRAL = ("inputs", "device", "max_pixels")
 
 @dataclass(frozen=True)
 class EditOptions:
-    """Simulate how a condition progresses."""
+    """Edit pictures frame by frame, or simulate how a condition progresses."""
 
     inputs: Positional[tuple[Path, ...]] = ()
     """Pictures, scans (.nii, .nii.gz, .dcm), folders, or .txt lists of paths; none takes an example brain."""
     out: Path = Path("runs/edit")
     """Folder for the results."""
     prompt: tuple[str, ...] = ()
-    """What the condition looks like; several are spread evenly over the frames. None takes that of the weights."""
+    """What the result, or the condition, looks like; several are spread evenly over the frames. None takes that of the
+    weights."""
     mask: Path | None = None
     """Picture (or scan) of the region that may change: what is painted, or any label that is not 0."""
     box: tuple[float, float, float, float] | None = None
@@ -66,8 +69,11 @@ class EditOptions:
     """Intensities of a scan that are black and white; None takes the file's own, or its 0.5th and 99.5th percentile."""
     options: Annotated[PIEOptions, UNNAMED] = field(default_factory=PIEOptions)
     """What the system may change."""
+    pipeline: str | None = None
+    """Edit with a pipeline of diffusers instead of PIE: its folder, or org/name on the model hub. It may change other
+    things: --help beside it lists them."""
     source: str | None = None
-    """Weights: a Stable Diffusion folder, org/name on the model hub, or builtin:tiny; None: the embedded ones."""
+    """PIE's weights: a Stable Diffusion folder, org/name on the model hub, or builtin:tiny; None: the embedded ones."""
     unet: Path | None = None
     """Folder of a fine-tuned UNet to take instead of the source's."""
     clip: str | None = None
@@ -90,12 +96,24 @@ class EditOptions:
             raise ValueError(f"trajectories must be at least 1, got {self.trajectories}.")
         if self.mask is not None and (self.box or self.ellipse or self.threshold or self.difference):
             raise ValueError("Give a mask as a file or as shapes, not both.")
+        if self.pipeline is not None and (self.source is not None or self.unet is not None):
+            raise ValueError("source and unet are weights of PIE; leave them out beside a pipeline.")
+        if (self.pipeline is not None) != isinstance(self.options, DiffusersOptions):
+            raise ValueError("A pipeline takes DiffusersOptions, and PIE takes PIEOptions.")
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ValueError(f"window needs a lower and a higher intensity, got {self.window[0]:g} {self.window[1]:g}.")
 
 
+@dataclass(frozen=True)
+class PipelineEditOptions(EditOptions):
+    """Edit pictures with a pipeline of diffusers."""
+
+    options: Annotated[DiffusersOptions, UNNAMED] = field(default_factory=DiffusersOptions)
+    """What the pipeline may change."""
+
+
 def edit(options: EditOptions, show: Show = silent) -> Outcome:
-    """Simulate everything that is not done yet.
+    """Edit everything that is not done yet.
 
     Args:
         options: what to edit, how, and where the results go.
@@ -113,11 +131,12 @@ class _Editing:
     """One run of `edit`: networks are loaded when the first picture needs them."""
 
     def __init__(self, options: EditOptions, show: Show):
-        weights = DEFAULT if options.source is None else on_disk(options.source, None)
+        source = options.pipeline or options.source
+        weights = DEFAULT if source is None else on_disk(source, None)
         files = [path for path in (weights, options.unet, options.mask) if path is not None and path.exists()]
         self.options, self.device = options, choose_device(options.device)
         self.job = Job(options.out, options, neutral=NEUTRAL, files=files, show=show, overwrite=options.overwrite)
-        self.editor: PIEEditor | None = None
+        self.editor: ProgressiveEditor | None = None
         self.clip: Clip | None = None
 
     def run(self) -> Outcome:
@@ -127,11 +146,15 @@ class _Editing:
                     self.editor = self.editor or self.job.needs(self._load)
                     self._item(item, self.editor)
             self.job.progress("editing", item.number + 1, item.total)
-        self.job.note("PIE simulates severity; it does not predict a patient's future.")
-        seed = self.options.options.seed
-        return self.job.finish("inputs", source=self.options.source, seed=seed, device=str(self.device))
+        if self.editor is not None and (note := self._facts(self.editor).note):
+            self.job.note(note)
+        source, seed = self.options.pipeline or self.options.source, self.options.options.seed
+        return self.job.finish("inputs", source=source, seed=seed, device=str(self.device))
 
-    def _load(self) -> PIEEditor:
+    def _facts(self, editor: ProgressiveEditor) -> Facts:
+        return editor.facts(self.options.options)
+
+    def _load(self) -> ProgressiveEditor:
         options = self.options
         if options.clip is not None:
             try:
@@ -139,10 +162,12 @@ class _Editing:
             except (ValueError, OSError) as error:
                 self.job.note(f"Going on without CLIP measures: {error}")
         dtype = getattr(torch, options.dtype)
+        if options.pipeline is not None:
+            return DiffusersEditor.from_pretrained(options.pipeline, device=self.device, dtype=dtype)
         return PIEEditor.from_pretrained(options.source, unet=options.unet, device=self.device, dtype=dtype)
 
-    def _item(self, item: Item, editor: PIEEditor) -> None:
-        """Simulate one input and write its folder."""
+    def _item(self, item: Item, editor: ProgressiveEditor) -> None:
+        """Edit one input and write its folder."""
         options = self.options
         scan = read_scan(item.input, options.plane) if is_scan(item.input) else None
         numbers = [0] if scan is None else self._slices(scan)
@@ -160,8 +185,8 @@ class _Editing:
         for region in [canvas.region for canvas in canvases.values() if canvas.region is not None][:1]:
             for sentence in masks.remarks(Image.fromarray(region)):
                 self.job.note(f"{item.input}: {sentence}")
-        resolution = options.options.resolved(editor.config).resolution or 0
-        boxes = {number: canvas.window(resolution) for number, canvas in canvases.items()}
+        square = self._facts(editor).square
+        boxes = {number: canvas.window(square) for number, canvas in canvases.items()}
         found = {
             number: self._simulate(item, editor, canvas.seen(boxes[number]), canvas.seen_region(boxes[number]), number)
             for number, canvas in canvases.items()
@@ -190,13 +215,13 @@ class _Editing:
         return [scan.count // 2]
 
     def _simulate(
-        self, item: Item, editor: PIEEditor, seen: Image.Image, region: Image.Image | None, number: int
+        self, item: Item, editor: ProgressiveEditor, seen: Image.Image, region: Image.Image | None, number: int
     ) -> Progression:
         """The progressions of one plane; what an interrupted run made is not made again."""
         options, work = self.options, item.work() / f"slice_{number:04d}"
         work.mkdir(exist_ok=True)
         resume, earlier = _unfinished(work)
-        frames = options.options.resolved(editor.config).frames or 1
+        frames = self._facts(editor).frames
 
         def keep(step: Step) -> None:
             _keep(work / f"frame_{step.at:04d}.safetensors", step.state)
@@ -217,7 +242,7 @@ class _Editing:
     def _write(
         self,
         item: Item,
-        editor: PIEEditor,
+        editor: ProgressiveEditor,
         folder: Path,
         scan: Nifti | Dicom | None,
         canvases: Mapping[int, Canvas],
@@ -225,15 +250,14 @@ class _Editing:
         found: Mapping[int, Progression],
     ) -> None:
         """The files of one input."""
-        options = self.options
+        options, facts = self.options, self._facts(editor)
         folder.mkdir(parents=True)
-        target = options.prompt[-1] if options.prompt else editor.config.prompt
-        source = options.options.resolved(editor.config).source_prompt
+        target = options.prompt[-1] if options.prompt else facts.prompt
         numbered: dict[int, list[np.ndarray]] = {}
         for number, progression in found.items():
             canvas, box = canvases[number], boxes[number]
             name = "" if len(found) == 1 else f"slice_{number:04d}_"
-            if options.options.size == "own":
+            if facts.own_size:
                 values = [canvas.values]
                 values += [canvas.with_change(change, box) for change in progression.differences[1:, 0]]
                 shown = [canvas.shown(v) for v in values]
@@ -244,14 +268,14 @@ class _Editing:
                 shown = progression.pictures()
                 if progression.region is not None:
                     save_image(progression.region[0], folder / f"{name}mask.png")
-            table = rows(progression, clip=self.clip, prompt=target, source_prompt=source)
+            table = rows(progression, clip=self.clip, prompt=target, source_prompt=facts.source_prompt)
             write_report(folder, progression, table, name=name, pictures=shown, title=f"{target}")
             if options.film == "mp4":
                 save_mp4(shown, folder / f"{name}progression.mp4", fps=2)
             if progression.images.shape[1] > 1:
-                self._spread(folder, name, canvas, box, progression)
+                self._spread(folder, name, canvas, box, progression, facts.own_size)
             item.tell(**{f"{name}{key}": value for key, value in summary(table).items()})
-            if options.options.size == "published":
+            if not facts.own_size:
                 for frame, picture in enumerate(shown):
                     save_image(picture, folder / f"{name}{frame_name(frame, len(shown))}.png", icc=canvas.icc)
         for frame in range(len(next(iter(numbered.values()), []))):
@@ -270,9 +294,11 @@ class _Editing:
                 changed = {number: values[frame] for number, values in numbered.items()}
                 scan.save(changed, path.with_name(path.name + scan.suffix), item.origin.key, frame)
 
-    def _spread(self, folder: Path, name: str, canvas: Canvas, box: Box, progression: Progression) -> None:
+    def _spread(
+        self, folder: Path, name: str, canvas: Canvas, box: Box, progression: Progression, own_size: bool
+    ) -> None:
         """The mean of the last frames of all trajectories, and where they differ."""
-        if self.options.options.size == "own" and progression.differences is not None:
+        if own_size and progression.differences is not None:
             mean = canvas.shown(canvas.with_change(progression.differences[-1].mean(dim=0), box))
         else:
             mean = to_pil(progression.mean()[-1])
@@ -280,7 +306,9 @@ class _Editing:
         save_image(mean, folder / f"{name}mean.png")
         save_image(spread / spread.max().clamp(min=1e-6), folder / f"{name}spread.png")
 
-    def _region(self, editor: PIEEditor, canvas: Canvas, scan: Nifti | Dicom | None, number: int) -> Image.Image | None:
+    def _region(
+        self, editor: ProgressiveEditor, canvas: Canvas, scan: Nifti | Dicom | None, number: int
+    ) -> Image.Image | None:
         """Where a picture may change (mode L); None: everywhere."""
         options, (height, width), found = self.options, canvas.size, []
         if options.mask is not None:
@@ -313,14 +341,15 @@ class _Editing:
             painted = Image.fromarray(np.where(values > 0, 255 * values if share else 255, 0).astype(np.uint8))
         return masks.load_region(painted, canvas.size).getchannel(0)
 
-    def _difference(self, editor: PIEEditor, canvas: Canvas) -> torch.Tensor:
+    def _difference(self, editor: ProgressiveEditor, canvas: Canvas) -> torch.Tensor:
         """(1, 1, h, w) where the predictions for two prompts differ, in the window that the networks see."""
-        options, config = self.options, editor.config
-        chosen, target = options.options.resolved(config), options.prompt[-1] if options.prompt else config.prompt
-        resolution = chosen.resolution or 0
-        left, top, right, bottom = box = canvas.window(resolution)
+        options, facts = self.options, self._facts(editor)
+        if not facts.differences:
+            raise ValueError(f"{facts.name} cannot tell where two prompts differ; give a mask or a shape instead.")
+        target = options.prompt[-1] if options.prompt else facts.prompt
+        left, top, right, bottom = box = canvas.window(facts.square)
         start = editor.start(canvas.seen(box), target, options=options.options).original
-        small = prompt_difference(editor, start, chosen.source_prompt, target, seed=chosen.seed)
+        small = prompt_difference(editor, start, facts.source_prompt, target, seed=options.options.seed)
         region = torch.zeros(1, 1, *canvas.size)
         region[..., top:bottom, left:right] = torch.nn.functional.interpolate(small, (bottom - top, right - left))
         return region
@@ -332,7 +361,8 @@ def frame_name(number: int, count: int) -> str:
 
 
 def _keep(path: Path, frame: Frame) -> None:
-    save_state(path, {name: getattr(frame, name) for name in ("images", "latents", "difference")}, {})
+    kept = {name: getattr(frame, name) for name in ("images", "latents", "difference")}
+    save_state(path, {name: value for name, value in kept.items() if value is not None}, {})
 
 
 def _unfinished(work: Path) -> tuple[Step | None, Sequence[Frame]]:
@@ -345,5 +375,5 @@ def _unfinished(work: Path) -> tuple[Step | None, Sequence[Frame]]:
     frames = []
     for number in range(step.index + 2):
         kept, _ = load_state(work / f"frame_{number:04d}.safetensors")
-        frames.append(Frame(kept["images"], kept["latents"], nothing, nothing, PerItem(), kept["difference"]))
+        frames.append(Frame(kept["images"], kept.get("latents"), nothing, nothing, PerItem(), kept["difference"]))
     return step, frames

@@ -40,9 +40,9 @@ def rows(
     """One row per trajectory and frame.
 
     Columns: item, frame, confidence; change_inside and change_outside, mean absolute differences of pixels to the
-    original where the region is at least half white and where it is black; step and distance, norms of the latents'
-    change since the last frame and since the original; ssim to the original; with CLIP identity (to the original),
-    text (to the prompt) and directional.
+    original where the region is at least half white and where it is black; with latents step and distance, norms of
+    their change since the last frame and since the original; ssim to the original; with CLIP identity (to the
+    original), text (to the prompt) and directional.
     """
     images, found = progression.images, []
     frames, batch = images.shape[:2]
@@ -58,9 +58,10 @@ def rows(
                 row["confidence"] = float(progression.scores[frame, item])
             for name, area in (("change_inside", inside[item]), ("change_outside", outside[item])):
                 row[name] = float((difference * area).sum() / area.sum()) if area.any() else None
-            latents = progression.latents[:, item]
-            row["step"] = float((latents[frame] - latents[max(frame - 1, 0)]).norm())
-            row["distance"] = float((latents[frame] - latents[0]).norm())
+            if progression.latents is not None:
+                latents = progression.latents[:, item]
+                row["step"] = float((latents[frame] - latents[max(frame - 1, 0)]).norm())
+                row["distance"] = float((latents[frame] - latents[0]).norm())
             row["ssim"] = float(ssim(images[frame, item][None], images[0, item][None]))
             row |= {name: float(values[frame, item]) for name, values in clips.items()}
             found.append(row)

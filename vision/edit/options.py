@@ -1,4 +1,4 @@
-"""What PIE's weights were made for, and what one call may change."""
+"""What every editor's call may change, and what PIE's weights were made for and its calls may change."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class PIEConfig:
 
 
 @dataclass(frozen=True)
-class PIEOptions:
-    """What one call may change. None stands for what the weights were tuned for.
+class ProgressionOptions:
+    """What one call of any editor may change. None stands for what the weights were tuned for.
 
-    Strength, guidance and betas may be one number, or several that are spread evenly over the frames.
+    Strength and guidance may be one number, or several that are spread evenly over the frames.
     """
 
     frames: int | None = None
@@ -59,38 +59,23 @@ class PIEOptions:
     """How far a picture is noised before every edit, in (0, 1]: higher changes more and keeps less."""
     guidance_scale: Scheduled | None = None
     """Weight of the prompt against the negative prompt; up to 1 there is no guidance, which halves the time."""
-    beta_1: Scheduled | None = None
-    """Share of an edit that is kept outside the mask, in [0, 1]."""
-    beta_2: Scheduled | None = None
-    """Share of an edit that is kept inside the mask, in [0, 1]."""
     steps: int | None = None
     """Steps of the whole noise schedule; an edit makes `strength` of them."""
-    eta: float = 0.0
-    """Noise that DDIM adds in every step, in [0, 1]."""
     negative_prompt: str = ""
     """What to move away from."""
-    mode: Mode = "published"
-    """published adds fresh noise and denoises; inversion finds the noise of the picture, as the paper's text says."""
     seed: int = 0
     """Of the noise; picture i of a batch uses seed + i."""
     fixed_noise: bool | None = None
     """Draw the same noise for every frame, so that the progression converges."""
-    chain: Chain = "pixels8"
-    """What the next frame starts from: the frame in 8 bit (as released), unrounded, or its latents."""
-    paste_outside: bool | None = None
-    """Pixels where the mask is black stay exactly those of the picture."""
     color_lock: bool = False
     """Brightness and contrast of every channel, outside the mask, stay those of the picture."""
     stop_score: float | None = None
     """End when the classifier is at least this sure."""
     tolerance: float | None = None
-    """End when a frame changes less than this: root mean square of the latents' change, in the mask if there is one."""
+    """End when a frame changes less than this: root mean square of the latents' change (of the pixels' for pipelines of
+    diffusers), in the mask if there is one."""
     resolution: int | None = None
-    """Pixels per side that pictures are resized (shorter side) and cut to; 0 keeps their size."""
-    size: Literal["own", "published"] = "own"
-    """own adds the change to the picture at its own size; published gives the networks' frames, as the authors do."""
-    source_prompt: str | None = None
-    """What the pictures show now; for inversion and for masks of a difference."""
+    """Pixels per side that the networks see; 0 keeps the picture's size."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "steps"):
@@ -102,13 +87,49 @@ class PIEOptions:
                 raise ValueError(
                     f"strength must lie in (0, 1], got {strength:g}; the more, the more changes. At 0 nothing would."
                 )
+        for scale in several(self.guidance_scale):
+            if not 0 <= scale < float("inf"):
+                raise ValueError(f"guidance_scale must be a number of at least 0, got {scale:g}.")
+        if self.stop_score is not None and not 0 < self.stop_score <= 1:
+            raise ValueError(f"stop_score must lie in (0, 1], got {self.stop_score:g}.")
+        if self.tolerance is not None and self.tolerance <= 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance:g}.")
+        if self.resolution is not None and self.resolution < 0:
+            raise ValueError(f"resolution must be positive, or 0 to keep the size, got {self.resolution}.")
+
+
+@dataclass(frozen=True)
+class PIEOptions(ProgressionOptions):
+    """What one call may change. None stands for what the weights were tuned for.
+
+    Strength, guidance and betas may be one number, or several that are spread evenly over the frames.
+    """
+
+    beta_1: Scheduled | None = None
+    """Share of an edit that is kept outside the mask, in [0, 1]."""
+    beta_2: Scheduled | None = None
+    """Share of an edit that is kept inside the mask, in [0, 1]."""
+    eta: float = 0.0
+    """Noise that DDIM adds in every step, in [0, 1]."""
+    mode: Mode = "published"
+    """published adds fresh noise and denoises; inversion finds the noise of the picture, as the paper's text says."""
+    chain: Chain = "pixels8"
+    """What the next frame starts from: the frame in 8 bit (as released), unrounded, or its latents."""
+    paste_outside: bool | None = None
+    """Pixels where the mask is black stay exactly those of the picture."""
+    resolution: int | None = None
+    """Pixels per side that pictures are resized (shorter side) and cut to; 0 keeps their size."""
+    size: Literal["own", "published"] = "own"
+    """own adds the change to the picture at its own size; published gives the networks' frames, as the authors do."""
+    source_prompt: str | None = None
+    """What the pictures show now; for inversion and for masks of a difference."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("beta_1", "beta_2"):
             for beta in several(getattr(self, name)):
                 if not 0 <= beta <= 1:
                     raise ValueError(f"{name} must lie in [0, 1], got {beta:g}.")
-        for scale in several(self.guidance_scale):
-            if not 0 <= scale < float("inf"):
-                raise ValueError(f"guidance_scale must be a number of at least 0, got {scale:g}.")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta:g}.")
         if self.mode not in ("published", "inversion"):
@@ -117,12 +138,6 @@ class PIEOptions:
             raise ValueError(f"chain must be pixels8, pixels or latents, got {self.chain!r}.")
         if self.size not in ("own", "published"):
             raise ValueError(f"size must be own or published, got {self.size!r}.")
-        if self.stop_score is not None and not 0 < self.stop_score <= 1:
-            raise ValueError(f"stop_score must lie in (0, 1], got {self.stop_score:g}.")
-        if self.tolerance is not None and self.tolerance <= 0:
-            raise ValueError(f"tolerance must be positive, got {self.tolerance:g}.")
-        if self.resolution is not None and self.resolution < 0:
-            raise ValueError(f"resolution must be positive, or 0 to keep the size, got {self.resolution}.")
 
     def resolved(self, config: PIEConfig) -> PIEOptions:
         """The same options, with the config's values in the place of None; its schedules are fitted to the frames.

@@ -27,6 +27,13 @@ def resize_and_cut(picture: PIL.Image.Image, resolution: int) -> PIL.Image.Image
     return picture.crop((left, top, left + resolution, top + resolution))
 
 
+def to_area(picture: PIL.Image.Image, side: int, unit: int) -> PIL.Image.Image:
+    """The picture in its own shape with the area of a square of `side` pixels; sides are multiples of `unit`."""
+    scale = side / (picture.width * picture.height) ** 0.5
+    width, height = (max(1, round(scale * length / unit)) * unit for length in picture.size)
+    return picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
+
+
 def floor_sides(picture: PIL.Image.Image, factor: int) -> Tensor:
     """(1, 3, height, width) in [0, 1], with sides floored to multiples of `factor` (Lanczos).
 

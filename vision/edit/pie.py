@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import PIL.Image
 import torch
 from torch import Tensor, nn
 
@@ -26,9 +26,11 @@ from vision.diffusion.denoise import At, Denoising
 from vision.diffusion.latents import decode_latents, factor, posterior
 from vision.edit import folders
 from vision.edit.confidence import Confidence
-from vision.edit.given import as_batch, as_canvases
+from vision.edit.editor import Facts, ProgressiveEditor, Prompt, prompt_entries, scored_by
+from vision.edit.given import as_batch
 from vision.edit.masks import to_latents
 from vision.edit.one_edit import (
+    Beginning,
     Moments,
     Predictor,
     denoise,
@@ -39,21 +41,44 @@ from vision.edit.one_edit import (
     pull_back,
     scaled,
 )
-from vision.edit.options import PIEConfig, PIEOptions, at_frame, check_schedule, several
-from vision.edit.pictures import floor_sides, hold_colors
-from vision.edit.progression import COLUMNS, Edit, Frame, Progression, Run, Score
-from vision.hub import Pretrained
+from vision.edit.options import PIEConfig, PIEOptions, at_frame, several
+from vision.edit.pictures import floor_sides, hold_colors, resize_and_cut
+from vision.edit.progression import Frame, Run, Score
 from vision.images import ImageLike, composite, to_uint8
-from vision.refine import Step, Verdict, any_of, clone_items, drain, item_generators, observed, reaches, refine_steps
+from vision.refine import Step, clone_items, item_generators
 
-Prompt = str | Sequence[str | Sequence[str]]
-"""A text for all; or a list that is spread evenly over the frames, whose entries may be a list, one per picture."""
-Frames = list[PIL.Image.Image] | list[list[PIL.Image.Image]] | Tensor
-"""Of one picture, of several, or (frames + 1, b, 3, h, w) in [0, 1]."""
-Observer = Callable[[Step[Frame, int]], object]
+NOTE = "PIE simulates severity; it does not predict a patient's future."
 
 
-class PIEEditor(Pretrained):
+@dataclass(frozen=True)
+class Edit:
+    """One edit and what it went through."""
+
+    beginning: Beginning
+    """Where the loop started."""
+    denoised: Tensor
+    """(b, c, h, w) result of the loop."""
+    latents: Tensor
+    """(b, c, h, w) after it was pulled to the original."""
+    images: Tensor
+    """(b, 3, H, W) in [0, 1], decoded."""
+
+
+@dataclass(frozen=True)
+class PIERun(Run):
+    """One batch of pictures, ready to be edited."""
+
+    moments: Moments
+    """Of the original."""
+    texts: tuple[Tensor, ...]
+    """(b, tokens, width) of every entry of the prompt."""
+    negative: Tensor
+    """(b, tokens, width)."""
+    source: Tensor
+    """(b, tokens, width) what the pictures show, for inversion."""
+
+
+class PIEEditor(ProgressiveEditor[PIEOptions]):
     """Edits pictures progressively.
 
     Args:
@@ -64,6 +89,8 @@ class PIEEditor(Pretrained):
         config: what the weights were tuned for.
         classifier: how sure it is of the condition is told with every frame; may be None.
     """
+
+    Options = PIEOptions
 
     def __init__(
         self,
@@ -126,150 +153,18 @@ class PIEEditor(Pretrained):
         """What the networks compute in."""
         return self.unet.dtype
 
-    def __call__(
-        self,
-        image: ImageLike | Sequence[ImageLike],
-        prompt: Prompt | None = None,
-        mask: ImageLike | Sequence[ImageLike] | None = None,
-        options: PIEOptions | None = None,
-        *,
-        observers: Iterable[Observer] = (),
-    ) -> Frames:
-        """Simulate a progression.
-
-        Args:
-            image: path, PIL image, (h, w, 3) uint8 array, or tensor (b, 3, h, w) RGB in [0, 1]; or a list of pictures.
-            prompt: what the condition looks like; None takes the one that the weights were tuned for.
-            mask: where pictures may change (white), one for all or one for each.
-            options: None for the defaults.
-            observers: called with every frame's step.
-
-        Returns:
-            The frames, the original first: a list of PIL images, a list of lists for a list of pictures, or a tensor
-            (frames + 1, b, 3, h, w) in [0, 1] for a tensor. PIL images have the picture's own size, bits, greyness and
-            transparency unless the options ask for the published size.
-        """
+    def facts(self, options: PIEOptions | None = None) -> Facts:
+        """What a caller must know of this editor with these options."""
         options = (options or PIEOptions()).resolved(self.config)
-        many = isinstance(image, (list, tuple))
-        if isinstance(image, Tensor):
-            found = self.simulate(self._unscored(image, prompt, mask, options), observers=observers)
-            return found.images if image.ndim == 4 else found.images[:, 0]
-        if options.size == "published":
-            found = self.simulate(self._unscored(image, prompt, mask, options), observers=observers)
-            frames = [found.pictures(item) for item in range(found.images.shape[1])]
-        else:
-            canvases = as_canvases(image if many else [image], mask)
-            boxes = [canvas.window(options.resolution) for canvas in canvases]
-            seen = [canvas.seen(box) for canvas, box in zip(canvases, boxes, strict=True)]
-            regions = [canvas.seen_region(box) for canvas, box in zip(canvases, boxes, strict=True)]
-            run = self._unscored(seen, prompt, None if mask is None else regions, options)
-            found = self.simulate(run, observers=observers)
-            frames = [
-                [canvas.picture(canvas.with_change(change, box)) for change in found.differences[:, i]]
-                for i, (canvas, box) in enumerate(zip(canvases, boxes, strict=True))
-            ]
-        return frames if many else frames[0]
-
-    def simulate(
-        self,
-        run: Run,
-        *,
-        observers: Iterable[Observer] = (),
-        resume: Step[Frame, int] | None = None,
-        earlier: Sequence[Frame] = (),
-    ) -> Progression:
-        """Go through a run that `start` made, to everything that is known of its frames.
-
-        Args:
-            run: the pictures.
-            observers: called with every frame's step.
-            resume: go on after this step of an earlier run.
-            earlier: its frames, the original included, which are not made again.
-        """
-        frames = list(earlier) or [self.first(run)]
-        scores = [] if run.score is None else [run.score(frame.images) for frame in frames]
-
-        def keep(step: Step[Frame, int]) -> None:
-            frames.append(step.state)
-            if run.score is not None:
-                scores.append(step.score)
-
-        drain(self.run_steps(run, resume), [keep, *observers])
-        return Progression(
-            torch.stack([frame.images for frame in frames]).cpu(),
-            torch.stack([frame.latents for frame in frames]).cpu(),
-            torch.stack(scores).cpu() if scores else None,
-            None if run.mask is None else run.mask.cpu(),
-            None if run.region is None else run.region.cpu(),
-            torch.stack([frame.difference for frame in frames]).cpu(),
-        )
-
-    def trajectories(
-        self,
-        image: ImageLike,
-        prompt: Prompt | None = None,
-        mask: ImageLike | None = None,
-        options: PIEOptions | None = None,
-        *,
-        count: int,
-        batch_size: int = 8,
-    ) -> Progression:
-        """`count` progressions of one picture with seeds that follow each other, as one batch.
-
-        Args:
-            image, prompt, mask, options: as in `__call__`. Rules to stop are refused: trajectories have one length.
-            count: of the progressions.
-            batch_size: computed at once.
-        """
-        options = options or PIEOptions()
-        if options.stop_score is not None or options.tolerance is not None:
-            raise ValueError("Trajectories are compared frame by frame; leave stop_score and tolerance out.")
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}.")
-        parts = []
-        for first in range(0, count, batch_size):
-            some, seeded = min(batch_size, count - first), replace(options, seed=options.seed + first)
-            parts.append(self.simulate(self.start([image] * some, prompt, mask, seeded)))
-
-        def joined(name: str, dim: int) -> Tensor | None:
-            tensors = [getattr(part, name) for part in parts]
-            return None if tensors[0] is None else torch.cat(tensors, dim=dim)
-
-        return Progression(*(joined(name, dim) for name, dim in COLUMNS))
-
-    def steps(
-        self,
-        image: ImageLike | Sequence[ImageLike],
-        prompt: Prompt | None = None,
-        mask: ImageLike | Sequence[ImageLike] | None = None,
-        options: PIEOptions | None = None,
-        *,
-        observers: Iterable[Observer] = (),
-        resume: Step[Frame, int] | None = None,
-    ) -> Iterator[Step[Frame, int]]:
-        """Iterate over the frames; `step.state.images` is (b, 3, H, W) in [0, 1].
-
-        Args:
-            image, prompt, mask, options, observers: as in `__call__`.
-            resume: go on after this step of an earlier run.
-        """
-        yield from observed(self.run_steps(self.start(image, prompt, mask, options), resume), observers)
-
-    def run_steps(self, run: Run, resume: Step[Frame, int] | None = None) -> Iterator[Step[Frame, int]]:
-        """Iterate over the frames of a run that `start` made; `step.at` counts from 1."""
-        options, rules = run.options, []
-        if options.stop_score is not None:
-            rules.append(reaches(options.stop_score))
-        if options.tolerance is not None:
-            rules.append(lambda step: step.state.change < options.tolerance)
-        return refine_steps(
-            self.first(run),
-            lambda frame, number: self.next(run, frame, number),
-            range(1, options.frames + 1),
-            evaluate=None if run.score is None else lambda frame, number: Verdict(run.score(frame.images)),
-            stop=any_of(*rules) if rules else None,
-            resume=resume,
-            drop_finished=bool(rules),
+        return Facts(
+            "PIE",
+            options.frames,
+            options.resolution,
+            options.size == "own",
+            self.config.prompt,
+            options.source_prompt,
+            differences=True,
+            note=NOTE,
         )
 
     @torch.no_grad()
@@ -283,7 +178,7 @@ class PIEEditor(Pretrained):
         score: Score | None = None,
         embeds: Tensor | None = None,
         negative_embeds: Tensor | None = None,
-    ) -> Run:
+    ) -> PIERun:
         """Everything before the first edit.
 
         Args:
@@ -297,15 +192,16 @@ class PIEEditor(Pretrained):
                 text encoder of few words.
         """
         options = (options or PIEOptions()).resolved(self.config)
-        score = score or self.classifier
-        if options.stop_score is not None and score is None:
-            raise ValueError("stop_score needs a classifier, and these weights come without one; give one as score.")
+        score = scored_by(options, score or self.classifier)
         if options.eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
             raise ValueError(f"{type(self.scheduler).__name__} takes no eta; use DDIM, or leave eta at 0.")
-        original, region = as_batch(image, mask, options.resolution, factor(self.vae))
+        resize = partial(resize_and_cut, resolution=options.resolution) if options.resolution else None
+        original, region = as_batch(image, mask, resize, factor(self.vae))
         batch = len(original)
         if embeds is None:
-            texts = tuple(self._encode(entry, batch) for entry in self._entries(prompt, options.frames))
+            texts = tuple(
+                self._encode(entry, batch) for entry in prompt_entries(prompt, self.config.prompt, options.frames)
+            )
         elif prompt is not None:
             raise ValueError("Give a prompt or its embeddings, not both.")
         else:
@@ -324,19 +220,19 @@ class PIEEditor(Pretrained):
             wide = torch.cat([floor_sides(part, unit) for part in region]).amax(dim=1, keepdim=True)
             wide = wide.to(self.device).expand(batch, -1, -1, -1)
         original = original.to(self.device)
-        return Run(
+        return PIERun(
             original,
-            self.moments(original),
             latent,
             wide,
+            options,
+            score,
+            self.moments(original),
             texts,
             negative.to(self.device).expand(batch, -1, -1),
             self._encode(options.source_prompt, batch) if options.mode == "inversion" else negative,
-            options,
-            score,
         )
 
-    def first(self, run: Run) -> Frame:
+    def first(self, run: PIERun) -> Frame:
         """Frame 0: the original."""
         latents = scaled(self.vae, run.moments.mean).float()
         batch = len(latents)
@@ -344,7 +240,7 @@ class PIEEditor(Pretrained):
         nothing = torch.zeros(batch, device=latents.device)
         return Frame(run.original, latents, nothing, torch.arange(batch), generators, torch.zeros_like(run.original))
 
-    def next(self, run: Run, frame: Frame, number: int) -> Frame:
+    def next(self, run: PIERun, frame: Frame, number: int) -> Frame:
         """Frame `number` (from 1) of a run, from the one before it."""
         generators = clone_items(frame.generators)
         edit = self.edit(run, frame, number, generators)
@@ -370,7 +266,7 @@ class PIEEditor(Pretrained):
     @torch.no_grad()
     def edit(
         self,
-        run: Run,
+        run: PIERun,
         frame: Frame,
         number: int,
         generators: Sequence[torch.Generator],
@@ -420,11 +316,6 @@ class PIEEditor(Pretrained):
         images = decode_latents(self.vae, latents).float()
         return Edit(beginning, denoised, latents, images)
 
-    def _unscored(self, image: Any, prompt: Prompt | None, mask: Any, options: PIEOptions) -> Run:
-        """A run without the classifier, which nobody is told of, unless a rule to stop asks it."""
-        run = self.start(image, prompt, mask, options)
-        return run if options.stop_score is not None else replace(run, score=None)
-
     def moments(self, images: Tensor) -> Moments:
         """Where the VAE places pictures (b, 3, H, W) in [0, 1]."""
         mean, logvar = posterior(self.vae, images)
@@ -436,14 +327,6 @@ class PIEEditor(Pretrained):
 
         kept = {name: self.scheduler.config[name] for name in _NOISES if name in self.scheduler.config}
         return DDIMScheduler(**kept, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-
-    def _entries(self, prompt: Prompt | None, frames: int) -> Sequence[str | Sequence[str]]:
-        prompt = prompt if prompt is not None else self.config.prompt
-        if not prompt:
-            raise ValueError("A prompt is needed: say what the condition looks like in such a picture.")
-        entries = [prompt] if isinstance(prompt, str) else list(prompt)
-        check_schedule("The prompt", entries, frames)
-        return entries
 
     def _encode(self, prompt: str | Sequence[str], batch: int) -> Tensor:
         """(b, tokens, width) float32."""

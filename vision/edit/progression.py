@@ -1,4 +1,4 @@
-"""What a progression is made of: the frames, one edit, the run that is being edited, and its result."""
+"""What a progression is made of: the run that is being edited, its frames, and its result."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from vision.edit.one_edit import Beginning, Moments
-from vision.edit.options import PIEOptions
+from vision.edit.options import ProgressionOptions
 from vision.images import to_pil
 from vision.refine import PerItem
 
@@ -24,53 +23,33 @@ class Frame:
 
     images: Tensor
     """(b, 3, H, W) in [0, 1]."""
-    latents: Tensor
-    """(b, c, h, w), scaled: what the pictures were decoded from; of the original the VAE's mean."""
+    latents: Tensor | None
+    """(b, c, h, w), scaled: what the pictures were decoded from; of the original the VAE's mean. None for editors that
+    show none."""
     change: Tensor
-    """(b,) root mean square of the latents' change in this frame, where the mask lets them."""
+    """(b,) root mean square of the latents' change in this frame, where the mask lets them; of the pictures' without
+    latents."""
     items: Tensor
     """(b,) int64 which pictures of the run these are."""
     generators: PerItem[torch.Generator]
     """Of the noise that is still to be drawn."""
     difference: Tensor
-    """(b, 3, H, W) decoded frame minus decoded original: what the networks change. 0 where nobody asks for it."""
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit and what it went through."""
-
-    beginning: Beginning
-    """Where the loop started."""
-    denoised: Tensor
-    """(b, c, h, w) result of the loop."""
-    latents: Tensor
-    """(b, c, h, w) after it was pulled to the original."""
-    images: Tensor
-    """(b, 3, H, W) in [0, 1], decoded."""
+    """(b, 3, H, W) what the networks change of the original, in shares of white. 0 where nobody asks for it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One batch of pictures, ready to be edited."""
+    """One batch of pictures, ready to be edited; editors keep in their own kinds what else they need."""
 
     original: Tensor
     """(b, 3, H, W) in [0, 1]."""
-    moments: Moments
-    """Of the original."""
     mask: Tensor | None
-    """(b, c, h, w) in [0, 1]; None edits everywhere."""
+    """(b, c, h, w) in [0, 1] the region on latents; None edits everywhere, or there are no latents."""
     region: Tensor | None
-    """(b, 1, H, W) the same on pixels: the largest of the colours."""
-    texts: tuple[Tensor, ...]
-    """(b, tokens, width) of every entry of the prompt."""
-    negative: Tensor
-    """(b, tokens, width)."""
-    source: Tensor
-    """(b, tokens, width) what the pictures show, for inversion."""
-    options: PIEOptions
+    """(b, 1, H, W) the same on pixels: the largest of the colours; None edits everywhere."""
+    options: ProgressionOptions
     """Without None, apart from rules to stop."""
-    score: Score | None = None
+    score: Score | None
     """Measures frames; None: nothing does."""
 
 
@@ -80,8 +59,8 @@ class Progression:
 
     images: Tensor
     """(frames + 1, b, 3, H, W) in [0, 1] on the CPU."""
-    latents: Tensor
-    """(frames + 1, b, c, h, w), scaled."""
+    latents: Tensor | None
+    """(frames + 1, b, c, h, w), scaled; None for editors that show none."""
     scores: Tensor | None
     """(frames + 1, b) of the classifier; None without one."""
     mask: Tensor | None
