@@ -6,6 +6,7 @@ b: batch, h, w: pixels of the input; H, W: of the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 
 import numpy as np
 import PIL.Image
@@ -86,3 +87,17 @@ def whole(image: ImageLike, bands: Callable[..., Iterator[Tensor]]) -> Picture:
     if loaded is None:
         return result[0].permute(1, 2, 0).contiguous().numpy()
     return loaded.with_colours(to_pil(result))
+
+
+def self_ensemble(network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """Mean of what a network makes of the eight flips and turns of (b, 3, h, w), each turned back.
+
+    Source: Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution" (2017), section 3.3.
+    """
+    total = 0
+    for transposed, *flips in product((False, True), repeat=3):
+        axes = [axis for axis, flipped in zip((2, 3), flips, strict=True) if flipped]
+        view = image.flip(axes)
+        result = network(view.transpose(2, 3)).transpose(2, 3) if transposed else network(view)
+        total = total + result.flip(axes)
+    return total / 8

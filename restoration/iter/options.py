@@ -83,6 +83,8 @@ class ITEROptions:
     """Context on each inner side of a tile, in input pixels."""
     tiling: Literal["blended", "published"] = "blended"
     """blended fades tiles into each other; published pastes 256-pixel tiles from 720 x 720 pixels on, as released."""
+    self_ensemble: bool = False
+    """Average the deterministic results of the eight flips and turns: a little more exact, at eight times the cost."""
     seed: int = 0
     """Of the sampling; picture i of a batch uses seed + i."""
 

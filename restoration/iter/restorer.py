@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration.bands import Picture, resized, scaled, tiled, whole
+from restoration.bands import Picture, resized, scaled, self_ensemble, tiled, whole
 from restoration.iter.mini import MiniITER
 from restoration.iter.options import BUILTIN, ITERConfig, ITEROptions, Variant
 from restoration.iter.published import PublishedITER
@@ -281,7 +281,8 @@ class ITERRestorer(hub.Pretrained):
         moved = self._move(padded)
         if self._fidelity(options) == 1:
             with torch.no_grad():
-                picture = self.model.restore_base(moved).float()
+                base = self.model.restore_base
+                picture = (self_ensemble(base, moved) if options.self_ensemble else base(moved)).float()
         else:
             sampler = TokenSampler(self.model, self._sampling(options))
             state = sampler.start(moved, self._noise(padded, options, box))
@@ -345,6 +346,10 @@ class ITERRestorer(hub.Pretrained):
     def _check(self, options: ITEROptions) -> None:
         if self.config.architecture == "published" and options.fidelity not in (None, 0, 1):
             raise ValueError(f"fidelity must be 0 or 1 for the published network, got {options.fidelity}.")
+        if options.self_ensemble and self._fidelity(options) < 1:
+            raise ValueError(
+                f"self_ensemble averages deterministic results; take fidelity 1, not {self._fidelity(options)}."
+            )
 
 
 class _Progress:

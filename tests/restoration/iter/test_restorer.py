@@ -426,3 +426,18 @@ def test_tokens_are_counted_in_whole_numbers(restorer):
     for step in sampler.steps(state):
         if step.at.next is not None:
             assert int((step.state.visible > 0).sum()) == step.at.next
+
+
+def test_self_ensemble_commutes_with_flips_and_turns_and_refuses_sampled_texture():
+    restorer = ITERRestorer.from_pretrained()
+    image = torch.rand(1, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    options = ITEROptions(fidelity=1, self_ensemble=True)
+    straight = restorer(image, options)
+    for change in (lambda x: x.flip(2), lambda x: x.flip(3), lambda x: x.transpose(2, 3)):
+        assert torch.allclose(restorer(change(image), options), change(straight), atol=1e-5)
+    plain = restorer(image, ITEROptions(fidelity=1))
+    assert not torch.allclose(plain, straight, atol=1e-3)
+    views = [plain, restorer(image.flip(2), ITEROptions(fidelity=1)).flip(2)]
+    assert (sum(views) / 2 - straight).abs().mean() < (plain - straight).abs().mean()  # half of the views come nearer
+    with pytest.raises(ValueError, match=r"self_ensemble averages deterministic results; take fidelity 1, not 0\.5"):
+        restorer(image, ITEROptions(fidelity=0.5, self_ensemble=True))
