@@ -8,7 +8,8 @@ more probable under the model; then the one with the earliest vote.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -129,3 +130,26 @@ def tally(answers: int, votes: Sequence[Vote], champion: int | None = None) -> J
         best = top[0] if len(top) == 1 else winner_of([vote for vote in votes if vote.winner in top])
     told = next((vote for vote in votes if vote.winner == best and best is not None), votes[0])
     return Judged(scores, best, reasoning(told.reply.text), tuple(votes))
+
+
+def rated(ratings: Sequence[float], beats: Callable[[float, float], float], reasoning: str = "") -> Judged:
+    """What ratings of each answer alone come to.
+
+    Args:
+        ratings: one per answer, higher is better; NaN where none could be read.
+        beats: the chance, in [0, 1], that an answer of the first rating is better than one of the second.
+        reasoning: of the best one.
+    """
+    known = [index for index, rating in enumerate(ratings) if not math.isnan(rating)]
+    scores = torch.full((len(ratings),), 0.5)
+    for index in known:
+        others = [beats(ratings[index], ratings[other]) for other in known if other != index]
+        if others:
+            scores[index] = sum(others) / len(others)
+    choice = max(known, key=lambda index: ratings[index], default=None)
+    return Judged(scores, choice, reasoning, (), torch.tensor(ratings, dtype=torch.float32))
+
+
+def higher(one: float, other: float) -> float:
+    """1 for the higher rating, 0 for the lower, 0.5 for equal ones."""
+    return 0.5 if one == other else float(one > other)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-WORDS = re.compile(r"(?:response|answer)? ?#? ?([12]) ?(?:is better)? ?\.?", re.IGNORECASE)
+WORDS = re.compile(r"(?:response|answer|image)? ?#? ?([12]) ?(?:is better)? ?\.?", re.IGNORECASE)
 """How a judgement may write its choice, with single spaces."""
 
 

@@ -195,10 +195,13 @@ class ChatModel:
         chosen = F.log_softmax(logits, -1).gather(-1, tail.to(logits.device)[..., None])[..., 0]
         return [row[: len(ids)] for row, ids in zip(chosen, tails, strict=True)]
 
-    def encode(self, dialogues: Sequence[Dialogue]) -> dict[str, Tensor]:
-        """Inputs of the model, (batch, tokens) padded on the left, with the opening of the model's own turn at the end.
+    def encode(self, dialogues: Sequence[Dialogue], *, opened: bool = True) -> dict[str, Tensor]:
+        """Inputs of the model, (batch, tokens) padded on the left.
 
         What a text says is never read as a special token.
+
+        Args:
+            opened: end with the opening of the model's own turn.
 
         Raises:
             ValueError: the processor refuses a dialogue or its pictures, or it is longer than the model's positions.
@@ -211,7 +214,7 @@ class ChatModel:
             media["do_sample_frames"] = False
         with hub.library_errors("The processor of these weights does not take the dialogue"):
             texts = [
-                self.guarded.apply_chat_template(dialogue.messages(), tokenize=False, add_generation_prompt=True)
+                self.guarded.apply_chat_template(dialogue.messages(), tokenize=False, add_generation_prompt=opened)
                 for dialogue in dialogues
             ]
             inputs = self.guarded(text=texts, padding=True, padding_side="left", return_tensors="pt", **media)

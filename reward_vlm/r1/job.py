@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal
 from reward_vlm.audit import Watched, told
 from reward_vlm.data import answer_of, check_fields, open_picture, pictures_of, read_rows, read_video, text_of, video_of
 from reward_vlm.dialogue import Video
-from reward_vlm.job import AskOptions, RowJob, note_unknown_words, place
-from reward_vlm.judges import Judged, Query, as_query
+from reward_vlm.job import AskOptions, RowJob, place
+from reward_vlm.judges import Judge, Judged, Query, as_query
+from reward_vlm.open_judge import open_judge
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
 from reward_vlm.r1.pictures import PictureJudge
+from reward_vlm.templates import Pair, Point
 from vision.config import UNNAMED, to_dict
 from vision.files import digest
 from vision.job import Job, Outcome, Show, silent
@@ -40,6 +42,9 @@ class JudgeOptions(AskOptions):
     """Which of the weights that come with the project."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What runs the model."""
+    template: Pair | Point | None = None
+    """How weights of another family are asked and read, see `reward_vlm.templates`; None: as their judge.json says, by
+    their scalar head where they have one, else as R1-Reward."""
     audit: bool = False
     """Do not judge, but find out whether this judge is worth asking: the pairs of --rows (without: rendered scenes) in
     both orders, with black pictures, with other questions, the same answer twice."""
@@ -58,6 +63,8 @@ class JudgeOptions(AskOptions):
             raise ValueError("A question needs two or more --answers, or two or more --pictures.")
         if self.source is not None and self.variant is not None:
             raise ValueError("--variant chooses among the weights that come with the project; leave out --source.")
+        if self.template is not None and self.source is None:
+            raise ValueError("--template says how other weights are asked; name them (--source).")
 
     def asked_with(self) -> tuple[str, ...]:
         """Names of the fields that belong to one question, besides its pictures."""
@@ -83,8 +90,6 @@ def judge_question(options: JudgeOptions, show: Show = silent) -> Judged:
     query = as_query(list(options.image), question, options.answers or options.pictures)
     refuse_unknown(judge, [query])
     job = Job(Path(), options, show=show)
-    if options.source is None:
-        note_unknown_words(judge, " ".join((question, *options.answers)), job)
     windows = (16 if options.variant == "restoration" else 0) if options.windows is None else options.windows
     if options.pictures and windows:
         found = PictureJudge(judge, windows)(options.pictures, options.options, question=question)
@@ -123,12 +128,12 @@ def judge_rows(options: JudgeOptions, show: Show = silent) -> Outcome:
     return job.finish("questions", source=options.source, seed=options.options.seed, **facts)
 
 
-def refuse_unknown(judge: R1Judge, queries: Sequence[Query]) -> None:
+def refuse_unknown(judge: Judge, queries: Sequence[Query]) -> None:
     """
     Raises:
         ValueError: a question is outside of what the weights were taught.
     """
-    for query in queries:
+    for query in queries if isinstance(judge, R1Judge) else ():
         if sentence := judge.unknown(query):
             raise ValueError(sentence)
 
@@ -142,7 +147,8 @@ def record(found: Judged) -> dict[str, Any]:
     ]
     scores = [round(score, 6) for score in found.scores.tolist()]
     shown = {"choice": found.choice, "scores": None if found.choice is None else scores, "reasoning": found.reasoning}
-    return shown | ({"doubt": found.doubt} if found.doubt else {}) | {"votes": votes}
+    ratings = {} if found.ratings is None else {"ratings": [None if r != r else r for r in found.ratings.tolist()]}
+    return shown | ratings | ({"doubt": found.doubt} if found.doubt else {}) | {"votes": votes}
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,9 @@ def query_row(data: Mapping[str, Any], folder: Path) -> QueryRow:
     return QueryRow(str(data.get("id", "")), text_of(data, "question"), answers, images, video)
 
 
-def load_judge(options: JudgeOptions) -> R1Judge:
+def load_judge(options: JudgeOptions) -> Judge:
     """The judge that the options name."""
     where = place(options.device, options.dtype)
+    if options.source is not None and options.engine == "transformers":
+        return open_judge(options.source, options.template, **where)
     return R1Judge.from_pretrained(options.source, variant=options.variant, engine=options.engine, **where)

@@ -20,9 +20,8 @@ import torch
 from reward_vlm.chat import Chat, WithChat, listed, spelled
 from reward_vlm.dialogue import Dialogue, Video
 from reward_vlm.judges import Judged, Query, Vote, as_query, tally, winner_of
-from reward_vlm.parse import choice
 from reward_vlm.r1.options import CONFIG, R1Config, R1Options
-from reward_vlm.r1.prompts import TEMPLATES, fill
+from reward_vlm.templates import PAIRS
 from reward_vlm.tiny import builtin_chat
 from reward_vlm.vlm import ChatModel, Sampling
 from vision import hub
@@ -193,12 +192,13 @@ class R1Judge(WithChat):
             shown += [(number, q, order) for order in orders[options.orders] for _ in range(options.votes)]
         generators = item_generators(options.seed, len(shown))
         cast: list[list[Vote]] = [[] for _ in pairs]
+        read = PAIRS[self.config.template].read
         for start in range(0, len(shown), options.batch_size):
             part = shown[start : start + options.batch_size]
             dialogues = [self.ask(queries[q], order) for _, q, order in part]
             replies = self.chat.generate(dialogues, sampling, generators=generators[start : start + len(part)])
             for (number, _, order), reply in zip(part, replies, strict=True):
-                chosen = choice(reply.text)
+                chosen = read(reply.text)
                 cast[number].append(Vote(order, None if chosen is None else order[chosen - 1], reply))
         return cast
 
@@ -240,13 +240,5 @@ def neighbours(standing: Sequence[int]) -> list[tuple[int, int]]:
 
 def prompt(config: R1Config, query: Query, order: tuple[int, int] = (0, 1)) -> Dialogue:
     """What a judge of this configuration is sent about two answers of a question, in this order."""
-    text, pictures = show(config.template, query.question, [query.answers[i] for i in order], query.media)
+    text, pictures = PAIRS[config.template].show(query.question, [query.answers[i] for i in order], query.media)
     return Dialogue().user(*((*pictures, text) if config.image_first else (text, *pictures)))
-
-
-def show(template: str, question: str, answers: Sequence[Any], media: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
-    """The text of a comparison and its pictures; answers that are pictures are called by their numbers ("image 2")."""
-    if all(isinstance(answer, str) for answer in answers):
-        return fill(TEMPLATES[template], question, *answers), tuple(media)
-    names = [f"image {len(media) + number}" for number in range(1, len(answers) + 1)]
-    return fill(TEMPLATES[template], question, *names), (*media, *answers)

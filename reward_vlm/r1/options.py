@@ -8,6 +8,7 @@ from typing import Literal
 
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.options import TRLTraining
+from reward_vlm.templates import Pair
 from reward_vlm.vlm import Sampling
 from vision.config import added
 
@@ -18,8 +19,8 @@ CONFIG = "judge.json"
 class R1Config:
     """How the weights were taught to be asked; saved beside them. The defaults are the published model's."""
 
-    template: Literal["short", "long", "plain"] = "short"
-    """Prompt, see `reward_vlm.r1.prompts`."""
+    template: Pair = "short"
+    """How it is asked and its reply read, see `reward_vlm.templates`."""
     image_first: bool = True
     """Pictures stand before the text (the published evaluation) or after it (the published training rows)."""
     max_new_tokens: int = 4096

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from reward_vlm.audit import Watched, told
-from reward_vlm.judges import Judge, Judged, Query, tally
+from reward_vlm.judges import Judge, Judged, Query, higher, rated, tally
 from reward_vlm.photo_pairs import QUESTION, SIDE
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
@@ -49,7 +49,7 @@ class PictureJudge:
     def __call__(
         self, pictures: Sequence[ImageLike], options: R1Options | None = None, *, question: str = QUESTION
     ) -> Judged:
-        """What the votes on the windows of two or more pictures of the same size come to.
+        """What the votes (or mean ratings) of windows of two or more pictures of the same size come to.
 
         Args:
             pictures: see `vision.images.ImageLike`.
@@ -71,6 +71,8 @@ class PictureJudge:
         windows = zip(*(self._cut(tensor, shared) for tensor in tensors), strict=True)
         queries = [Query(question, tuple(map(to_pil, window))) for window in windows]
         found = self.judge.batch(queries, options or R1Options(batch_size=self.batch_size))
+        if found[0].ratings is not None:
+            return rated(torch.stack([judged.ratings for judged in found]).mean(0).tolist(), higher)
         return tally(len(tensors), [vote for judged in found for vote in judged.votes])
 
     def batch(self, queries: Sequence[Query], options: R1Options | None = None) -> list[Judged]:

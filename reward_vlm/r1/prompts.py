@@ -97,15 +97,11 @@ Output:\x20
 """What the judge of consistency is asked, with the release's spelling."""
 
 
-def fill(template: str, question: str, answer1: str, answer2: str) -> str:
-    """The text of the judge's user turn."""
-    return _fill(template, {"question": question, "answer1": answer1, "answer2": answer2})
+def fill(template: str, **fields: str) -> str:
+    """A template with its fields filled in, once: what stands in braces is looked up, nothing in a field is."""
+    return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], template)
 
 
 def fill_consistency(response: str, answer: str) -> str:
     """The text of the consistency judge's user turn."""
-    return _fill(CONSISTENCY, {"response": response, "answer": answer})
-
-
-def _fill(template: str, fields: dict[str, str]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], template)
+    return fill(CONSISTENCY, response=response, answer=answer)

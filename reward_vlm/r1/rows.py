@@ -14,8 +14,8 @@ import numpy as np
 
 from reward_vlm.data import JudgementRow, Preference, judgement, preference
 from reward_vlm.forms import judgement_form
-from reward_vlm.r1.judge import show
 from reward_vlm.r1.options import R1Config
+from reward_vlm.templates import PAIRS
 from reward_vlm.training import message_set
 
 
@@ -27,7 +27,7 @@ def judgement_row(pair: Preference, config: R1Config) -> JudgementRow:
     """
     if pair.video is not None:
         raise ValueError(f"{pair.id}: judges are trained on pictures, not on films; leave the row out.")
-    words, pictures = show(config.template, pair.question, pair.answers, pair.images)
+    words, pictures = PAIRS[config.template].show(pair.question, pair.answers, pair.images)
     text, images = {"type": "text", "text": words}, [{"type": "image"} for _ in pictures]
     content = [*images, text] if config.image_first else [text, *images]
     answer = f"<answer>{pair.better}</answer>"

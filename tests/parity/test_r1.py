@@ -178,8 +178,8 @@ def test_rewards(case):
 @pytest.mark.parametrize("case", cases("prompts"))
 @pytest.mark.parametrize("name", ["short", "long"])
 def test_prompts(case, name):
-    answers = case["response_1"], case["response_2"]
-    assert fill(TEMPLATES[name], case["question"], *answers) == case[f"{name}_template"]
+    fields = {"question": case["question"], "answer1": case["response_1"], "answer2": case["response_2"]}
+    assert fill(TEMPLATES[name], **fields) == case[f"{name}_template"]
 
 
 @pytest.mark.parametrize("case", cases("answer_parsing"))
