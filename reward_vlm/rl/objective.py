@@ -174,13 +174,27 @@ def stable_reinforce_loss(
         weights: (B, T) or (B, 1) factors of the tokens' losses, for samples of another policy.
     """
     real = torch.ones_like(log_probs, dtype=torch.bool) if mask is None else mask.bool()
-    log_ratio = torch.where(real, log_probs - old_log_probs, 0.0)
+    losses = token_losses(log_probs, old_log_probs, advantages, real, epsilon=epsilon, preclip=preclip, weights=weights)
+    return (losses.sum(1) / real.sum(1).clamp(min=1)).mean()
+
+
+def token_losses(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    epsilon: float = 0.2,
+    preclip: float | None = 1000.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """The losses (B, T) of tokens whose mean `stable_reinforce_loss` is, with its arguments; 0 in the padding."""
+    log_ratio = torch.where(mask, log_probs - old_log_probs, 0.0)
     if preclip is not None:
         log_ratio = log_ratio.clamp(-math.log(preclip), math.log(preclip))
     ratio = log_ratio.exp()
-    gain = torch.where(real, advantages, 0.0)
+    gain = torch.where(mask, advantages, 0.0)
     losses = -torch.minimum(ratio * gain, ratio.clamp(1 - epsilon, 1 + epsilon) * gain)
     if weights is not None:
         losses = losses * weights
-    counts = real.sum(1)
-    return (torch.where(real, losses, 0.0).sum(1) / counts.clamp(min=1)).mean()
+    return torch.where(mask, losses, 0.0)

@@ -182,7 +182,8 @@ def test_a_command_asks_any_kind_of_judge(head):
     assert found.ratings is not None and found.choice in (0, 1) and found.votes == ()
     asked = JudgeOptions(question="q", answers=("a", "b"), source="builtin:tiny", template="unified_think",
                          options=R1Options(max_new_tokens=2))  # fmt: skip
-    assert judge_question(asked).choice is None
+    with pytest.raises(ValueError, match=r"A dialogue has \d+ tokens"):  # the published words, spelled letter by letter
+        judge_question(asked)
     assert isinstance(open_judge("builtin:tiny", "q_insight"), PointJudge)
     with pytest.raises(ValueError, match="name them"):
         JudgeOptions(question="q", answers=("a", "b"), template="unified")
