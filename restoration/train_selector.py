@@ -20,6 +20,7 @@ from typing import Literal
 from restoration.benchmark_restorers import NEED
 from restoration.restorer import find_system
 from restoration.selection import SIZES, Selection, SelectorConfig
+from vision.checkpoints import one_at_a_time
 from vision.strategies import Choice, Lesson, StrategySelector, read_choices, relabel_first_attempt
 from vision.strategies.need import NONE, believe_none
 
@@ -57,6 +58,7 @@ class SelectorTraining:
             raise ValueError(f"missed must lie in [0, 1), got {self.missed}.")
 
 
+@one_at_a_time
 def train(options: SelectorTraining, *, log: Callable[[str], object] | None = None) -> Path:
     """Fit both and return the folder that was written.
 

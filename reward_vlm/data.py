@@ -256,8 +256,8 @@ def stored(image: Picture, folder: Path, name: str) -> str:
         path, root = image.resolve(), folder.resolve()
         return str(path.relative_to(root) if path.is_relative_to(root) else path)
     path = folder / "images" / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, compress_level=1)
+    with atomic_path(path) as part:
+        image.save(part, "PNG", compress_level=1)
     return str(path.relative_to(folder))
 
 

@@ -8,6 +8,7 @@ import difflib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from reward_vlm.vlm import ChatModel, load_model
-from vision.checkpoints import Log
+from vision.checkpoints import Log, forget_after, publish
 from vision.config import one_line
 from vision.hub import silent
 
@@ -27,7 +28,7 @@ def common_arguments(folder: Path, seed: int, save_every: int) -> dict[str, Any]
         "output_dir": str(folder),
         "seed": seed,
         "save_steps": save_every,
-        "save_total_limit": 2,
+        "save_total_limit": 1,
         "logging_steps": 1,
         "report_to": [],
         "disable_tqdm": True,
@@ -61,6 +62,13 @@ def configured(kind: Any, arguments: Mapping[str, Any]) -> Any:
     return config
 
 
+def first_process_first(folder: Path) -> AbstractContextManager[None]:
+    """Inside, the first of several processes works before the others."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(**common_arguments(folder, 0, 1)).main_process_first(local=False)
+
+
 def kept_start(folder: Path, save: Callable[[Path], object]) -> Path:
     """A copy of the weights that a run starts from, in its folder: a resumed run has them as well.
 
@@ -68,23 +76,37 @@ def kept_start(folder: Path, save: Callable[[Path], object]) -> Path:
         folder: of the run.
         save: writes the weights into a folder.
     """
-    start = folder / "start"
-    if not start.exists():
-        part = start.with_name("start.part")
-        shutil.rmtree(part, ignore_errors=True)
-        save(part)
-        part.rename(start)
-    return start
+    with first_process_first(folder):
+        return publish(folder / "start", save)
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """TRL's newest complete checkpoint in a folder; incomplete ones, which a kill left, are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for path in found:
-        if not (path / "trainer_state.json").exists():  # written last
-            shutil.rmtree(path)
-    whole = [path for path in found if path.exists()]
+    """TRL's newest complete checkpoint in a folder, with which a run goes on.
+
+    What a kill left beside it is removed: incomplete checkpoints, older ones, and rows of `log.jsonl` that were logged
+    after it, which will be logged again.
+    """
+    with first_process_first(folder):
+        found = sorted(folder.glob("checkpoint-*"), key=_number)
+        whole = [path for path in found if _is_complete(path)]
+        for path in found:
+            if path not in whole[-1:]:
+                shutil.rmtree(path)
+        forget_after(folder / "log.jsonl", _number(whole[-1]) if whole else -1)
     return str(whole[-1]) if whole else None
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the file is there, and whole, that is written last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True
 
 
 @torch.no_grad()
@@ -178,7 +200,7 @@ def supervise(
             peft_config=peft,
             callbacks=callbacks,
         )
-        done = 0 if checkpoint is None else int(checkpoint.rsplit("-", 1)[1])
+        done = 0 if checkpoint is None else _number(Path(checkpoint))
         if not (done and reached and reached(done)):  # a kill may follow the look
             quiet(trainer).train(resume_from_checkpoint=checkpoint)
     return trainer

@@ -1,24 +1,25 @@
-"""Jobs and trainings that are killed, starved or robbed, and started again, end as those that were not.
+"""Jobs and trainings that are killed, stopped, starved or robbed, and started again, end as those that were not.
 
-    python -m tests.kills --kills 100 --seed 0
+    python -m tests.kills --kills 100 --table kills.csv
     python -m tests.kills --only edit reconstruct --kills 12
 
-Every work of `tests.kill_works` is done once undisturbed, in a process of its own; then again and again in other
-folders, where the process is killed (SIGKILL) before its n-th change of a file, n spread over all of them, or after a
-random share of the processor time that it needs; up to three kills for a folder before it may finish. Then the folder
-must hold the same files with the same content, apart from times. The same holds after a full disk, after the output or
-the input was taken away, and when two processes work in one folder; there the process may end with a sentence.
+Every work of `tests.kill_works` is done once undisturbed, in a process of its own, as a command does it; then again and
+again in other folders, where the process is killed (SIGKILL) before its n-th change of a file, n spread over all of
+them, or after a random share of the processor time that it needs; up to three kills for a folder before it may finish.
+What lies there after a kill must be whole. In the end the folder must hold the same files with the same content, apart
+from times. The same holds after Ctrl-C and SIGTERM, a full disk, after the output or the input was taken away or could
+no longer be written, and when two processes work in one folder; there the process may end with one sentence.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import csv
 import os
 import random
 import resource
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import traceback
@@ -28,22 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TIMES = (
-    "seconds",
-    "finished",
-    "was_done",
-    "done_before",
-    "runtime",
-    "per_second",
-    "versions",
-    "grad_norm_time",
-    "flos",
-    "threads",
-)
-"""Parts of the names of JSON values that differ from run to run."""
-UNSTABLE = (".bin", ".pt", ".pth", ".pkl", ".lock")
-"""Endings of files, written by other libraries, whose content holds times or paths."""
+from scripts.terminal import run
+from tests.kill_contents import contents, differences, halves
+from vision.job import Outcome
+
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
+STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""Exit codes after signals that a process hears of."""
+NOBODY = 65534
+"""A user who owns nothing."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,8 @@ class Work:
     """Does it, given the folder of inputs and that of results; returns an outcome, or what is false when undone."""
     processes: int = 1
     """How many share the work."""
+    clocked: tuple[str, ...] = ()
+    """Names of files, and of values in them, that depend on time or memory."""
 
 
 @dataclass(frozen=True)
@@ -63,71 +59,95 @@ class End:
     """How a process ended."""
 
     killed: bool
-    """By a signal."""
+    """By a signal that it did not hear of."""
     code: int
-    """0 done, 2 an exception that is a sentence or an outcome with problems, 1 anything else."""
+    """Exit code of the command; 1 after an exception that is no sentence."""
     said: str
-    """The trace, or the problems."""
+    """What it wrote to stderr."""
     changes: int
     """How often it changed files before."""
     seconds: float
     """Processor time."""
+
+    @property
+    def is_sentence(self) -> bool:
+        """Whether it is done, or said why it is not in a sentence for each thing."""
+        return self.code in (0, 2) and "Traceback" not in self.said
 
 
 # ---- one process
 
 
 def start(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None = None, rank: int = 0) -> int:
-    """The id of a process that does the work; `trap` prepares it."""
+    """The id of a process that does the work as a command does; `trap` prepares it."""
     process = os.fork()
     if process:
         return process
-    report, code, said, counted = folder / f"report_{os.getpid()}", 1, "", [0]
+    code, counted, null = 1, [0], os.open(os.devnull, os.O_RDWR)
+    said, count = (os.open(folder / f"{name}_{os.getpid()}", os.O_RDWR | os.O_CREAT) for name in ("said", "count"))
     try:
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(null, stream)
+        for stream, target in ((0, null), (1, null), (2, said)):
+            os.dup2(target, stream)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(work.processes)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ.get("MASTER_PORT", "29541")}
         counts_changes(out, counted)
         if trap is not None:
             trap()
-        outcome = work.run(folder / "inputs", out)
-        problems = list(getattr(outcome, "problems", ()))
-        code, said = (2 if problems else 0), "\n".join(map(str, problems))
-    except (ValueError, OSError) as error:
-        code, said = 2, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        run(lambda: _code(work.run(folder / "inputs", out)))
+    except SystemExit as end:
+        code = int(end.code or 0)
     except BaseException:
-        said = traceback.format_exc()
+        sys.stderr.write(traceback.format_exc())
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        report.write_text(json.dumps([code, said[-3000:], counted[0]]))
+        os.write(count, str(counted[0]).encode())
         os._exit(code)
+
+
+def _code(outcome: object) -> int:
+    if not isinstance(outcome, Outcome):
+        return 0
+    sys.stderr.write("".join(f"{sentence}\n" for sentence in outcome.problems))
+    return outcome.code
 
 
 def finish(process: int, folder: Path) -> End:
     """Wait for a process."""
-    report = folder / f"report_{process}"
-    _, status, usage = os.wait4(process, 0)
+    return _end(*os.wait4(process, 0), folder)
+
+
+def _end(process: int, status: int, usage: resource.struct_rusage, folder: Path) -> End:
+    said, count = (folder / f"{name}_{process}" for name in ("said", "count"))
+    text = said.read_text(errors="replace")[-3000:] if said.exists() else ""
+    changes = int(count.read_text() or 0) if count.exists() else 0
+    for path in (said, count):
+        path.unlink(missing_ok=True)
     seconds = usage.ru_utime + usage.ru_stime
     if os.WIFSIGNALED(status):
-        return End(True, -os.WTERMSIG(status), "", 0, seconds)
-    code, said, changes = json.loads(report.read_text())
-    report.unlink()
-    return End(False, code, said, changes, seconds)
+        return End(True, -os.WTERMSIG(status), text, changes, seconds)
+    return End(False, os.WEXITSTATUS(status), text, changes, seconds)
 
 
-def do(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None = None) -> End:
-    """Do the work with all its processes; a trap is the first one's, and its kill ends the others too."""
-    others = range(1, work.processes)
-    ids = [start(work, folder, out, trap), *(start(work, folder, out, rank=rank) for rank in others)]
-    first = finish(ids[0], folder)
-    if first.killed:
-        for process in ids[1:]:
-            os.kill(process, signal.SIGKILL)
-    ends = [first, *(finish(process, folder) for process in ids[1:])]
-    return first if first.killed else max(ends, key=lambda end: (end.code == 1, end.code))
+def do(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None = None, trapped: int = 0) -> End:
+    """Do the work with all its processes, one of which the trap is for; when one fails, the others are ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    waiting = {
+        start(work, folder, out, trap if rank == trapped else None, rank): rank for rank in range(work.processes)
+    }
+    ends: dict[int, End] = {}
+    first = None
+    while waiting:
+        process, status, usage = os.wait4(-1, 0)
+        end = _end(process, status, usage, folder)
+        ends[waiting.pop(process)] = end
+        if first is None and end.code:
+            first = end
+            for other in waiting:
+                os.kill(other, signal.SIGKILL)
+    return first or ends[trapped]
 
 
 def counts_changes(out: Path, counted: list[int]) -> None:
@@ -180,63 +200,25 @@ def full_disk(size: int) -> Callable[[], object]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-# ---- what a folder holds
+def forbid(folder: Path) -> None:
+    """From now on this process can change nothing in a folder."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    if os.geteuid() == 0:  # whom no permission binds
+        os.setuid(NOBODY)
 
 
-def contents(out: Path) -> dict[str, str]:
-    """What every file below a folder holds, times left out."""
-    root = str(out)
-    found = {}
-    for path in sorted(out.rglob("*")):
-        name = path.relative_to(out).as_posix()
-        if path.is_dir():
-            found[name + "/"] = ""
-        elif path.suffix in UNSTABLE:
-            found[name] = "?"
-        else:
-            found[name] = hashlib.sha256(_steady(path, root)).hexdigest()[:16]
-    return found
-
-
-def _steady(path: Path, root: str) -> bytes:
-    """The content of a file without times and without the name of its folder."""
-    data = path.read_bytes()
-    if path.suffix == ".safetensors":
-        return _tensors(data)
-    if path.suffix in (".json", ".jsonl"):
-        texts = data.decode().splitlines() if path.suffix == ".jsonl" else [data.decode()]
-        data = "\n".join(json.dumps(_without_times(json.loads(text)), sort_keys=True) for text in texts).encode()
-    return data.replace(root.encode(), b"OUT").replace(str(Path(root).parent).encode(), b"TOP")
-
-
-def _tensors(data: bytes) -> bytes:
-    """A safetensors file without what stands beside its tensors (a state keeps its seconds there)."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    header.pop("__metadata__", None)
-    body = data[8 + length :]
-    parts = [
-        f"{name} {at['dtype']} {at['shape']}".encode() + body[slice(*at["data_offsets"])]
-        for name, at in sorted(header.items())
-    ]
-    return b"".join(parts)
-
-
-def _without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if not any(part in k for part in TIMES)}
-        return {key: _without_times(inner) for key, inner in kept.items()}
-    return [_without_times(inner) for inner in value] if isinstance(value, list) else value
-
-
-def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
-    """What is lost, left over or changed."""
-    lost = [f"lost {name}" for name in expected if name not in found]
-    extra = [f"left over {name}" for name in found if name not in expected]
-    return lost + extra + [f"changed {name}" for name in expected if name in found and found[name] != expected[name]]
+def allow(folder: Path) -> None:
+    """Undo `forbid`."""
+    for path in (folder, *folder.rglob("*")) if folder.exists() else ():
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 # ---- all faults of one work
+
+
+Row = dict[str, object]
+"""A fault as the table has it: work, fault, place, ended, then."""
 
 
 class Trials:
@@ -247,17 +229,20 @@ class Trials:
         work: what is done.
         top: a folder for everything.
         seed: of the faults.
+        tell: gets every fault.
     """
 
-    def __init__(self, name: str, work: Work, top: Path, seed: int = 0):
-        self.name, self.work, self.top = name, work, top
+    def __init__(
+        self, name: str, work: Work, top: Path, seed: int = 0, tell: Callable[[Row], object] = lambda row: None
+    ):
+        self.name, self.work, self.top, self.tell = name, work, top, tell
         self.random = random.Random(f"{seed} {name}")
-        self.kills, self.problems, self.count = 0, [], 0
+        self.kills, self.faults, self.problems = 0, 0, []
         with self.folder() as (folder, out):
             self.end = do(work, folder, out)
             if self.end.code:
                 raise RuntimeError(f"{name} fails undisturbed: {self.end.said}")
-            self.expected = contents(out)
+            self.expected = contents(out, work.clocked)
             self.largest = max(path.stat().st_size for path in out.rglob("*") if path.is_file())
         if not self.expected or not self.end.changes:
             raise RuntimeError(f"{name} leaves nothing behind.")
@@ -271,52 +256,84 @@ class Trials:
         yield folder, folder / "results" / "out"
         shutil.rmtree(folder)
 
-    def finishes(self, fault: str, folder: Path, out: Path) -> None:
-        """The work, started again, ends as undisturbed."""
+    def bad(self, fault: str, sentence: str) -> str:
+        """Take a problem down."""
+        self.problems.append(f"{self.name}, {fault}: {sentence}")
+        return sentence
+
+    def finishes(self, fault: str, folder: Path, out: Path) -> str:
+        """The work, started again, ends as undisturbed; returns how it ends."""
         end = do(self.work, folder, out)
-        found = contents(out)
+        found = contents(out, self.work.clocked)
         if end.code:
-            self.problems.append(f"{self.name}, {fault}: started again it fails: {end.said[-600:]}")
-        elif wrong := differences(found, self.expected):
-            self.problems.append(f"{self.name}, {fault}: {'; '.join(wrong[:6])}")
+            return self.bad(fault, f"started again it fails: {end.said[-900:]}")
+        wrong = differences(found, self.expected)
+        return self.bad(fault, "; ".join(wrong[:6])) if wrong else "equal"
 
     def killed(self, kills: int) -> None:
         """Up to three kills in one folder, before changes of files or by time."""
         with self.folder() as (folder, out):
-            said = []
+            rows: list[Row] = []
             for _ in range(kills):
                 place = self.random.randint(1, self.end.changes)
                 share = self.random.random()
                 by_time = self.random.random() < 0.3
                 trap = after(share * self.end.seconds) if by_time else at_change(place)
-                end = do(self.work, folder, out, trap)
+                end = do(self.work, folder, out, trap, self.random.randrange(self.work.processes))
+                said = f"{share:.0%} of the time" if by_time else f"change {place} of {self.end.changes}"
                 self.kills += end.killed
-                said.append(f"{share:.0%} of the time" if by_time else f"change {place}")
                 if not end.killed:
+                    if end.code:
+                        self.bad(said, f"it fails: {end.said[-900:]}")
                     break
-            self.finishes("killed at " + ", ".join(said), folder, out)
+                rows.append({"work": self.name, "fault": "kill", "place": said, "ended": "killed"})
+                if cut := halves(out):
+                    self.bad(said, f"half-written: {', '.join(cut)}")
+            then = self.finishes("killed at " + ", ".join(str(row["place"]) for row in rows), folder, out)
+            for row in rows:
+                self.tell(row | {"then": then})
 
-    def disturbed(self, fault: str, trap: Callable[[Path, Path], Callable[[], object]]) -> None:
+    def disturbed(
+        self, fault: str, trap: Callable[[Path, Path], Callable[[], object]], codes: tuple[int, ...] = (0, 2)
+    ) -> None:
         """One process ends well or with a sentence; what it leaves is whole, and the next one finishes."""
         with self.folder() as (folder, out):
             shutil.copytree(folder / "inputs", folder / "kept")
             end = do(self.work, folder, out, trap(folder, out))
-            if end.code not in (0, 2):
-                self.problems.append(f"{self.name}, {fault}: no sentence: {end.said[-900:]}")
+            allow(folder / "results")
+            if end.code not in codes or "Traceback" in end.said:
+                self.bad(fault, f"exit code {end.code}, no sentence: {end.said[-1500:]}")
+            if cut := halves(out):
+                self.bad(fault, f"half-written: {', '.join(cut)}")
+            if stray := [path.name for path in out.rglob(".*.part")]:
+                self.bad(fault, f"left behind: {', '.join(stray)}")
             if not (folder / "inputs").exists():
                 (folder / "kept").rename(folder / "inputs")
-            self.finishes(fault, folder, out)
+            then = self.finishes(fault, folder, out)
+            said = " ".join(end.said.split())[-300:]
+            self.faults += 1
+            self.tell({"work": self.name, "fault": fault, "place": "", "ended": f"{end.code} {said}", "then": then})
+
+    def stopped(self) -> None:
+        """Ctrl-C and SIGTERM at some change of a file: the exit code that shells expect."""
+        for number, code in STOPPED.items():
+            place = self.random.randint(1, self.end.changes)
+            send = at_change(place, lambda number=number: os.kill(os.getpid(), number))
+            name = f"{number.name} at change {place} of {self.end.changes}"
+            self.disturbed(name, lambda folder, out, send=send: send, (code,))
 
     def full(self) -> None:
-        """A file can only grow to half of what the largest needs."""
-        self.disturbed("full disk", lambda folder, out: full_disk(max(self.largest // 2, 1)))
+        """A file can only grow to half of what the largest needs, or to almost nothing."""
+        for size in (max(self.largest // 2, 1), 64):
+            self.disturbed(f"full disk, {size} bytes", lambda folder, out, size=size: full_disk(size))
 
     def robbed(self) -> None:
-        """The output, then the input, goes away in the middle."""
+        """The output, then the input, goes away in the middle; then the output can no longer be written."""
         middle = max(1, self.end.changes // 2)
         gone = lambda path: at_change(middle, lambda: shutil.rmtree(path, ignore_errors=True))  # noqa: E731
         self.disturbed("output taken away", lambda folder, out: gone(out))
         self.disturbed("input taken away", lambda folder, out: gone(folder / "inputs"))
+        self.disturbed("output made read-only", lambda folder, out: at_change(middle, lambda: forbid(out)))
 
     def doubled(self) -> None:
         """Two processes work in one folder: each ends well or with a sentence."""
@@ -324,14 +341,17 @@ class Trials:
             ids = [start(self.work, folder, out) for _ in range(2)]
             ends = [finish(process, folder) for process in ids]
             for end in ends:
-                if end.code not in (0, 2):
-                    self.problems.append(f"{self.name}, two at once: no sentence: {end.said[-900:]}")
-            self.finishes("two at once", folder, out)
+                if not end.is_sentence:
+                    self.bad("two at once", f"no sentence: {end.said[-1500:]}")
+            said = ", ".join(f"{end.code} {' '.join(end.said.split())[-200:]}" for end in ends)
+            then = self.finishes("two at once", folder, out)
+            self.faults += 1
+            self.tell({"work": self.name, "fault": "two at once", "place": "", "ended": said, "then": then})
 
 
 @dataclass(frozen=True)
 class KillOptions:
-    """Kill, starve and rob jobs and trainings, and compare what they leave."""
+    """Kill, stop, starve and rob jobs and trainings, and compare what they leave."""
 
     kills: int = 100
     """Over all works."""
@@ -340,32 +360,53 @@ class KillOptions:
     only: tuple[str, ...] = ()
     """Works; all when empty."""
     faults: bool = True
-    """Also full disks, lost folders and two processes at once."""
+    """Also signals, full disks, lost folders and two processes at once."""
+    table: Path | None = None
+    """A CSV file that gets every fault."""
 
 
 def main(options: KillOptions) -> int:
     """Say what was found; 1 when anything was."""
     from tests.kill_works import WORKS
 
-    chosen, total, bad = options.only or tuple(WORKS), 0, 0
-    with tempfile.TemporaryDirectory() as top:
+    chosen, kills, faults, bad = options.only or tuple(WORKS), 0, 0, 0
+    with tempfile.TemporaryDirectory() as top, table(options.table) as tell:
+        Path(top).chmod(0o755)
         for name in chosen:
-            trials = Trials(name, WORKS[name], Path(top).resolve(), options.seed)
+            trials = Trials(name, WORKS[name], Path(top).resolve(), options.seed, tell)
             while trials.kills < -(-options.kills // len(chosen)):
                 trials.killed(trials.random.choice((1, 1, 2, 3)))
             if options.faults and WORKS[name].processes == 1:
+                trials.stopped()
                 trials.full()
                 trials.robbed()
                 trials.doubled()
-            total += trials.kills
-            bad += len(trials.problems)
-            sys.stdout.write(
-                f"{name}: {trials.end.changes} changes, {trials.kills} kills, {len(trials.problems)} bad\n"
-            )
-            sys.stdout.write("".join(f"  {problem}\n" for problem in trials.problems))
-            sys.stdout.flush()
-    sys.stdout.write(f"{total} kills, {bad} bad\n")
+            kills, faults, bad = kills + trials.kills, faults + trials.faults, bad + len(trials.problems)
+            say(f"{name}: {trials.end.changes} changes, {trials.kills} kills, {trials.faults} other faults, ")
+            say(f"{len(trials.problems)} bad\n" + "".join(f"  {problem}\n" for problem in trials.problems))
+    say(f"{kills} kills, {faults} other faults, {bad} bad\n")
     return int(bad > 0)
+
+
+@contextmanager
+def table(path: Path | None) -> Iterator[Callable[[Row], object]]:
+    """What appends rows to a CSV file."""
+    with open(path or os.devnull, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ("work", "fault", "place", "ended", "then"))
+
+        def tell(row: Row) -> None:
+            writer.writerow(row)
+            file.flush()
+
+        if file.tell() == 0:
+            writer.writeheader()
+        yield tell
+
+
+def say(text: str) -> None:
+    """Show at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -19,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vision.config import read_json, to_dict
-from vision.files import atomic_path, digest
+from vision.files import Exclusive, atomic_folder, atomic_path, digest
 from vision.hub import library_errors
 from vision.job import keep_to
+from vision.records import remove_empty
 
 Log = Callable[[str], object]
 """Is told in sentences how a training goes."""
@@ -33,6 +35,30 @@ MAY_CHANGE = (
     "photos", "volumes",  # where files of known content are looked for; the run keeps copies
 )  # fmt: skip
 """Options of all trainings that may differ when a run goes on; `steps` may too, until what they lead to is there."""
+
+
+Training = TypeVar("Training", bound=Callable[..., Any])
+
+
+def one_at_a_time(train: Training) -> Training:
+    """A training `train(options, ...)` to whose folder no other process writes meanwhile.
+
+    Of several processes that share the work, the first one holds the folder. The training also raises ValueError:
+    another process works on its folder.
+    """
+
+    @wraps(train)
+    def run(options: Any, **others: Any) -> Any:
+        if int(os.environ.get("RANK", "0")):
+            return train(options, **others)
+        own = Exclusive(options.folder, folder=True)
+        try:
+            return train(options, **others)
+        finally:
+            own.release()
+            remove_empty(options.folder, options.folder.parent)
+
+    return cast(Training, run)
 
 
 def begin_run(
@@ -73,6 +99,20 @@ def begin_run(
     keep_to(path, facts)
 
 
+def publish(folder: Path, save: Callable[[Path], object]) -> Path:
+    """The folder of finished weights, which appears when `save` has written it whole; one that is there stays.
+
+    Of several processes, the first one writes it.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    if int(os.environ.get("RANK", "0")) == 0 and not folder.exists():
+        with atomic_folder(folder) as part:
+            save(part)
+    return folder
+
+
 def save_state(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write a state.
 
@@ -110,21 +150,26 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def forget_after(path: Path, step: int) -> None:
     """Drop the rows of a log, JSON lines with their `step`, that a kill left behind the last state."""
+    keep_rows(path, lambda row: row["step"] <= step)
+
+
+def keep_rows(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Drop the rows of a log, JSON lines, that are not wanted, and one that a kill cut off."""
     if not path.exists():
         return
-    rows = path.read_text(encoding="utf-8").splitlines()
-    kept = [row for row in rows if _step_of(row) <= step]
-    if kept != rows:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if (row := _row(line)) is not None and wanted(row)]
+    if kept != lines:
         with atomic_path(path) as part:
-            part.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
-def _step_of(row: str) -> float:
-    """The step of a log row; a row that a kill cut off belongs to none that was kept."""
+def _row(line: str) -> Mapping[str, Any] | None:
+    """A log row; None: a kill cut it off."""
     try:
-        return json.loads(row)["step"]
+        return json.loads(line)
     except json.JSONDecodeError:
-        return float("inf")
+        return None
 
 
 def _content(value: str | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import weakref
 from collections.abc import Callable, Iterator
@@ -44,8 +45,31 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             finally:
                 _remove(part)
     except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of a full disk
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"Cannot write {path}: {reason.rstrip('.')}.") from error
+        raise ValueError(f"Cannot write {path}: {_reason(error)}.") from error
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A new folder beside `path` that takes its name when the block ends well.
+
+    If the block fails, the new folder is removed; a killed process leaves at most one hidden `.NAME.part`, which the
+    next attempt removes.
+
+    Raises:
+        ValueError: a file or folder of that name is there, or it cannot be written; the sentence says why.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            yield part
+            part.rename(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"Cannot write {path}: {_reason(error)}.") from error
 
 
 def read_file(path: str | Path) -> bytes:
@@ -99,17 +123,18 @@ def digest(path: str | Path) -> str:
 
 
 class Exclusive:
-    """A file (made when it is missing) or an existing folder that belongs to this process alone, until `release()` or
-    the end of this object.
+    """A file or folder, made when it is missing, that belongs to this process alone until `release()` or the end of
+    this object.
 
     Where the system has no such locks (Windows) nothing is locked.
     """
 
-    def __init__(self, path: Path, shown: Path | None = None):
+    def __init__(self, path: Path, shown: Path | None = None, *, folder: bool = False):
         """
         Args:
             path: of the file or folder.
             shown: what a sentence names instead.
+            folder: it is a folder.
 
         Raises:
             ValueError: another process works on it, or it cannot be opened.
@@ -120,11 +145,13 @@ class Exclusive:
             import fcntl
         except ImportError:
             return
-        how = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
-        while self._opened < 0 or not self.is_there():  # another process that just finished may have taken it away
+        how = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR | os.O_CREAT
+        for _ in range(100):  # another process that just finished may take it away in between
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
                 self._opened = os.open(path, how, 0o666)
+            except FileNotFoundError:
+                continue
             except OSError as error:
                 raise ValueError(f"Cannot write {path}: {error.strerror}.") from error
             self.release = weakref.finalize(self, os.close, self._opened)
@@ -134,6 +161,10 @@ class Exclusive:
                 self.release()
                 place = shown or path
                 raise ValueError(f"Another process works on {place}; wait for it, or name another place.") from None
+            if self.is_there():
+                return
+            self.release()
+        raise ValueError(f"Cannot write {path}: it is taken away again and again.")
 
     def is_there(self) -> bool:
         """Whether what belongs to this process still has its name."""
@@ -161,6 +192,10 @@ def _held(part: Path) -> Iterator[None]:
             if ours:
                 yield
                 return
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
 def _remove(path: Path) -> None:

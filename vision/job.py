@@ -303,9 +303,18 @@ class Item:
         return Origin(str(self.input.absolute()), content, key)
 
     def done(self) -> bool:
-        """Whether its results are there, unchanged, and made from this input with these options and weights."""
+        """Whether its results are there, unchanged, and made from this input with these options and weights.
+
+        If not, the item belongs to this process alone from here on, until the block of `Job.attempt` ends.
+
+        Raises:
+            ValueError: another process works on it.
+            Unusable: nothing can be written into the output folder.
+        """
         if not self.record.holds(self.origin.key):
-            return False
+            self._own()
+            if not self.record.holds(self.origin.key):  # another process may just have finished it
+                return False
         self.record.forget_work()
         self.job.made[self.name] = self.record.read().facts | {"input": str(self.input), "was_done": True}
         return True
@@ -324,8 +333,17 @@ class Item:
         Raises:
             Unusable: nothing can be written into the output folder.
         """
-        try:
+        with self._writing():
             return self.record.work(self.origin.key)
+
+    def _own(self) -> None:
+        with self._writing():
+            self.record.own()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise Unusable(f"Cannot write to the folder {self.job.out}: {error.strerror}.") from error
 
@@ -342,6 +360,7 @@ class Item:
             Unusable: nothing can be written into the output folder.
         """
         job = self.job
+        self._own()
         for name in () if job.overwrite else (self.name, *names):
             self.record.claim(name, self.origin)
         work = self.work()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from vision.images import SUFFIXES, load_image
+from vision.images import SUFFIXES, load_image, save_image
 
 TRAINING_PHOTOS = (
     "Bamboo.edj", "Foggy-Trees.edj", "God-Rays.edj", "Green-Maple.edj", "Lichen-Branches.edj", "Mountain.edj",
@@ -83,7 +83,7 @@ def collect_photos(
             photo = open_photo(files[name])
             for n, target in targets.items():
                 size = (photo.width // 2**n, photo.height // 2**n)
-                photo.resize(size, Image.Resampling.LANCZOS).save(target, compress_level=1)
+                save_image(photo.resize(size, Image.Resampling.LANCZOS), target)
         paths.extend(targets.values())
     return paths
 
@@ -97,6 +97,6 @@ def _own_photos(files: list[Path], source: Path, out: Path) -> list[Path]:
             photo = load_image(file).rgb
             if min(photo.size) >= 1000:
                 photo = photo.resize((photo.width // 2, photo.height // 2), Image.Resampling.LANCZOS)
-            photo.save(target, compress_level=1)
+            save_image(photo, target)
         paths.append(target)
     return paths

@@ -123,9 +123,12 @@ class Record:
         there = {}
         for name in sorted({**before.earlier, **before.files, **new}):
             if (self.out / name).is_file() and (name in new or name not in files):
-                content = there[name] = digest(self.out / name)
-                if not overwrite and content not in (before.files.get(name), before.earlier.get(name), new.get(name)):
-                    del there[name]
+                content = digest(self.out / name)
+                if content == new.get(name):
+                    continue
+                if overwrite or content in (before.files.get(name), before.earlier.get(name)):
+                    there[name] = content
+                else:
                     yield self._move(self.out / name, self.out / RECORDS / "changed" / content[:16] / Path(name).name)
         record = folder.with_name("record.json")
         record.write_text(json.dumps(asdict(Made(origin, files, there, dict(facts))), indent=1), encoding="utf-8")
@@ -136,15 +139,24 @@ class Record:
         for name in new:
             yield self._move(folder / name, self.out / name)
 
-    def work(self, key: str) -> Path:
-        """A hidden folder for unfinished work that outlives an interruption; other work of the item is removed.
+    def own(self) -> None:
+        """Let no other process work on the item until `release()`.
 
         Raises:
+            OSError: nothing can be written here.
             ValueError: another process works on the item.
         """
         if self._lock is None:
             self._work.mkdir(parents=True, exist_ok=True)
-            self._lock = Exclusive(self._work, self.out / self.name)
+            self._lock = Exclusive(self._work, self.out / self.name, folder=True)
+
+    def work(self, key: str) -> Path:
+        """A hidden folder for unfinished work that outlives an interruption; other work of the item is removed.
+
+        Raises:
+            OSError, ValueError: as `own`.
+        """
+        self.own()
         folder = self._work / key[:16]
         for other in self._work.glob("*"):
             if other != folder:
@@ -154,19 +166,21 @@ class Record:
 
     def forget_work(self) -> None:
         """Remove all unfinished work of the item, unless it is another process's."""
-        lock = self._lock
-        if lock is None and self._work.exists():
+        if self._lock is None and self._work.exists():
             with contextlib.suppress(ValueError):
-                lock = Exclusive(self._work)
-        if lock is not None and lock.is_there():
+                self._lock = Exclusive(self._work, folder=True)
+        if self._lock is not None and self._lock.is_there():
             shutil.rmtree(self._work, ignore_errors=True)
-        remove_empty(self._work.parent, self.out)
+        self.release()
 
     def release(self) -> None:
-        """Let other processes work on the item."""
+        """Let other processes work on the item; a folder without unfinished work is removed."""
         if self._lock is not None:
+            if self._lock.is_there():
+                remove_empty(self._work, self.out)
             self._lock.release()
         self._lock = None
+        remove_empty(self._work.parent, self.out)
 
     @property
     def _work(self) -> Path:
@@ -193,9 +207,10 @@ def has_content(path: Path, content: str) -> bool:
 
 def remove_empty(folder: Path, top: Path) -> None:
     """Remove a folder and those above it, up to `top`, while they are empty."""
-    while folder != top and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
+    with contextlib.suppress(OSError):  # not empty, or another process took it away
+        while folder != top:
+            folder.rmdir()
+            folder = folder.parent
 
 
 def _read(path: Path) -> Made:

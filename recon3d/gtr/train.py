@@ -50,7 +50,7 @@ from recon3d.render import render, render_surface
 from recon3d.surfaces import simplify
 from recon3d.vase import vase
 from recon3d.volume import render_rays
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.losses import load_perceptual
 from vision.training import Context, Objective, TrainOptions, fit
 
@@ -168,6 +168,7 @@ class Model(nn.Module):
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
+@one_at_a_time
 def train(options: GTRTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Train one stage and return the folder of the weights, or None when `max_seconds` ran out before.
 
@@ -201,8 +202,8 @@ def train(options: GTRTraining, *, log: Log | None = None, max_seconds: float | 
     trained = fit([objective], data, options, log=log, max_seconds=max_seconds)
     if trained is None:
         return None
-    GTRReconstructor(start.config, trained["gtr"].field, trained["gtr"].generator).save_pretrained(folder)
-    return folder
+    reconstructor = GTRReconstructor(start.config, trained["gtr"].field, trained["gtr"].generator)
+    return publish(folder, reconstructor.save_pretrained)
 
 
 def _perceptual(options: GTRTraining, log: Log | None) -> nn.Module | None:

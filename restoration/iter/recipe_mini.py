@@ -47,7 +47,7 @@ from restoration.iter.lessons import Lessons, choose, make_lessons, random_crop
 from restoration.iter.mini import MiniConfig, MiniITER, ResidualBlock
 from restoration.iter.model import Observed
 from restoration.recipes import recipe
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.efficientnet import feature_maps, load_efficientnet
 from vision.images import load_image
 from vision.losses import (
@@ -327,6 +327,7 @@ class Networks(nn.Module):
             torch.distributed.broadcast(self.model.codebook, 0)
 
 
+@one_at_a_time
 def train(options: MiniTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Run the stages that are not finished and return the folder of the weights, or None when time ran out."""
     from restoration.iter.options import ITERConfig
@@ -374,8 +375,7 @@ def train(options: MiniTraining, *, log: Log | None = None, max_seconds: float |
         "mini", mini=options.network, padding="minimal", tile=256, tile_overlap=reach, texture=options.texture
     )
     restorer = ITERRestorer(networks.model.requires_grad_(False), config)
-    restorer.save_pretrained(folder / "weights", dtype=torch.float16)
-    return folder / "weights"
+    return publish(folder / "weights", lambda part: restorer.save_pretrained(part, dtype=torch.float16))
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ from restoration.iter.published import PublishedConfig, PublishedITER
 from restoration.iter.restorer import ITERRestorer
 from restoration.iter.vqgan import SwinVQGAN, UNetDiscriminatorSN
 from restoration.recipes import recipe
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.config import save_config
 from vision.hub import read_tensors
 from vision.losses import (
@@ -276,6 +276,7 @@ class _TokenStage(nn.Module):
         return total, logs
 
 
+@one_at_a_time
 def train(options: ITERTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Run one stage and return its folder, or None when `max_seconds` ran out before its last update.
 
@@ -378,13 +379,14 @@ def _take_weights(model: PublishedITER, folder: Path, needs_vqgan: bool, log: Lo
 
 def _save(model: PublishedITER, options: ITERTraining) -> Path:
     """The finished folder: a restorer, or the VQGAN alone."""
-    folder = options.folder / options.stage
     config = ITERConfig("published", options.network, tile=512 // options.network.scale)
-    if options.stage != "vqgan":
-        ITERRestorer(model, config).save_pretrained(folder)
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"vqgan.{name}": value.contiguous() for name, value in model.vqgan.state_dict().items()}
-    save_file(tensors, folder / "vqgan.safetensors")
-    save_config(config, folder / "config.json")
-    return folder
+
+    def save(folder: Path) -> None:
+        if options.stage != "vqgan":
+            ITERRestorer(model, config).save_pretrained(folder)
+            return
+        tensors = {f"vqgan.{name}": value.contiguous() for name, value in model.vqgan.state_dict().items()}
+        save_file(tensors, folder / "vqgan.safetensors")
+        save_config(config, folder / "config.json")
+
+    return publish(options.folder / options.stage, save)

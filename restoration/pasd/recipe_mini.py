@@ -41,7 +41,7 @@ from restoration.pasd.pixel_stage import Finishing, HeldOut, draw_curves, with_t
 from restoration.pasd.restorer import PASDRestorer
 from restoration.pasd.train import PASDNetworks, enlarge
 from restoration.pasd.unet import PASDUNet, Variant
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.diffusion.backbone import TextEncoders
 from vision.diffusion.build import SCHEDULE, emptied, initialise, small_unet, small_vae
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
@@ -176,6 +176,7 @@ def denoiser_objectives(name: str, module: nn.Module) -> list[Objective]:
 OPTIMISER: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": 1e-3}
 
 
+@one_at_a_time
 def train(options: MiniPASDTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Run the stages that are not finished; returns the folder of the weights, or None when time ran out."""
     from diffusers import DDPMScheduler, UniPCMultistepScheduler
@@ -223,10 +224,9 @@ def train(options: MiniPASDTraining, *, log: Log | None = None, max_seconds: flo
     if networks is None:
         return None
     restorer = with_trained(restorer, networks)
-    restorer.save_pretrained(options.folder / "weights", dtype=torch.float16)
     if held_out is not None:
         draw_curves(options.folder, options.folder / "training.png")
-    return options.folder / "weights"
+    return publish(options.folder / "weights", lambda part: restorer.save_pretrained(part, dtype=torch.float16))
 
 
 CONFIG = PASDConfig(

@@ -32,7 +32,7 @@ from restoration.pasd.options import COLORIZE, SDXL, PASDConfig, PASDOptions, Ta
 from restoration.pasd.restorer import PASDRestorer
 from restoration.pasd.unet import PASDUNet, Variant, is_trained
 from restoration.recipes import recipe
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.diffusion.backbone import Text, load_backbone, load_scheduler
 from vision.diffusion.latents import encode_image, factor
 from vision.metrics import psnr, ssim
@@ -265,6 +265,7 @@ def enlarge(low: Tensor, size: Sequence[int], generator: torch.Generator) -> Ten
     return (enlarged.clamp(0, 1) * 255).round() / 255
 
 
+@one_at_a_time
 def train(options: PASDTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Train to the end and return the folder of the weights, or None when `max_seconds` ran out before.
 
@@ -293,8 +294,7 @@ def train(options: PASDTraining, *, log: Log | None = None, max_seconds: float |
     trained = fit([objective], _data(options), settings, evaluate=evaluate, log=log, max_seconds=max_seconds)
     if trained is None:
         return None
-    with_networks(restorer, trained["pasd"]).save_pretrained(options.folder / "weights")
-    return options.folder / "weights"
+    return publish(options.folder / "weights", with_networks(restorer, trained["pasd"]).save_pretrained)
 
 
 def networks_to_train(options: PASDTraining) -> PASDRestorer:

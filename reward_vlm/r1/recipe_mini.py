@@ -12,7 +12,6 @@ card.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,8 @@ from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
 from reward_vlm.r1.train import train as train_stage
 from reward_vlm.scenes import QUESTION, scene_corpus, scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time, publish
+from vision.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ SEEDS = {"sft": 1, "rl": 7, "held_out": 98, "test": 99}
 """Seeds of the data."""
 
 
+@one_at_a_time
 def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
     """Run what is not finished and return the folder of the weights."""
     begin_run(options.folder, options, free=("stage",))  # stopping after the cold start and going on later is one run
@@ -97,11 +98,8 @@ def train(options: MiniR1Training, *, log: Log | None = None) -> Path:
     data, empty = options.folder / "data", options.folder / "empty"
     write_data(options, data)
     if not empty.exists():
-        part = empty.with_name("empty.part")
-        shutil.rmtree(part, ignore_errors=True)
         chat = tiny_chat_model(options.corpus(), options.size, options.seed)
-        R1Judge(chat, options.config()).save_pretrained(part)
-        part.rename(empty)
+        publish(empty, R1Judge(chat, options.config()).save_pretrained)
     common = {"batch_size": 32, "seed": options.seed}
     weights = train_stage(
         R1Training(
@@ -148,4 +146,5 @@ def report(options: MiniR1Training, say: Log) -> None:
     log = options.folder / "rl" / "log.jsonl"
     if log.exists():
         plot_run({"": read_log(log)}, options.folder / "curves.png", f"seed {options.seed}")
-    (options.folder / "report.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(options.folder / "report.json") as part:
+        part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -34,7 +34,7 @@ from reward_vlm.training import (
     quiet,
 )
 from reward_vlm.vlm import Sampling
-from vision.checkpoints import Log, forget_after
+from vision.checkpoints import Log, forget_after, keep_rows, publish
 from vision.config import read_json
 from vision.files import atomic_path
 from vision.job import choose_device
@@ -72,8 +72,11 @@ def reinforce(
     rounds = Rounds(start, rows, held_out, options, say, guides)
     several, memory = options.rounds > 1, options.folder / "rounds"
     resume = load_checkpoint(memory, types=(Policy,)) if several else None
-    if several and rounds.is_main:
-        forget_after(options.folder / "log.jsonl", (resume.index + 1 if resume else 0) * options.steps)
+    rounds.checkpoint = None if several else last_checkpoint(options.folder)
+    if rounds.is_main and several:
+        forget_after(options.folder / "log.jsonl", (resume.index + 1) * options.steps if resume else -1)
+    elif rounds.is_main:  # the end is judged again
+        keep_rows(options.folder / "log.jsonl", lambda row: "held_out/accuracy" not in row or row["step"] == 0)
     run = refine(
         resume.state if resume else rounds.policy() if several else Policy({}, {}),
         rounds.propose,
@@ -84,17 +87,12 @@ def reinforce(
         resume=resume,
         observers=[checkpoints(memory)] if several and rounds.is_main else [],
         result="best" if several else "last",
-        evaluate_start=True,
+        evaluate_start=rounds.checkpoint is None,
     )
     if several:
         rounds.load(run.state)
         say(f"the best round reached a held-out accuracy of {run.score:.3f}")
-        if rounds.is_main:
-            part = options.folder / "weights.part"
-            shutil.rmtree(part, ignore_errors=True)
-            rounds.judge.save_pretrained(part)
-            part.rename(weights)
-        return weights
+        return publish(weights, rounds.judge.save_pretrained)
     return write_judge(rounds.trainer, rounds.judge, weights)
 
 
@@ -117,6 +115,7 @@ class Rounds:
             self.judge.to(choose_device("auto"))
         self.chat = self.judge.model
         self.trainer: Any = None
+        self.checkpoint: str | None = None
         self.optimizer = self._optimizer() if options.rounds > 1 else None
         if not rows or not held_out:
             raise ValueError("Reinforcement needs rows and held-out pairs, got an empty file.")
@@ -156,11 +155,10 @@ class Rounds:
             self.load(policy)
         if self.options.reset == "on-stall":
             self._begin_anew(policy.accuracies, number)
-        checkpoint = None if self.options.rounds > 1 else last_checkpoint(self.options.folder)
-        load_checkpoint_weights(self.chat.model, checkpoint)
+        load_checkpoint_weights(self.chat.model, self.checkpoint)
         with torch.random.fork_rng(devices=[]):
             self.trainer = self._trainer(number)
-            self.trainer.train(resume_from_checkpoint=checkpoint)
+            self.trainer.train(resume_from_checkpoint=self.checkpoint)
         return self.policy() if self.options.rounds > 1 else policy
 
     def evaluate(self, policy: Policy, number: int | None) -> Verdict:
@@ -241,7 +239,7 @@ class Rounds:
         self.optimizer.state.clear()
         if self.is_main:
             shutil.rmtree(self.reference, ignore_errors=True)
-            self.judge.save_pretrained(self.reference)
+        publish(self.reference, self.judge.save_pretrained)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
 

@@ -36,10 +36,11 @@ from reward_vlm.r1.options import R1Training
 from reward_vlm.r1.rounds import reinforce
 from reward_vlm.r1.rows import row_reader, training_set
 from reward_vlm.r1.stages import lora_config, trl_arguments, write_judge
-from reward_vlm.training import common_arguments, kept_start, supervise
-from vision.checkpoints import Log, begin_run
+from reward_vlm.training import kept_start, supervise
+from vision.checkpoints import Log, begin_run, one_at_a_time
 
 
+@one_at_a_time
 def train(options: R1Training, *, log: Log | None = None) -> Path:
     """Run a stage to its end and return the folder of the weights.
 
@@ -48,11 +49,7 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     """
     begin_run(options.folder, options, data=("rows", "held_out", "start", "trl", "guide"))
     say = log or (lambda line: None)
-    from transformers import TrainingArguments
-
-    processes = TrainingArguments(**common_arguments(options.folder, options.seed, options.save_every))
-    with processes.main_process_first(local=False):
-        start = kept_start(options.folder, lambda folder: _judge(options).save_pretrained(folder))
+    start = kept_start(options.folder, lambda folder: _judge(options).save_pretrained(folder))
     config = R1Judge.from_pretrained(start).config
     rows, problems = read_rows(options.rows, row_reader(config), skip_bad=options.skip_bad)
     for sentence in problems:

@@ -23,7 +23,7 @@ from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.scl.published import released, write_preferences
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
-from vision.checkpoints import Log
+from vision.checkpoints import Log, one_at_a_time
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class PairConstruction:
             released(self.released, "construction")
 
 
+@one_at_a_time
 def train(options: PairConstruction, *, log: Log | None = None) -> Path:
     """Make the pairs and return their file.
 

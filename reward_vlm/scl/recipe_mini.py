@@ -45,7 +45,7 @@ from reward_vlm.scl.scene_questions import (
 from reward_vlm.tiny import TinySize, tiny_chat_model
 from reward_vlm.training import common_arguments, finish, message_set, supervise
 from reward_vlm.vlm import ChatModel
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time
 from vision.config import save_config
 from vision.files import atomic_path
 from vision.report import plot_panels
@@ -118,6 +118,7 @@ class MiniSCLTraining:
             raise ValueError("seeds must name at least one run.")
 
 
+@one_at_a_time
 def train(options: MiniSCLTraining, *, log: Log | None = None) -> Path:
     """Run what is not finished and return the folder of the first seed's weights."""
     begin_run(options.folder, options, free=("seeds",))  # every seed is a run of its own

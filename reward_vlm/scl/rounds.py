@@ -32,7 +32,7 @@ from reward_vlm.scl.evaluate import measure, summary
 from reward_vlm.scl.options import DPO, SCLOptions, SCLTraining
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.training import log_row
-from vision.checkpoints import Log, begin_run, forget_after
+from vision.checkpoints import Log, begin_run, forget_after, one_at_a_time, publish
 from vision.refine import Verdict, checkpoints, load_checkpoint, refine, roll_back_if_worse
 
 
@@ -69,6 +69,7 @@ class SCLRounds(TRLTraining):
             raise ValueError("Pairs come from reviews; give at least one (--asking.reviews).")
 
 
+@one_at_a_time
 def train(options: SCLRounds, *, log: Log | None = None) -> Path:
     """Run the rounds and return the folder of the best weights.
 
@@ -98,11 +99,7 @@ def train(options: SCLRounds, *, log: Log | None = None) -> Path:
         evaluate_start=True,
     )
     say(f"the best weights are {done.state}: {done.score:.3f} of the held-out questions right at the first answer")
-    part = options.folder / "weights.part"
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(options.folder / done.state, part)
-    part.rename(weights)
-    return weights
+    return publish(weights, lambda part: shutil.copytree(options.folder / done.state, part, dirs_exist_ok=True))
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,11 @@ from reward_vlm.training import (
     quiet,
 )
 from reward_vlm.vlm import ChatModel, refuse_longer
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time
 from vision.config import read_json, save_config
 
 
+@one_at_a_time
 def train(options: SCLTraining, *, log: Log | None = None) -> Path:
     """Train to the end and return the folder of the weights.
 
@@ -68,9 +69,8 @@ def train(options: SCLTraining, *, log: Log | None = None) -> Path:
         raise ValueError(f"{options.pairs} holds no pairs: no answer changed between right and wrong.")
     from trl import DPOConfig
 
-    config = configured(DPOConfig, arguments(options))
-    with config.main_process_first(local=False):
-        start = kept_corrector(options.start, options.folder, options.dtype)
+    configured(DPOConfig, arguments(options))  # refuses them early
+    start = kept_corrector(options.start, options.folder, options.dtype)
     corrector = SCLCorrector.from_pretrained(start, dtype=getattr(torch, options.dtype))
     checkpoint = last_checkpoint(options.folder)
     load_checkpoint_weights(corrector.model.model, checkpoint)

@@ -1,9 +1,11 @@
-"""What stands for a kill of a training."""
+"""What stands for a kill of a training, and what it must not leave."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,3 +31,10 @@ def killed_after_row(monkeypatch: Any, step: int) -> Iterator[None]:
         patched.setattr(training, "log_row", kill)
         with pytest.raises(Killed):
             yield
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a run's log without times; of one that was killed they are those of one that was not."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    clocks = ("time", "seconds", "per_second", "runtime")
+    return [{key: value for key, value in row.items() if not any(part in key for part in clocks)} for row in rows]

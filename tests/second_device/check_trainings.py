@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from accelerate.state import AcceleratorState
 
-from tests.kill_works import TRAININGS
+from tests.kill_trainings import TRAININGS
 
 PRECISIONS = ["no", "bf16", "fp16"]
 OWN_LOOP = [name for name in TRAININGS if name not in ("confidence", "r1 sft", "r1 rl", "r1 rounds", "scl")]

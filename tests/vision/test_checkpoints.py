@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from vision.checkpoints import BEGUN, begin_run, forget_after
+from vision.checkpoints import BEGUN, begin_run, forget_after, one_at_a_time, publish
+from vision.files import atomic_folder
 
 
 @dataclass(frozen=True)
@@ -97,3 +99,50 @@ def test_log_rows_behind_a_state_are_forgotten(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "x": 1}\n{"step": 3}\n{"st')
     forget_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2, "x": 1}\n'
+
+
+@one_at_a_time
+def train(recipe: Recipe, *, within: Callable[[], object]) -> None:
+    """Does nothing but what is given."""
+    within()
+
+
+def test_two_trainings_in_one_folder_are_told(recipe, monkeypatch):
+    def another() -> None:
+        with pytest.raises(ValueError, match=r"Another process works on .*run; wait for it, or name another place"):
+            train(recipe, within=pytest.fail)
+        train(replace(recipe, folder=recipe.folder / "part"), within=lambda: None)
+        monkeypatch.setenv("RANK", "1")  # of the same training
+        train(recipe, within=lambda: None)
+        monkeypatch.delenv("RANK")
+
+    train(recipe, within=another)
+    assert not recipe.folder.exists()
+    with pytest.raises(ZeroDivisionError):
+        train(recipe, within=lambda: 1 / 0)
+    train(recipe, within=lambda: None)
+
+
+def test_finished_weights_are_whole_or_not_there(tmp_path, monkeypatch):
+    weights = tmp_path / "run" / "weights"
+
+    def half(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish(weights, half)
+    assert list(weights.parent.iterdir()) == []
+    (weights.parent / ".weights.part").mkdir()  # what a kill leaves
+    monkeypatch.setenv("RANK", "1")
+    publish(weights, half)
+    monkeypatch.delenv("RANK")
+    assert publish(weights, lambda folder: (folder / "model").touch()) == weights
+    assert [path.name for path in weights.parent.rglob("*")] == ["weights", "model"]
+    publish(weights, half)  # it is there
+    with (
+        pytest.raises(ValueError, match=r"Cannot write .*weights: Directory not empty\."),
+        atomic_folder(weights) as part,
+    ):
+        (part / "other").touch()
+    assert [path.name for path in weights.parent.rglob("*")] == ["weights", "model"]

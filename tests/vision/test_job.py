@@ -392,6 +392,57 @@ def test_two_processes_that_write_one_name_leave_one_whole_file(tmp_path):
     assert (tmp_path / "x").read_text() in ("a" * 20, "b" * 20) and len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_another_process_finished_in_between_is_not_made_again(tmp_path):
+    copies = Copies(tmp_path)
+    picture = tmp_path / "a.png"
+    picture.write_text("a")
+    job = Job(copies.out, Options(copies.out), neutral=["title"], files=[copies.weights])
+    (item,) = job.items((picture,), ".png")
+    own = item.record.own
+
+    def after_another() -> None:
+        copies(picture)
+        own()
+
+    item.record.own = after_another
+    assert item.done() and copies.made == ["a.png"] and hidden(copies.out) == []
+
+
+def test_records_are_those_of_an_undisturbed_run_wherever_it_was_killed(tmp_path, monkeypatch):
+    picture = fill(tmp_path / "in", "a.png") / "a.png"
+    plain, straight = os.replace, Copies(tmp_path)
+    straight(picture, suffix="", strength=3)
+    (record,) = (straight.out / ".done").glob("*.json")
+    for moved in range(1, 5):  # the record, then three files
+        killed, count = Copies(tmp_path), 0
+        killed.out = tmp_path / f"killed_{moved}"
+
+        def replace(*names, moved=moved):
+            nonlocal count
+            count += 1
+            if count == moved:
+                raise KeyboardInterrupt
+            plain(*names)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(os, "replace", replace)
+            killed(picture, suffix="", strength=3)
+        killed(picture, suffix="", strength=3)
+        told = [json.loads((out / ".done" / record.name).read_text()) for out in (straight.out, killed.out)]
+        assert told[0]["files"] == told[1]["files"] and told[0]["earlier"] == told[1]["earlier"] == {}
+        assert there(killed.out) == there(straight.out) and hidden(killed.out) == []
+
+
+def test_a_result_that_fails_leaves_no_folder(tmp_path, copies):
+    picture = fill(tmp_path / "in", "a.png") / "a.png"
+    job = Job(copies.out, Options(copies.out))
+    (item,) = job.items((picture,), ".png")
+    with job.attempt(item):
+        assert not item.done()
+        raise ValueError("it cannot be read")
+    assert not list(copies.out.rglob("*"))
+
+
 def test_an_item_that_another_process_works_on_is_refused_and_left_alone(tmp_path):
     copies = Copies(tmp_path)
     picture = tmp_path / "a.png"

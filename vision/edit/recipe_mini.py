@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.diffusion.backbone import TextEncoders, token_ids
 from vision.diffusion.build import SCHEDULE, emptied, initialise, small_unet, small_vae, text_encoder, word_tokenizer
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
@@ -127,6 +127,7 @@ class Denoiser(nn.Module):
         return noise_loss(denoise, self.scheduler, latents, text, generator).mean()
 
 
+@one_at_a_time
 def train(options: BrainTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Run the stages that are not finished; returns the folder of the weights, or None when time ran out.
 
@@ -269,5 +270,4 @@ def _finish(
     scheduler = DDIMScheduler(**NOISES, set_alpha_to_one=False)
     confidence = Confidence(classifier, ClassifierConfig("small", SIDE))
     editor = PIEEditor(unet, vae, text, scheduler, BRAIN, confidence)
-    editor.save_pretrained(options.folder / "weights", torch.float16)
-    return options.folder / "weights"
+    return publish(options.folder / "weights", lambda part: editor.save_pretrained(part, torch.float16))

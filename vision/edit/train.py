@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.diffusion.backbone import TextEncoders, load_scheduler
 from vision.diffusion.denoise import denoise_steps, set_steps
 from vision.diffusion.latents import decode_latents, encode_image, factor
@@ -175,6 +175,7 @@ class DomainLoss(nn.Module):
         return domain + self.options.prior_weight * prior, {"domain": domain, "prior": prior}
 
 
+@one_at_a_time
 def train(options: PIETraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Train to the end and return the folder of the weights, or None when `max_seconds` ran out before.
 
@@ -205,8 +206,7 @@ def train(options: PIETraining, *, log: Log | None = None, max_seconds: float | 
     if trained is None:
         return None
     editor.unet = trained["unet"].unet.eval()
-    editor.save_pretrained(options.folder / "weights")
-    return options.folder / "weights"
+    return publish(options.folder / "weights", editor.save_pretrained)
 
 
 def pictures(options: PIETraining) -> list[tuple[Path, str]]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from vision.checkpoints import Log, begin_run
+from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.diffusion.build import initialise
 from vision.edit.auc import PESG, AUCMarginLoss, area_under_curve
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier, classifier_grey, densenet121, imagenet
@@ -99,6 +99,7 @@ class Scored(nn.Module):
         return self.network(grey if self.small else imagenet(grey)).flatten()
 
 
+@one_at_a_time
 def train(options: ConfidenceTraining, *, log: Log | None = None, max_seconds: float | None = None) -> Path | None:
     """Train to the end and return the folder of the weights, or None when `max_seconds` ran out before.
 
@@ -130,8 +131,7 @@ def train(options: ConfidenceTraining, *, log: Log | None = None, max_seconds: f
     initialise(module.network.classifier, torch.Generator().manual_seed(options.seed + 1))
     maximise_auc(module, data, measured, options, log)
     config = ClassifierConfig(options.architecture, options.size)
-    Confidence(module.network.cpu().eval(), config).save_pretrained(options.folder / "weights")
-    return options.folder / "weights"
+    return publish(options.folder / "weights", Confidence(module.network.cpu().eval(), config).save_pretrained)
 
 
 def maximise_auc(

@@ -18,7 +18,7 @@ from reward_vlm.r1.rows import balance, hard_rows, judgement_row, row_reader, sw
 from reward_vlm.r1.train import train
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import tiny_chat_model
-from tests.reward_vlm.kills import Killed, killed_after_row
+from tests.reward_vlm.kills import Killed, killed_after_row, logged
 from vision.refine import Step, Verdict, roll_back_if_worse
 
 CONFIG = R1Config("plain", True, 6, None)
@@ -71,8 +71,28 @@ def test_a_cold_start_that_was_killed_ends_with_the_same_weights(files, tmp_path
     (tmp_path / "killed" / "checkpoint-3").mkdir()  # what a kill while saving leaves
     resumed = train(sft(files, tmp_path / "killed"))
     assert same(weights(straight), weights(resumed))
+    assert logged(tmp_path / "killed") == logged(tmp_path / "straight")
     assert not same(weights(straight), weights(files / "start"))
     assert R1Judge.from_pretrained(resumed).config == CONFIG
+    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_one_round_logs_every_update_once_wherever_it_was_killed(files, tmp_path, monkeypatch, step):
+    options = rl(files, tmp_path, rounds=1, steps=4, save_every=2)
+    with killed_after_row(monkeypatch, step):
+        train(options)
+    train(options)
+    steps = [row["step"] for row in logged(tmp_path)]
+    assert steps == [0, 1, 2, 3, 4, 4] and "held_out/accuracy" in logged(tmp_path)[-1]
+
+
+def test_a_start_that_was_judged_before_a_kill_is_logged_once(files, tmp_path, monkeypatch):
+    options = rl(files, tmp_path, tolerance=1.0)
+    with killed_after_row(monkeypatch, 0):
+        train(options)
+    train(options)
+    assert [row["step"] for row in logged(tmp_path)] == [0, 1, 2, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -85,8 +105,7 @@ def test_rounds_that_were_killed_end_with_the_same_weights(files, tmp_path, monk
         train(replace(options, folder=tmp_path / "killed"), log=killed_at("the best round"))
     resumed = train(replace(options, folder=tmp_path / "killed"))
     assert same(weights(straight), weights(resumed))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
-    assert steps == sorted(steps) and steps.count(3) == 1
+    assert logged(tmp_path / "killed") == logged(tmp_path / "straight")
 
 
 def test_a_policy_survives_being_packed_and_a_worse_round_is_undone(files, tmp_path):

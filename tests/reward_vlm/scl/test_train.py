@@ -20,7 +20,7 @@ from reward_vlm.scl.scene_questions import scene_item, scene_reply
 from reward_vlm.scl.train import WithAnswers, arguments, check_trained, first_gradient, freeze, pair_set, train
 from reward_vlm.tiny import tiny_chat_model
 from scripts import train as script
-from tests.reward_vlm.kills import killed_after_row
+from tests.reward_vlm.kills import killed_after_row, logged
 
 CONFIG = SCLConfig("plain", max_new_tokens=7)
 FULL = LoRA(rank=0)
@@ -113,6 +113,7 @@ def test_a_killed_training_ends_with_the_same_weights(files, tmp_path, monkeypat
     assert (tmp_path / "killed" / "checkpoint-2").exists() and not (tmp_path / "killed" / "weights").exists()
     resumed = train(options(files, tmp_path / "killed", lora=lora))
     assert not changed(weights(straight), weights(resumed))
+    assert logged(tmp_path / "killed") == logged(tmp_path / "straight")
     assert changed(weights(straight), weights(files / "start"))
 
 
