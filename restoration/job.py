@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -183,7 +183,10 @@ class _Restoring:
             return Outcome(self.job.out, {}, self.job.problems)
         seed = to_dict(self.asked).get("seed")
         facts = {} if self.judge is None else {"judge": self.judge.told(self.job)}
-        return self.job.finish("images", source=self.options.source, seed=seed, device=str(self.device), **facts)
+        outcome = self.job.finish("images", source=self.options.source, seed=seed, device=str(self.device), **facts)
+        if self.job.rank == 0:
+            self._trace(outcome.items)
+        return outcome
 
     def make(self, item: Item) -> None:
         """Restore one image, or what is missing of its pictures."""
@@ -244,16 +247,22 @@ class _Restoring:
         return self.selection.plan(to_tensor(loaded), to_dict(self.asked).get("scale"), system)
 
     def _tell(self, item: Item, plan: Any) -> None:
-        """Say what was decided about a picture, in a line and in the trace of choices."""
-        if plan is None:
-            return
+        """Say what was decided about a picture."""
+        if plan is not None:
+            self.job.note(f"{item.input}: {plan}")
+
+    def _trace(self, items: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the trace of choices about all pictures that are done; what it says of others stays."""
         from vision.refine import Verdict
         from vision.strategies import Candidate, Choice, Cost, write_choices
 
-        self.job.note(f"{item.input}: {plan}")
-        made = Candidate(item.name, item.path, plan.system, Cost(self.job.made[item.name]["seconds"], 1))
-        choice = Choice(item.name, (made,), (Verdict(plan.chance),), 0, plan.why, plan.facts)
-        write_choices(self.job.out, [choice])
+        chosen = []
+        for name, told in items.items():
+            if "chance" in told:
+                made = Candidate(name, self.job.out / name, told["system"], Cost(told["seconds"], 1))
+                chosen.append(Choice(name, (made,), (Verdict(told["chance"]),), 0, told["why"], told["facts"]))
+        if chosen:
+            write_choices(self.job.out, chosen, anew=True)
 
     def _ready(self, plan: Any) -> tuple[Restorer, Any]:
         """The restorer of a picture, and its options; it is loaded once."""
@@ -366,7 +375,8 @@ class _Restoring:
 
 def _told(plan: Any) -> dict[str, Any]:
     """What run.json tells of a plan."""
-    return {} if plan is None else {"need": plan.need, "system": plan.system, "why": plan.why}
+    names = ("need", "system", "why", "chance", "facts")
+    return {} if plan is None else {name: getattr(plan, name) for name in names}
 
 
 def _copied(source: Path, result: Path) -> bool:

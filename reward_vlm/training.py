@@ -124,15 +124,22 @@ def load_checkpoint_weights(model: Any, checkpoint: str | None) -> None:
 
 
 def log_callback(path: Path, offset: int, say: Log) -> Any:
-    """A TRL callback that writes what is logged to a JSON-lines file, with the steps counted over all rounds."""
+    """A TRL callback that writes what is logged to a JSON-lines file, with steps and tokens counted over all rounds
+    and all processes that went on with the run."""
     from transformers import TrainerCallback
+
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    tokens = next((row["num_tokens"] for row in map(json.loads, reversed(lines)) if "num_tokens" in row), 0)
 
     class Logger(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
             if not state.is_world_process_zero or "train_runtime" in (logs or {}):
                 return
             step = offset + state.global_step
-            log_row(path, {"step": step, **(logs or {})})
+            row = {"step": step, **(logs or {})}
+            if "num_tokens" in row:
+                row["num_tokens"] += tokens
+            log_row(path, row)
             if state.global_step % 10 == 0:
                 shown = (
                     "loss", "reward", "kl_k1", "entropy", "completions/mean_length", "rewards/accuracies",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from recon3d.gtr import evaluate as gtr
 from recon3d.gtr.evaluate import GTREvaluation
 from recon3d.gtr.evaluate import evaluate as evaluate_gtr
 from recon3d.gtr.options import GTROptions
 from recon3d.job import ReconstructOptions, reconstruct
+from recon3d.looks import gallery_cameras
 from restoration.evaluate import evaluate as evaluate_restoration
 from restoration.evaluate_selection import SelectorEvaluation
 from restoration.evaluate_selection import evaluate as evaluate_selector
@@ -115,7 +118,9 @@ def measuring_pie(inputs: Path, out: Path) -> object:
 
 
 def measuring_gtr(inputs: Path, out: Path) -> object:
-    """Measure a reconstructor."""
+    """Measure a reconstructor, by a coarse yardstick."""
+    gtr.Setting = partial(gtr.Setting, seen_from=24, samples=300)
+    gtr.gallery_cameras = lambda size: gallery_cameras(24)
     return evaluate_gtr(GTREvaluation(out, inputs, options=QUICK, views=6, device="cpu"))
 
 

@@ -25,21 +25,34 @@ Decide = Callable[[Sequence[Candidate], Sequence[Verdict]], tuple[int, str]]
 """The place of the candidate to keep, and why."""
 
 
-def write_choices(folder: Path, choices: Iterable[Choice]) -> Path:
+def write_choices(folder: Path, choices: Iterable[Choice], *, anew: bool = False) -> Path:
     """Append choices to the trace of a folder; a last line that a kill cut off is removed first.
+
+    Args:
+        anew: they take the place of earlier choices of the same tasks, in a file that is replaced whole.
 
     Raises:
         ValueError: a value is neither a JSON value nor a file below the folder; save it and give its path.
     """
-    path = folder / NAME
-    lines = [json.dumps(_to_json(choice, folder), ensure_ascii=False, allow_nan=False) + "\n" for choice in choices]
+    path, choices = folder / NAME, list(choices)
     folder.mkdir(parents=True, exist_ok=True)
+    if anew:
+        tasks = {choice.task for choice in choices}
+        earlier = read_choices(path) if path.exists() else []
+        with atomic_path(path) as part:
+            part.write_text(_lines([*(c for c in earlier if c.task not in tasks), *choices], folder), encoding="utf-8")
+        return path
+    lines = _lines(choices, folder)
     if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
         with atomic_path(path) as part:
             part.write_bytes(data[: data.rfind(b"\n") + 1])
     with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(lines))
+        file.write(lines)
     return path
+
+
+def _lines(choices: Iterable[Choice], folder: Path) -> str:
+    return "".join(json.dumps(_to_json(c, folder), ensure_ascii=False, allow_nan=False) + "\n" for c in choices)
 
 
 def read_choices(path: Path) -> list[Choice]:
