@@ -14,6 +14,9 @@ no longer be written, and when two processes work in one folder; there the proce
 from __future__ import annotations
 
 import csv
+import fcntl
+import importlib
+import json
 import os
 import random
 import resource
@@ -24,7 +27,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,8 @@ from vision.job import Outcome
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit codes after signals that a process hears of."""
+ROOM = 1 << 20
+"""Bytes that a process may say."""
 NOBODY = 65534
 """A user who owns nothing."""
 
@@ -68,6 +73,8 @@ class End:
     """How often it changed files before."""
     seconds: float
     """Processor time."""
+    modules: list[str]
+    """What it imported."""
 
     @property
     def is_sentence(self) -> bool:
@@ -75,16 +82,31 @@ class End:
         return self.code in (0, 2) and "Traceback" not in self.said
 
 
+@dataclass(frozen=True)
+class Started:
+    """A process, and the ends of pipes."""
+
+    process: int
+    """Its id."""
+    heard: int
+    """Where what it writes to stderr arrives."""
+    told: int
+    """Where the number of its changes and its imports arrive."""
+
+
 # ---- one process
 
 
-def start(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None = None, rank: int = 0) -> int:
-    """The id of a process that does the work as a command does; `trap` prepares it."""
+def start(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None = None, rank: int = 0) -> Started:
+    """A process that does the work as a command does; `trap` prepares it."""
+    heard, said = pipe()
+    told, count = pipe()
     process = os.fork()
     if process:
-        return process
-    code, counted, null = 1, [0], os.open(os.devnull, os.O_RDWR)
-    said, count = (os.open(folder / f"{name}_{os.getpid()}", os.O_RDWR | os.O_CREAT) for name in ("said", "count"))
+        os.close(said)
+        os.close(count)
+        return Started(process, heard, told)
+    code, counted, null, known = 1, [0], os.open(os.devnull, os.O_RDWR), set(sys.modules)
     try:
         for stream, target in ((0, null), (1, null), (2, said)):
             os.dup2(target, stream)
@@ -101,7 +123,7 @@ def start(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        os.write(count, str(counted[0]).encode())
+        os.write(count, json.dumps([counted[0], sorted(sys.modules.keys() - known)]).encode())
         os._exit(code)
 
 
@@ -112,21 +134,32 @@ def _code(outcome: object) -> int:
     return outcome.code
 
 
-def finish(process: int, folder: Path) -> End:
+def pipe() -> tuple[int, int]:
+    """The end that is read, without waiting, and the one that is written: no full disk fills it."""
+    ends = os.pipe()
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, ROOM)
+    os.set_blocking(ends[0], False)
+    return ends
+
+
+def finish(started: Started) -> End:
     """Wait for a process."""
-    return _end(*os.wait4(process, 0), folder)
+    return ended(started, *os.wait4(started.process, 0)[1:])
 
 
-def _end(process: int, status: int, usage: resource.struct_rusage, folder: Path) -> End:
-    said, count = (folder / f"{name}_{process}" for name in ("said", "count"))
-    text = said.read_text(errors="replace")[-3000:] if said.exists() else ""
-    changes = int(count.read_text() or 0) if count.exists() else 0
-    for path in (said, count):
-        path.unlink(missing_ok=True)
-    seconds = usage.ru_utime + usage.ru_stime
-    if os.WIFSIGNALED(status):
-        return End(True, -os.WTERMSIG(status), text, changes, seconds)
-    return End(False, os.WEXITSTATUS(status), text, changes, seconds)
+def ended(started: Started, status: int, usage: resource.struct_rusage) -> End:
+    """How a process ended that was waited for."""
+    texts = []
+    for end in (started.heard, started.told):
+        try:
+            texts.append(os.read(end, ROOM).decode(errors="replace"))
+        except BlockingIOError:  # a process that it started lives on
+            texts.append("")
+        os.close(end)
+    said, (count, modules) = texts[0], json.loads(texts[1] or "[0, []]")
+    killed = os.WIFSIGNALED(status)
+    code = -os.WTERMSIG(status) if killed else os.WEXITSTATUS(status)
+    return End(killed, code, said[-3000:], count, usage.ru_utime + usage.ru_stime, modules)
 
 
 def do(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None = None, trapped: int = 0) -> End:
@@ -134,15 +167,15 @@ def do(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None = 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    waiting = {
-        start(work, folder, out, trap if rank == trapped else None, rank): rank for rank in range(work.processes)
-    }
+    ranks = range(work.processes)
+    begun = [start(work, folder, out, trap if rank == trapped else None, rank) for rank in ranks]
+    waiting = {started.process: rank for rank, started in enumerate(begun)}
     ends: dict[int, End] = {}
     first = None
     while waiting:
         process, status, usage = os.wait4(-1, 0)
-        end = _end(process, status, usage, folder)
-        ends[waiting.pop(process)] = end
+        rank = waiting.pop(process)
+        end = ends[rank] = ended(begun[rank], status, usage)
         if first is None and end.code:
             first = end
             for other in waiting:
@@ -242,6 +275,9 @@ class Trials:
             self.end = do(work, folder, out)
             if self.end.code:
                 raise RuntimeError(f"{name} fails undisturbed: {self.end.said}")
+            for module in self.end.modules:  # for all that follow
+                with suppress(ImportError):
+                    importlib.import_module(module)
             self.expected = contents(out, work.clocked)
             self.largest = max(path.stat().st_size for path in out.rglob("*") if path.is_file())
         if not self.expected or not self.end.changes:
@@ -294,9 +330,18 @@ class Trials:
                 self.tell(row | {"then": then})
 
     def disturbed(
-        self, fault: str, trap: Callable[[Path, Path], Callable[[], object]], codes: tuple[int, ...] = (0, 2)
+        self,
+        fault: str,
+        trap: Callable[[Path, Path], Callable[[], object]],
+        codes: tuple[int, ...] = (0, 2),
+        tidies: bool = True,
     ) -> None:
-        """One process ends well or with a sentence; what it leaves is whole, and the next one finishes."""
+        """One process ends well or with a sentence; what it leaves is whole, and the next one finishes.
+
+        Args:
+            codes: exit codes that are right.
+            tidies: it can still remove its temporary files.
+        """
         with self.folder() as (folder, out):
             shutil.copytree(folder / "inputs", folder / "kept")
             end = do(self.work, folder, out, trap(folder, out))
@@ -305,7 +350,7 @@ class Trials:
                 self.bad(fault, f"exit code {end.code}, no sentence: {end.said[-1500:]}")
             if cut := halves(out):
                 self.bad(fault, f"half-written: {', '.join(cut)}")
-            if stray := [path.name for path in out.rglob(".*.part")]:
+            if stray := [path.name for path in out.rglob(".*.part") if tidies]:
                 self.bad(fault, f"left behind: {', '.join(stray)}")
             if not (folder / "inputs").exists():
                 (folder / "kept").rename(folder / "inputs")
@@ -333,13 +378,14 @@ class Trials:
         gone = lambda path: at_change(middle, lambda: shutil.rmtree(path, ignore_errors=True))  # noqa: E731
         self.disturbed("output taken away", lambda folder, out: gone(out))
         self.disturbed("input taken away", lambda folder, out: gone(folder / "inputs"))
-        self.disturbed("output made read-only", lambda folder, out: at_change(middle, lambda: forbid(out)))
+        forbidden = lambda folder, out: at_change(middle, lambda: forbid(out))  # noqa: E731
+        self.disturbed("output made read-only", forbidden, tidies=False)
 
     def doubled(self) -> None:
         """Two processes work in one folder: each ends well or with a sentence."""
         with self.folder() as (folder, out):
-            ids = [start(self.work, folder, out) for _ in range(2)]
-            ends = [finish(process, folder) for process in ids]
+            both = [start(self.work, folder, out) for _ in range(2)]
+            ends = [finish(started) for started in both]
             for end in ends:
                 if not end.is_sentence:
                     self.bad("two at once", f"no sentence: {end.said[-1500:]}")
