@@ -165,7 +165,7 @@ def _alone(store: Store) -> Iterator[None]:
         (store.folder / RECORDS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"Cannot write to the folder {store.url}: {error.strerror}.") from error
-    lock = Exclusive(store.folder / RECORDS, store.folder)
+    lock = Exclusive(store.folder / RECORDS, store.folder, folder=True)
     try:
         yield
     finally:
