@@ -53,6 +53,8 @@ def test_commands_of_the_documentation_parse(place, line, tmp_path, monkeypatch,
     for _, code in snippets():
         if "class MyRestorer" in code:
             (tmp_path / "my_file.py").write_text(code)
+    for folder in re.findall(r"one-step:(\S+)", line):
+        (tmp_path / folder).mkdir(parents=True)
     try:
         importlib.import_module(f"scripts.{command}").parse(arguments)
     except SystemExit:
