@@ -1,4 +1,4 @@
-"""Cameras in files: NeRF-style `transforms.json`, text cameras of the GTR release, and what all kinds share."""
+"""Cameras in files: NeRF-style `transforms.json`, text cameras of the published GTR, and what all kinds share."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def save_transforms(path: Path, names: Sequence[str], cameras: Cameras) -> None:
 
 
 def load_gtr_camera(path: Path, name: str) -> Shot:
-    """Read the text camera of the GTR release for the picture `name`.
+    """Read the text camera of the published GTR for the picture `name`.
 
     A line "extrinsic", the OpenCV world-to-camera matrix, a header line, then fx fy cx cy height width.
 
@@ -235,7 +235,7 @@ def load_gtr_camera(path: Path, name: str) -> Shot:
 
 
 def save_gtr_camera(path: Path, cameras: Cameras) -> None:
-    """Write one camera in the text format of the GTR release."""
+    """Write one camera in the text format of the published GTR."""
     rows = "\n".join(" ".join(f"{v:.17g}" for v in row) for row in cameras.w2c[0].tolist())
     lens = " ".join(f"{v:.17g}" for v in cameras.intrinsics[0].tolist())
     path.write_text(f"extrinsic\n{rows}\n\nfx fy cx cy height width\n{lens} {cameras.height} {cameras.width}\n")

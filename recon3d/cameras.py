@@ -3,7 +3,7 @@
 Inside the package every camera is an OpenCV one: camera-to-world matrices with x to the right, y down and z forward,
 intrinsics (fx, fy, cx, cy) in pixels, the centre of the top left pixel at (0.5, 0.5). Everything else is converted
 at the border: OpenGL matrices (x right, y up, z backward), the six-view rigs of GTR (world y up) and InstantMesh
-(world z up), NeRF-style `transforms.json`, COLMAP models and the text cameras of the GTR release. Cameras from files
+(world z up), NeRF-style `transforms.json`, COLMAP models and the text cameras of the published GTR. Cameras from files
 are float64, for worlds far from their origin, until the object has been moved to the box that it is computed in.
 """
 
@@ -173,7 +173,7 @@ def intrinsics_from_fov(fov_degrees: float, height: int, width: int, views: int 
 
 
 def moments(origins: Tensor, directions: Tensor) -> Tensor:
-    """Pluecker moments (..., 3) of rays, cross(direction, origin): the order of the GTR release."""
+    """Pluecker moments (..., 3) of rays, cross(direction, origin): the order of the published GTR."""
     return torch.cross(directions, origins, dim=-1)
 
 
@@ -218,7 +218,7 @@ def orbit(
 
 
 def release_orbit(azimuth: Sequence[float], elevation: Sequence[float], radius: float) -> Tensor:
-    """(views, 4, 4) OpenGL camera-to-world of the turntable as the GTR release computes it.
+    """(views, 4, 4) OpenGL camera-to-world of the turntable as the published GTR computes it.
 
     Equal to `orbit` except for exactly three cameras: the cross products there name no axis and then run over the
     first axis of length three, which mixes the cameras. Kept for parity only.
@@ -279,7 +279,7 @@ def instantmesh_vectors(cameras: Cameras) -> Tensor:
 
 
 def turntable(frames: int = 50, elevation: float = 20.0, radius: float = 3.5, size: int = 256) -> Cameras:
-    """A full turn around the object, field of view 50 degrees, as in the videos of the GTR release."""
+    """A full turn around the object, field of view 50 degrees, as in the videos of the published GTR."""
     azimuth = torch.arange(frames) * (360.0 / frames)
     return orbit(azimuth, torch.full((frames,), float(elevation)), radius, 50.0, size)
 

@@ -6,7 +6,7 @@ Everything else stays: names, nodes, further texture coordinates and maps, skins
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +20,25 @@ from recon3d.gltf_file import GltfFile
 from recon3d.gltf_material import SPECULAR
 from recon3d.gltf_nodes import world_matrices
 from recon3d.gltf_save import add_image, vertex_colors
-from recon3d.mesh import Mesh
+from recon3d.mesh import NEARLY, Mesh, Source, equal
 from recon3d.textures import png, read_texture, texture_image, to_display, to_linear
 
 INSTANCING = "EXT_mesh_gpu_instancing"
-NEARLY = 2e-6
-"""Share of the mesh's size below which a difference is rounding."""
 Owners = dict[tuple[int, int], int]
 """Node and copy -> number of the mesh that it alone shows."""
 
 
 @dataclass(frozen=True)
-class GltfSource:
-    """The file of a mesh, and where the mesh was moved since: now = then * scale + offset."""
+class GltfSource(Source):
+    """The glTF file of a mesh."""
 
-    scene: Scene
-    """What was read."""
-    scale: float = 1.0
-    """See above."""
-    offset: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
-    """(3,) see above."""
-    suffix: str = ".glb"
-    """Ending of the files that it writes."""
-
-    @property
-    def holds(self) -> tuple[str, ...]:
-        """What the file holds beyond the surface and its colours."""
-        return self.scene.holds
-
-    def moved(self, centre: Tensor, scale: float) -> GltfSource:
-        """The file of the mesh in a world where x becomes (x - centre) * scale, with a centre (3,)."""
-        return replace(self, scale=self.scale * scale, offset=(self.offset - centre) * scale)
+    suffix = ".glb"
 
     def fits(self, mesh: Mesh) -> bool:
         """Whether the mesh has the faces, texture coordinates, number of textures and tints of the file."""
         loaded = self.scene.mesh
         same = len(mesh.textures) == len(loaded.textures) and all(
-            _equal(getattr(mesh, name), getattr(loaded, name)) for name in ("faces", "uv", "face_texture")
+            equal(getattr(mesh, name), getattr(loaded, name)) for name in ("faces", "uv", "face_texture")
         )
         if not same or len(mesh.vertices) != len(loaded.vertices):
             return False
@@ -68,8 +50,7 @@ class GltfSource:
         file = GltfFile(kept.path, copy.deepcopy(kept.document), kept.binary, dict(kept.buffers))
         places = (mesh.vertices.detach().double() - self.offset) / self.scale
         loaded = self.scene.mesh
-        size = float((loaded.vertices.amax(0) - loaded.vertices.amin(0)).amax())
-        moved = float((places - loaded.vertices).abs().amax()) > NEARLY * size
+        moved = float((places - loaded.vertices).abs().amax()) > self.rounding
         recolored = [p for p in self.scene.parts if p.texture < 0 and _recolored(mesh, loaded, p)]
         owners = _separated(file, self.scene.parts) if moved or recolored else {}
         if moved:
@@ -78,7 +59,7 @@ class GltfSource:
         for number, (texture, slots) in enumerate(zip(mesh.textures, self.scene.slots, strict=True)):
             if not torch.equal(texture.detach(), loaded.textures[number]):
                 _put_texture(file, texture, slots)
-        if abs(self.scale - 1) > NEARLY or float(self.offset.abs().amax()) > NEARLY * size:
+        if abs(self.scale - 1) > NEARLY or float(self.offset.abs().amax()) > self.rounding:
             _put_below(file, self.scale, self.offset)
         path.write_bytes(file.glb())
         return []
@@ -275,7 +256,3 @@ def _colors(mesh: Mesh, part: Part) -> Tensor:
 
 def _recolored(mesh: Mesh, loaded: Mesh, part: Part) -> bool:
     return not torch.equal(_colors(mesh, part), _colors(loaded, part))
-
-
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b or (a is not None and b is not None and torch.equal(a, b))

@@ -157,7 +157,8 @@ def _make(
     )
     observers: list[Callable[[Step], object]] = [lambda step: item.job.progress(*_told(step))]
     observers += [before] if mesh is None else []
-    result = reconstructor.reconstruct(views, options.options, mesh=mesh, observers=observers, resume=item.work())
+    run = reconstructor.start(views, options.options, mesh=mesh, resume=item.work())
+    result = reconstructor.reconstruct(run, observers)
     reached = ", ".join(f"{stage} {after:.2f}" for stage, (_, after) in result.scores.items())
     for note in (f"PSNR over the given views after each stage: {reached} dB.", *result.notes):
         item.job.note(note)

@@ -6,9 +6,9 @@ their light is multiplied. Texture row 0 is the top (v = 1), the UV origin is bo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -18,30 +18,42 @@ from recon3d.textures import REPEAT, Wrap, sample_texture, times
 
 PLAIN = 0.6
 """Grey display value of a surface that comes without any colour."""
+NEARLY = 2e-6
+"""Share of a mesh's size below which a difference is rounding."""
 
 
-class Source(Protocol):
-    """The file that a mesh was read from: a copy of it takes what was refined, and keeps all the rest."""
+@dataclass(frozen=True)
+class Source:
+    """The file that a mesh was read from: a copy of it takes what was refined, and keeps all the rest.
 
-    suffix: str
+    It tells where the mesh was moved since: now = then * scale + offset.
+    """
+
+    scene: Any
+    """What was read: a `mesh` as it was then, and what the file `holds` beyond the surface and its colours."""
+    scale: float = 1.0
+    """See above."""
+    offset: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    """(3,) see above."""
+    suffix: ClassVar[str]
     """Ending of the files that it writes."""
 
-    @property
-    def holds(self) -> tuple[str, ...]:
-        """What the file holds beyond the surface and its colours."""
-        ...
-
-    def moved(self, centre: Tensor, scale: float) -> Source:
+    def moved(self, centre: Tensor, scale: float) -> Self:
         """The file of the mesh in a world where x becomes (x - centre) * scale, with a centre (3,)."""
-        ...
+        return replace(self, scale=self.scale * scale, offset=(self.offset - centre) * scale)
+
+    @property
+    def rounding(self) -> float:
+        """Distance in the file below which a difference is none."""
+        return NEARLY * float((self.scene.mesh.vertices.amax(0) - self.scene.mesh.vertices.amin(0)).amax())
 
     def fits(self, mesh: Mesh) -> bool:
         """Whether the mesh still has the faces, texture coordinates and number of textures of the file."""
-        ...
+        raise NotImplementedError
 
     def save(self, mesh: Mesh, path: Path) -> list[str]:
         """Write the file with the vertices, colours and textures of the mesh; returns what it cannot hold."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -255,3 +267,8 @@ def merge_vertices(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     faces = place[faces]
     proper = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
     return merged, faces[proper]
+
+
+def equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether both are None, or tensors of the same numbers and any shape."""
+    return a is b or (a is not None and b is not None and torch.equal(a.detach(), b.detach()))

@@ -114,8 +114,8 @@ def save_mesh(mesh: Mesh, path: str | Path) -> list[str]:
             notes = mesh.source.save(mesh, target)
         else:
             notes = {".glb": save_glb, ".obj": save_obj, ".ply": _save_ply}[suffix](mesh, target)
-            if mesh.source is not None and mesh.source.holds:
-                left = ", ".join(mesh.source.holds)
+            if mesh.source is not None and mesh.source.scene.holds:
+                left = ", ".join(mesh.source.scene.holds)
                 notes = [*notes, f"{path.name} has not the {left} of the file that the mesh came from."]
         # The mesh file last: whoever sees it finds its materials and pictures too.
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):

@@ -5,49 +5,30 @@ Its lines stay: names, groups, polygons, further maps and all that its materials
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recon3d.mesh import Mesh
+from recon3d.mesh import Mesh, Source, equal
 from recon3d.obj import ObjScene
 from recon3d.obj_file import is_map, libraries_of, map_of, text_lines
 from recon3d.textures import png, read_texture, texture_image
 
-NEARLY = 2e-6
-"""Share of the mesh's size below which a difference is rounding."""
-
 
 @dataclass(frozen=True)
-class ObjSource:
-    """The file of a mesh, and where the mesh was moved since: now = then * scale + offset."""
+class ObjSource(Source):
+    """The OBJ file of a mesh."""
 
-    scene: ObjScene
-    """What was read."""
-    scale: float = 1.0
-    """See above."""
-    offset: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
-    """(3,) see above."""
-    suffix: str = ".obj"
-    """Ending of the files that it writes."""
-
-    @property
-    def holds(self) -> tuple[str, ...]:
-        """What the file holds beyond the surface and its colours."""
-        return self.scene.holds
-
-    def moved(self, centre: Tensor, scale: float) -> ObjSource:
-        """The file of the mesh in a world where x becomes (x - centre) * scale, with a centre (3,)."""
-        return replace(self, scale=self.scale * scale, offset=(self.offset - centre) * scale)
+    suffix = ".obj"
 
     def fits(self, mesh: Mesh) -> bool:
         """Whether the mesh has the faces, texture coordinates, number of textures and, beside materials, colours."""
         loaded = self.scene.mesh
         names = ("faces", "uv", "face_texture", *["colors"] * bool(self.scene.file.libraries))
-        same = (_equal(getattr(mesh, name), getattr(loaded, name)) for name in names)
+        same = (equal(getattr(mesh, name), getattr(loaded, name)) for name in names)
         sizes = len(mesh.vertices) == len(loaded.vertices), len(mesh.textures) == len(loaded.textures)
         return all(sizes) and all(same)
 
@@ -57,7 +38,7 @@ class ObjSource:
         moved, turned, colored = self._places(mesh), None, None
         if moved is not None:
             turned = _normals(self.scene, mesh)
-        if not _equal(mesh.colors, loaded.colors):
+        if not equal(mesh.colors, loaded.colors):
             kept = self.scene.rows >= 0
             colored = file.colors.copy()
             colored[self.scene.rows[kept].numpy()] = mesh.colors.detach()[kept].clamp(0, 1).numpy()
@@ -87,8 +68,7 @@ class ObjSource:
         """(places, 3) of the file where the mesh has them now; None when nothing moved."""
         loaded, kept = self.scene.mesh.vertices.double(), self.scene.rows >= 0
         now = mesh.vertices.detach()
-        size = float((loaded.amax(0) - loaded.amin(0)).amax())
-        if float((now - loaded).abs().amax()) <= NEARLY * size:
+        if float((now - loaded).abs().amax()) <= self.rounding:
             return None
         places = self.scene.file.places * self.scale + self.offset.numpy()
         places[self.scene.rows[kept].numpy()] = now[kept].numpy()
@@ -144,7 +124,3 @@ def _picture(source: Path, texture: Tensor | None, path: Path, taken: set[str]) 
         content = png(texture_image(texture, read_texture(content, source.name)[1]))
     (path.parent / name).write_bytes(content)
     return name
-
-
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b or (a is not None and b is not None and torch.equal(a.detach(), b))

@@ -48,7 +48,7 @@ def load_views(folder: str | Path, background: Background = "auto", rig: Literal
     """Read a folder of pictures with cameras.
 
     Cameras come from `transforms.json` (also `transforms_train.json`), from a COLMAP model (binary or text, in the
-    folder, in `sparse/0` or in `sparse`), or from one text camera per picture in the format of the GTR release.
+    folder, in `sparse/0` or in `sparse`), or from one text camera per picture in the format of the published GTR.
     `rig="gtr"` takes six pictures in the order of their names as the views of GTR. Masks are those that the camera file
     names, else those in the sub-folder `masks`. Pictures of different sizes are brought to one, and lens distortion is
     removed; `notes` of the views say so.

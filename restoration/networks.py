@@ -6,19 +6,16 @@ says of a network is kept to: its scale, the sizes and numbers that it takes, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from restoration.bands import Picture, resized, scaled, self_ensemble, tiled, whole
+from restoration.bands import TileRestorer, Work, self_ensemble
 from restoration.restorer import Facts
-from vision import hub
-from vision.images import ImageLike, keep_grey
+from vision import weights
 from vision.pickled import read_pickled
 from vision.tiles import Box, Tiles
 
@@ -49,7 +46,7 @@ class NetworkOptions:
             raise ValueError(f"tile_overlap must be at least 0, got {self.tile_overlap}.")
 
 
-class NetworkRestorer:
+class NetworkRestorer(TileRestorer[NetworkOptions]):
     """Restores pictures with a network that spandrel has loaded.
 
     Args:
@@ -83,7 +80,7 @@ class NetworkRestorer:
                 "Networks from files need spandrel; install it with `pip install burnish[networks]`."
             ) from None
         path = Path(source)
-        tensors = hub.read_tensors(path) if path.suffix == ".safetensors" else read_pickled(path)
+        tensors = weights.read_tensors(path) if path.suffix == ".safetensors" else read_pickled(path)
         try:
             model = spandrel.ModelLoader().load_from_state_dict(spandrel.canonicalize_state_dict(tensors))
             model.to(dtype)
@@ -93,66 +90,29 @@ class NetworkRestorer:
             raise ValueError(f"{path} holds no network that spandrel {spandrel.__version__} knows.") from error
         if not isinstance(model, spandrel.ImageModelDescriptor) or model.input_channels not in (1, 3):
             raise ValueError(f"{path}: {model.architecture.name} takes more than a picture; choose another network.")
-        hub.refuse_infinite(path, model.model.state_dict())
-        hub.align(model.model.eval())
+        weights.refuse_infinite(path, model.model.state_dict())
+        weights.align(model.model.eval())
         return cls(model.to(device))
 
     def facts(self, options: NetworkOptions | None = None) -> Facts:
         """What a caller must know of this restorer with these options."""
         options = options or NetworkOptions()
-        scale = self.model.scale if options.scale is None else options.scale
-        return Facts(self.model.architecture.name, scale, tiling=self._tiles(options) is not None, keeps_grey=True)
+        scale = self.scale if options.scale is None else options.scale
+        return Facts(self.model.architecture.name, scale, tiling=self._cut(options) is not None, keeps_grey=True)
 
-    def output_size(self, height: int, width: int, options: NetworkOptions | None = None) -> tuple[int, int]:
-        """Height and width of the result of a picture of `height` x `width` pixels."""
-        return scaled(height, width, self.facts(options).scale)
+    @property
+    def scale(self) -> int:
+        """Output pixels per input pixel of the network."""
+        return self.model.scale
 
-    def __call__(self, image: ImageLike, options: NetworkOptions | None = None) -> Picture:
-        """The result in the form of what was given, see `restoration.bands.whole`."""
-        return whole(image, lambda pixels, finish: self.bands(pixels, options, finish=finish))
-
-    def bands(
-        self,
-        image: Tensor,
-        options: NetworkOptions | None = None,
-        *,
-        finish: Callable[[Tensor], Tensor] | None = None,
-        observers: Iterable[Callable[[Any], object]] = (),
-        progress: Callable[[float], object] | None = None,
-    ) -> Iterator[Tensor]:
-        """The result of (b, 3, h, w) RGB in [0, 1] as finished bands (b, 3, rows, W) from top to bottom."""
-        options = options or NetworkOptions()
-        own = scaled(*image.shape[-2:], self.model.scale)
-        make = partial(self._bands, image, options, progress)
-        yield from resized(self.output_size(*image.shape[-2:], options), own, make, keep_grey(image, finish))
-
-    def _bands(
-        self,
-        image: Tensor,
-        options: NetworkOptions,
-        progress: Callable[[float], object] | None,
-        finish: Callable[[Tensor], Tensor],
-    ) -> Iterator[Tensor]:
-        """`bands` at the network's own scale."""
-        tiles = self._tiles(options)
-        run = partial(self_ensemble, self._run) if options.self_ensemble else self._run
-        if tiles is None or max(image.shape[-2:]) <= tiles.size:
-            yield finish(run(image))
-            return
-        total = len(tiles.boxes(*(-(-side // tiles.unit) * tiles.unit for side in image.shape[-2:])))
-        done = 0
-
-        def restore(boxes: list[Box], tile: Tensor) -> Tensor:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done / total)
-            return run(tile)
-
-        yield from tiled(image, restore, tiles, self.model.scale, finish)
+    def _restore(self, boxes: list[Box], image: Tensor, *, options: NetworkOptions, work: Work, whole: bool) -> Tensor:
+        """(b, 3, h, w) -> (b, 3, scale h, scale w) float32 on the picture's device."""
+        result = self_ensemble(self._run, image) if options.self_ensemble else self._run(image)
+        work.report()
+        return result
 
     def _run(self, image: Tensor) -> Tensor:
-        """(b, 3, h, w) -> (b, 3, scale h, scale w) float32 on the picture's device; spandrel pads where it must."""
+        """The network's own result; spandrel pads where it must."""
         moved = image.to(self.model.device, self.model.dtype)
         if self.model.input_channels == 1:  # channel by channel
             result = torch.cat([self.model(channel) for channel in moved.split(1, dim=1)], dim=1)
@@ -162,7 +122,7 @@ class NetworkRestorer:
             result = result.expand(-1, 3, -1, -1)
         return result.clone().to(image.device, torch.float32)
 
-    def _tiles(self, options: NetworkOptions) -> Tiles | None:
+    def _cut(self, options: NetworkOptions) -> Tiles | None:
         """How to cut a large picture, in multiples of what the network takes; None: not at all."""
         from spandrel import ModelTiling
 

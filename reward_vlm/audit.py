@@ -5,7 +5,7 @@ answer beside itself, and an answer beside the same said twice. A judge that loo
 about the second and third, and not with the order. `probe` asks, `figures` counts; what was asked is one JSON record a
 pair, so that figures can be counted again without the judge. `Watched` counts what a judge decides in the work itself.
 
-The release shows the better answer first and never asks any of this; r1_reward 6.1.
+The published code shows the better answer first and never asks any of this; r1_reward 6.1.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
 from reward_vlm.dialogue import Dialogue
-from reward_vlm.vlm import ChatModel, Reply, Sampling
+from reward_vlm.vlm import ChatModel, Generators, Reply, Sampling
 from vision.config import save_config
 from vision.hub import Pretrained
 
@@ -18,23 +19,22 @@ class Chat(Protocol):
     """What a judge or a corrector needs of a model: `ChatModel`, or one on another engine."""
 
     def generate(
-        self,
-        dialogues: Sequence[Dialogue],
-        sampling: Sampling | None = None,
-        *,
-        generators: Sequence[torch.Generator] | None = None,
+        self, dialogues: Sequence[Dialogue], sampling: Sampling | None = None, *, generators: Generators | None = None
     ) -> list[Reply]:
         """One reply per dialogue."""
         ...
 
 
+@dataclass
 class WithChat(Pretrained):
     """A chat model and how it was taught to be asked: saving, publishing and moving them."""
 
-    chat: Chat
-    config: Any
     config_name: ClassVar[str]
     """File of the configuration, beside the weights."""
+    chat: Chat
+    """The model."""
+    config: Any
+    """How it was taught to be asked."""
 
     @property
     def model(self) -> ChatModel:

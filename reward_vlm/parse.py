@@ -1,7 +1,7 @@
 """Answers and formats out of text that a model wrote. Nothing here raises, whatever the text holds.
 
 `first_answer` and `choice` are strict; the parsers of the published evaluation scripts, kept for comparison, lie in
-`PUBLISHED_PARSERS`. Source: the released inference and reward code of R1-Reward.
+`PUBLISHED_PARSERS`. Source: the published inference and reward code of R1-Reward.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def reasoning(text: str) -> str:
 def well_formed(text: str) -> bool:
     """Whether a text is `<think>...</think><answer>...</answer>`, with one opening tag of each kind.
 
-    The release's rule to the letter: nothing between the two parts, one trailing newline allowed, closing tags are not
-    counted.
+    The published code's rule to the letter: nothing between the two parts, one trailing newline allowed, closing tags
+    are not counted.
     """
     body = text.removesuffix("\n")
     middle = body.find("</think><answer>", len("<think>"))
@@ -74,15 +74,15 @@ PHRASES = (
     "The best answer is", "The correct answer is", "The answer is", "The answer: ", "Answer: ",
     "The best option is", "The correct option is", "Best answer:", "Best option:",
 )  # fmt: skip
-"""What the release removes from an answer before it is compared."""
+"""What the published code removes from an answer before it is compared."""
 
 
 def lenient_choice(text: str) -> float | None:
-    """The number that the release's comparison would read: of the first answer tag, else of the whole text.
+    """The number that the published code's comparison would read: of the first answer tag, else of the whole text.
 
     Introductory phrases, markup, units and words around it are left out; a fraction or a sum of two numbers counts as
     its value; otherwise the last number decides. None when there is no number, and when the text without an answer tag
-    holds other tags (the release reads their brackets as inequalities).
+    holds other tags (the published code reads their brackets as inequalities).
     """
     content = first_answer(text)
     if content is None and ("<" in text or ">" in text):
@@ -135,7 +135,8 @@ def majority(votes: Sequence[T | None], log_probs: Sequence[float] | None = None
 
 
 def _released(fallback: Callable[[str], str | None]) -> Callable[[str], tuple[float, float]]:
-    """The scores (of response 1, of response 2) that an evaluation script of the release gives; undecided is [0, 1]."""
+    """The scores (of response 1, of response 2) that an evaluation script of the published code gives; undecided is [0,
+    1]."""
 
     def scores(text: str) -> tuple[float, float]:
         content = first_answer(text)
@@ -175,4 +176,4 @@ PUBLISHED_PARSERS: dict[str, Callable[[str], tuple[float, float]]] = {
     "mm_rlhf_reward_bench": _released(_last_digit_of_a_line),
     "readme": _readme,
 }
-"""Scores of response 1 and 2 as the release's four parsers read them from a text."""
+"""Scores of response 1 and 2 as the published code's four parsers read them from a text."""

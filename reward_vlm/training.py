@@ -18,7 +18,7 @@ import torch
 from reward_vlm.vlm import ChatModel, load_model
 from vision.checkpoints import Log, forget_after, publish
 from vision.config import one_line
-from vision.hub import silent
+from vision.libraries import silent
 
 
 def common_arguments(folder: Path, seed: int, save_every: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from reward_vlm.dialogue import Dialogue, Turn, Video
 from reward_vlm.guard import guard
-from reward_vlm.vlm import Reply, Sampling, load_processor
+from reward_vlm.vlm import Generators, Reply, Sampling, load_processor
 
 
 class VLLMChat:
@@ -39,11 +39,7 @@ class VLLMChat:
         return cls(LLM(model=str(folder), dtype=kind, mm_processor_kwargs=limits or None), processor)
 
     def generate(
-        self,
-        dialogues: Sequence[Dialogue],
-        sampling: Sampling | None = None,
-        *,
-        generators: Sequence[torch.Generator] | None = None,
+        self, dialogues: Sequence[Dialogue], sampling: Sampling | None = None, *, generators: Generators | None = None
     ) -> list[Reply]:
         """One reply per dialogue; the arguments are those of `ChatModel.generate`."""
         from vllm import SamplingParams

@@ -18,7 +18,10 @@ from torch import Tensor
 
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.guard import guard
-from vision import hub
+from vision import hub, libraries, weights
+
+Generators = Sequence[torch.Generator]
+"""CPU generators, one per dialogue."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class ChatModel:
         own = self.model.dtype
         if dtype is not None:
             self.model.to(dtype)
-        with hub.silent():
+        with libraries.silent():
             self.model.save_pretrained(folder)
         self.model.to(own)
         self.processor.save_pretrained(folder)
@@ -110,11 +113,7 @@ class ChatModel:
 
     @torch.no_grad()
     def generate(
-        self,
-        dialogues: Sequence[Dialogue],
-        sampling: Sampling | None = None,
-        *,
-        generators: Sequence[torch.Generator] | None = None,
+        self, dialogues: Sequence[Dialogue], sampling: Sampling | None = None, *, generators: Generators | None = None
     ) -> list[Reply]:
         """One reply to each dialogue.
 
@@ -212,7 +211,7 @@ class ChatModel:
         if any(dialogue.videos for dialogue in dialogues):
             media["videos"] = [list(video.frames) for dialogue in dialogues for video in dialogue.videos]
             media["do_sample_frames"] = False
-        with hub.library_errors("The processor of these weights does not take the dialogue"):
+        with libraries.library_errors("The processor of these weights does not take the dialogue"):
             texts = [
                 self.guarded.apply_chat_template(dialogue.messages(), tokenize=False, add_generation_prompt=opened)
                 for dialogue in dialogues
@@ -283,7 +282,7 @@ def load_model(folder: Path, dtype: torch.dtype, limits: dict[str, int] | None =
     from transformers import AutoModelForImageTextToText
 
     processor = load_processor(folder, limits)
-    return hub.load_pretrained(AutoModelForImageTextToText, folder, dtype=dtype), processor
+    return weights.load_pretrained(AutoModelForImageTextToText, folder, dtype=dtype), processor
 
 
 def load_processor(folder: Path, limits: dict[str, int] | None = None) -> Any:
@@ -298,7 +297,7 @@ def load_processor(folder: Path, limits: dict[str, int] | None = None) -> Any:
     from transformers import AutoProcessor
 
     try:
-        processor = hub.load_tokenizer(AutoProcessor, folder, **(limits or {}))
+        processor = weights.load_tokenizer(AutoProcessor, folder, **(limits or {}))
     except ValueError as error:
         if "Qwen2_5_VLImageProcessor" not in str(error) and not _names(folder, "Qwen2_5_VLImageProcessor"):
             raise

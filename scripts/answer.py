@@ -13,7 +13,6 @@ used is an error that names its number, or is reported and left out with --skip-
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:  # run as a file
@@ -22,15 +21,10 @@ if not __package__:  # run as a file
 
     start("answer")
 from reward_vlm.scl.job import AnswerOptions, answer_question, answer_rows
-from vision.config import cli
 from vision.job import Event, Show
 
+from . import dispatch
 from .terminal import Terminal
-
-
-def parse(arguments: Sequence[str]) -> AnswerOptions:
-    """Options from the command line."""
-    return cli(AnswerOptions, prog="burnish answer", description=__doc__, args=arguments)
 
 
 def main(options: AnswerOptions, show: Show | None = None) -> int:
@@ -47,6 +41,5 @@ def main(options: AnswerOptions, show: Show | None = None) -> int:
     return 0
 
 
-def call(arguments: Sequence[str], show: Show) -> int:
-    """The command line."""
-    return main(parse(arguments), show)
+parse, call = dispatch.single_command("answer", AnswerOptions, __doc__, main)
+"""Options from the command line; and the command."""

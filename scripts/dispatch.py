@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from vision.config import cli, fail
 from vision.job import Outcome, Show
+
+T = TypeVar("T")
 
 
 class Work(NamedTuple):
@@ -58,6 +60,17 @@ def parse(
     more = "" if len(recipes) == 1 else f"\n\nRecipes of {system}:\n{_recipes(recipes)}"
     description = f"{(module.__doc__ or '').strip()}{more}"
     return module, cli(getattr(module, recipes[recipe].options), prog=prog, description=description, args=rest)
+
+
+def single_command(
+    name: str, options: type[T], help: str | None, main: Callable[[T, Show], int]
+) -> tuple[Callable[[Sequence[str]], T], Callable[[Sequence[str], Show], int]]:
+    """`parse` and `call` of a command without systems: its options from the command line, and `main` with them."""
+
+    def read(arguments: Sequence[str]) -> T:
+        return cli(options, prog=f"burnish {name}", description=help, args=arguments)
+
+    return read, lambda arguments, show: main(read(arguments), show)
 
 
 def command(

@@ -14,7 +14,6 @@ left out with --skip-bad.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:  # run as a file
@@ -24,15 +23,10 @@ if not __package__:  # run as a file
     start("judge")
 from reward_vlm.r1.audit_rows import audit_rows
 from reward_vlm.r1.job import JudgeOptions, judge_question, judge_rows
-from vision.config import cli
 from vision.job import Event, Show
 
+from . import dispatch
 from .terminal import Terminal
-
-
-def parse(arguments: Sequence[str]) -> JudgeOptions:
-    """Options from the command line."""
-    return cli(JudgeOptions, prog="burnish judge", description=__doc__, args=arguments)
 
 
 def main(options: JudgeOptions, show: Show | None = None) -> int:
@@ -53,6 +47,5 @@ def main(options: JudgeOptions, show: Show | None = None) -> int:
     return 0
 
 
-def call(arguments: Sequence[str], show: Show) -> int:
-    """The command line."""
-    return main(parse(arguments), show)
+parse, call = dispatch.single_command("judge", JudgeOptions, __doc__, main)
+"""Options from the command line; and the command."""

@@ -13,7 +13,6 @@ and run.json. The same command again after an interruption goes on where it stop
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:  # run as a file
@@ -22,15 +21,10 @@ if not __package__:  # run as a file
 
     start("reconstruct")
 from recon3d.job import ReconstructOptions, reconstruct
-from vision.config import cli
-from vision.job import Show
 
+from . import dispatch
 
-def parse(arguments: Sequence[str]) -> ReconstructOptions:
-    """Options from the command line."""
-    return cli(ReconstructOptions, prog="burnish reconstruct", description=__doc__, args=arguments)
-
-
-def call(arguments: Sequence[str], show: Show) -> int:
-    """The command line."""
-    return reconstruct(parse(arguments), show).code
+parse, call = dispatch.single_command(
+    "reconstruct", ReconstructOptions, __doc__, lambda options, show: reconstruct(options, show).code
+)
+"""Options from the command line; and the command."""

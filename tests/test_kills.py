@@ -19,8 +19,8 @@ from restoration.plain import PlainOptions
 from tests.kill_contents import contents, differences, halves
 from tests.kills import Trials, Work, at_change
 from vision.checkpoints import begin_run, one_at_a_time, publish
-from vision.hub import save_weights
 from vision.training import Objective, TrainOptions, fit
+from vision.weights import save_weights
 
 
 def pictures(folder: Path) -> None:

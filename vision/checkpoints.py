@@ -21,8 +21,8 @@ from torch import Tensor
 
 from vision.config import read_json, to_dict
 from vision.files import Exclusive, atomic_folder, atomic_path, digest
-from vision.hub import library_errors
 from vision.job import keep_to
+from vision.libraries import library_errors
 from vision.records import remove_empty
 
 Log = Callable[[str], object]

@@ -124,25 +124,35 @@ def statistics_difference(maps: Sequence[Tensor], wanted: Sequence[Tensor], floo
     return torch.stack(terms).mean()
 
 
-def ssim_loss(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """1 - mean structural similarity (Wang et al. 2004) over channels and the positions where the window fits.
+def structural_similarity(a: Tensor, b: Tensor, *, data_range: float = 1.0, mirrored: bool = False) -> Tensor:
+    """Map of the structural similarity (Wang et al. 2004), Gaussian window of 11 x 11 and width 1.5, at most 1.
+
+    Args:
+        a, b: (batch, channels, height, width).
+        data_range: difference of the largest and the smallest value that there can be.
+        mirrored: count borders, mirrored; otherwise only positions where the window fits (5 less on every side).
 
     Raises:
         ValueError: a side is smaller than the window.
     """
-    if min(a.shape[-2:]) < window:
-        raise ValueError(f"ssim_loss needs pictures of at least {window} pixels per side, got {tuple(a.shape[-2:])}.")
-    positions = torch.arange(window, device=a.device, dtype=a.dtype) - (window - 1) / 2
-    kernel = torch.exp(-positions.square() / (2 * sigma**2))
+    if min(a.shape[-2:]) < 11:
+        raise ValueError(f"SSIM needs at least 11 x 11 pixels, got {tuple(a.shape[-2:])}.")
+    if mirrored:
+        a, b = (F.pad(x, (5,) * 4, mode="reflect") for x in (a, b))
+    kernel = torch.exp(-torch.arange(-5, 6, device=a.device, dtype=a.dtype).square() / (2 * 1.5**2))
     kernel = kernel / kernel.sum()
     mean_a, mean_b = _blur(a, kernel), _blur(b, kernel)
     variance_a = _blur(a * a, kernel) - mean_a.square()
     variance_b = _blur(b * b, kernel) - mean_b.square()
     covariance = _blur(a * b, kernel) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
-    structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
-    return 1 - (luminance * structure).mean()
+    return luminance * (2 * covariance + c2) / (variance_a + variance_b + c2)
+
+
+def ssim_loss(a: Tensor, b: Tensor) -> Tensor:
+    """1 - mean structural similarity of (batch, channels, height, width) where the window fits; scalar."""
+    return 1 - structural_similarity(a, b).mean()
 
 
 def _blur(image: Tensor, kernel: Tensor) -> Tensor:

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from vision.efficientnet import feature_maps, load_efficientnet, package_folder
 from vision.images import to_y
-from vision.losses import load_perceptual
+from vision.losses import load_perceptual, structural_similarity
 from vision.niqe import niqe as niqe  # listed here with the others
 
 # Pixels
@@ -49,14 +48,10 @@ def ssim(image: Tensor, reference: Tensor, *, channel: str = "y", border: int = 
         border: pixels left out on every side.
 
     Raises:
-        ValueError: fewer than 11 x 11 pixels are left.
+        ValueError: fewer than 11 x 11 pixels are left inside the border.
     """
-    image, reference = _planes(image, reference, channel, border)
-    if min(image.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs at least 11 x 11 pixels inside the border, got {tuple(image.shape[-2:])}.")
-    pairs = zip(image.double().cpu().numpy(), reference.double().cpu().numpy(), strict=True)
-    settings = dict(channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-    return torch.tensor([float(structural_similarity(a, b, **settings)) for a, b in pairs], dtype=torch.float64)
+    planes = (x.cpu().double() for x in _planes(image, reference, channel, border))
+    return structural_similarity(*planes).mean((1, 2, 3))
 
 
 def _planes(image: Tensor, reference: Tensor, channel: str, border: int) -> tuple[Tensor, Tensor]:

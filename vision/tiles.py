@@ -107,68 +107,51 @@ class Tiles:
         rows, columns = self._spans(height), self._spans(width)
         finish = finish or (lambda piece: piece)
         if len(rows) == len(columns) == 1:
-            yield finish(next(self._tiles(fn, tensors, rows[0], columns, scale, with_boxes)))
+            group = [Box(0, 0, height, width)]
+            found = fn(*[group] * with_boxes, *tensors)
+            self._check_result(found, group, len(tensors[0]), scale)
+            yield finish(found.to(tensors[0].device))
             return
         row_weights = [self._weights(rows, i, scale) for i in range(len(rows))]
         column_weights = [self._weights(columns, j, scale) for j in range(len(columns))]
-        carried: Tensor | None = None  # (b, c', shared rows, w * s): weighted sum of the rows above
+        above: Tensor | None = None  # (b, c', shared rows, w * s): weighted sum of the rows above
         for i, (top, bottom) in enumerate(rows):
             final = self._scaled((rows[i + 1][0] if i + 1 < len(rows) else bottom) - top, scale)
             parts, below = [], []
-            pieces = self._columns(fn, tensors, (top, bottom), columns, column_weights, scale, with_boxes)
-            for left, piece, dtype in pieces:
-                piece = piece * row_weights[i].to(piece.device)[:, None]
-                if carried is not None:
-                    piece[..., : carried.shape[-2], :] += carried[..., left : left + piece.shape[-1]]
-                parts.append(finish(piece[..., :final, :].to(dtype)))
-                below.append(piece[..., final:, :].clone())
-            carried = torch.cat(below, dim=-1)
+            before: Tensor | None = None  # weighted sum of the columns shared with the tiles on the left
+            for first in range(0, len(columns), self.batch):
+                group = [Box(top, left, bottom, right) for left, right in columns[first : first + self.batch]]
+                found = fn(*[group] * with_boxes, *self._cut(tensors, group))
+                self._check_result(found, group, len(tensors[0]), scale)
+                for j, tile in enumerate(found.to(tensors[0].device).split(len(tensors[0])), first):
+                    left, right = columns[j]
+                    width = self._scaled((columns[j + 1][0] if j + 1 < len(columns) else right) - left, scale)
+                    piece = tile.to(torch.promote_types(tile.dtype, torch.float32))
+                    piece = piece * column_weights[j].to(piece.device)
+                    if before is not None:
+                        piece[..., : before.shape[-1]] += before
+                    before = piece[..., width:].clone()
+                    piece = piece[..., :width] * row_weights[i].to(piece.device)[:, None]
+                    if above is not None:
+                        place = self._scaled(left, scale)
+                        piece[..., : above.shape[-2], :] += above[..., place : place + width]
+                    parts.append(finish(piece[..., :final, :].to(tile.dtype)))
+                    below.append(piece[..., final:, :].clone())
+            above = torch.cat(below, dim=-1)
             yield torch.cat(parts, dim=-1)
 
-    def _columns(
-        self,
-        fn: Callable[..., Tensor],
-        tensors: Sequence[Tensor],
-        row: tuple[int, int],
-        columns: Sequence[tuple[int, int]],
-        weights: Sequence[Tensor],
-        scale: float,
-        with_boxes: bool,
-    ) -> Iterator[tuple[int, Tensor, torch.dtype]]:
-        """The tiles of one row as (first output column, columns blended sideways (b, c', th * s, n), type of
-        `fn`)."""
-        carried: Tensor | None = None  # weighted sum of the columns shared with the tiles on the left
-        for j, tile in enumerate(self._tiles(fn, tensors, row, columns, scale, with_boxes)):
-            left, right = columns[j]
-            final = self._scaled((columns[j + 1][0] if j + 1 < len(columns) else right) - left, scale)
-            piece = tile.to(torch.promote_types(tile.dtype, torch.float32)) * weights[j].to(tile.device)
-            if carried is not None:
-                piece[..., : carried.shape[-1]] += carried
-            carried = piece[..., final:].clone()
-            yield self._scaled(left, scale), piece[..., :final], tile.dtype
+    def _cut(self, tensors: Sequence[Tensor], group: Sequence[Box]) -> list[Tensor]:
+        """The tiles of some boxes, (n * b, c, th, tw) of each tensor."""
+        return [torch.cat([t[..., box.top : box.bottom, box.left : box.right] for box in group]) for t in tensors]
 
-    def _tiles(
-        self,
-        fn: Callable[..., Tensor],
-        tensors: Sequence[Tensor],
-        row: tuple[int, int],
-        columns: Sequence[tuple[int, int]],
-        scale: float,
-        with_boxes: bool,
-    ) -> Iterator[Tensor]:
-        """The results of `fn` for one row of tiles, (b, c', th * s, tw * s) each, `batch` tiles per call."""
-        items = tensors[0].shape[0]
-        for start in range(0, len(columns), self.batch):
-            group = [Box(row[0], left, row[1], right) for left, right in columns[start : start + self.batch]]
-            tiles = [torch.cat([t[..., box.top : box.bottom, box.left : box.right] for box in group]) for t in tensors]
-            result = fn(group, *tiles) if with_boxes else fn(*tiles)
-            expected = tuple(self._scaled(side, scale) for side in tiles[0].shape[-2:])
-            if tuple(result.shape[-2:]) != expected or len(result) != len(tiles[0]):
-                raise ValueError(
-                    f"The function gave {tuple(result.shape)} for tiles {tuple(tiles[0].shape)}; "
-                    f"scale {scale} needs {len(tiles[0])} results of {expected[0]} x {expected[1]}."
-                )
-            yield from result.to(tensors[0].device).split(items)
+    def _check_result(self, result: Tensor, group: Sequence[Box], items: int, scale: float) -> None:
+        top, left, bottom, right = group[0]
+        height, width, count = self._scaled(bottom - top, scale), self._scaled(right - left, scale), items * len(group)
+        if tuple(result.shape[-2:]) != (height, width) or len(result) != count:
+            raise ValueError(
+                f"The function gave {tuple(result.shape)} for {count} tiles of {bottom - top} x {right - left}; "
+                f"scale {scale} needs {count} results of {height} x {width}."
+            )
 
     def _spans(self, length: int) -> list[tuple[int, int]]:
         """Starts and ends of equal tiles along one axis; the fewest that cover it, no larger than needed."""

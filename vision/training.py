@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vision.checkpoints import Log, forget_after, load_state, save_state
-from vision.hub import fill, refuse_mismatch
+from vision.weights import fill, refuse_mismatch
 
 Batch = Any
 

@@ -59,7 +59,7 @@ def benchmark(options: GTRBenchmark, show: Show = silent) -> list[dict[str, obje
     views = render(truth, given_cameras()).to(device)
     reconstructor = GTRReconstructor.from_pretrained(device=device)
     settings = GTROptions(refine="none", grid_size=options.grid_size)
-    fit = reconstructor.reconstruct(views, settings).fit
+    fit = reconstructor.reconstruct(reconstructor.start(views, settings)).fit
     weights = fit.weights()
     rows = []
 

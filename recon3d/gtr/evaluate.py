@@ -46,6 +46,7 @@ from recon3d.views import Views
 from vision.config import UNNAMED
 from vision.files import atomic_path
 from vision.job import Event, Item, Job, Outcome, Show, choose_device, silent
+from vision.losses import structural_similarity
 from vision.metrics import lpips, psnr, ssim
 from vision.report import plot_bars, text_table, write_table
 
@@ -137,11 +138,6 @@ def _points_and_normals(mesh: Mesh, samples: int, generator: torch.Generator) ->
 # Pictures -----------------------------------------------------------------------------------------------------------
 
 
-def psnr_of_mean(images: Tensor, reference: Tensor) -> float:
-    """PSNR of the mean squared error over all pictures (views, 3, height, width), as the published code reports it."""
-    return float(-10 * torch.log10((images.double() - reference.double()).square().mean()))
-
-
 def ssim_whole(images: Tensor, reference: Tensor, data_range: float | None = None) -> Tensor:
     """(views,) SSIM as the published code reports it: borders are mirrored and count.
 
@@ -152,21 +148,7 @@ def ssim_whole(images: Tensor, reference: Tensor, data_range: float | None = Non
     images, reference = images.double(), reference.double()
     if data_range is None:
         data_range = max(float(x.max() - x.min()) for x in (images, reference))
-    offsets = torch.arange(11, dtype=torch.float64, device=images.device) - 5
-    window = torch.exp(-((offsets / 1.5) ** 2) / 2)
-    window = window / window.sum()
-    kernel = torch.outer(window, window).expand(3, 1, 11, 11)
-
-    def mean(x: Tensor) -> Tensor:
-        padded = torch.nn.functional.pad(x, (5,) * 4, mode="reflect")
-        return torch.nn.functional.conv2d(padded, kernel, groups=3)
-
-    a, b = mean(images), mean(reference)
-    var_a, var_b = (mean(x * x) - m * m for x, m in ((images, a), (reference, b)))
-    covariance = mean(images * reference) - a * b
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    similar = (2 * a * b + c1) * (2 * covariance + c2)
-    return (similar / ((a * a + b * b + c1) * (var_a.clamp(min=0) + var_b.clamp(min=0) + c2))).flatten(1).mean(1)
+    return structural_similarity(images, reference, data_range=data_range, mirrored=True).mean((1, 2, 3))
 
 
 def view_scores(views: Views, reference: Views, perceptual: bool = False) -> dict[str, float]:
@@ -246,7 +228,7 @@ def measure(
             began, cpu = time.perf_counter(), time.process_time()
             # Checkpoints let every stage go on from the one before.
             one = replace(options, refine=refined)
-            result = reconstructor.reconstruct(given, one, mesh=start, resume=Path(folder))
+            result = reconstructor.reconstruct(reconstructor.start(given, one, mesh=start, resume=Path(folder)))
             spent = time.perf_counter() - began, time.process_time() - cpu
             row(stage, result.to_world(result.surface), _in_world(result), *spent)
             if done is not None:

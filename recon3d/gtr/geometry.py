@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from recon3d.gtr.fit import At, Budget, Fit, MeshFit, Stage, cosine_factor
-from recon3d.gtr.losses import mask_loss, ray_opacity_loss, ray_opacity_points, rgb_loss
+from recon3d.gtr.losses import mask_loss, psnr_of, ray_opacity_loss, ray_opacity_points, rgb_loss
 from recon3d.hull import visual_hull
 from recon3d.raster import interpolate, opposite_vertices, rasterize
 from recon3d.render import render, render_surface
@@ -28,11 +28,6 @@ from recon3d.smoothing import smoother
 from recon3d.views import Views
 from recon3d.volume import render_rays
 from vision.refine import Verdict
-
-
-def psnr_of(mse: float) -> float:
-    """Decibels of a mean squared error of values in [0, 1]."""
-    return -10 * math.log10(max(mse, 1e-10))
 
 
 def object_box(views: Views, margin: float = 0.1, resolution: int = 48) -> Tensor:
@@ -122,24 +117,12 @@ def volume_stage(
 # B ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class GeometryRates:
-    """How the geometry refinement descends."""
-
-    code: float = 3e-3
-    """Learning rate of the triplane."""
-    mlp: float = 4e-4
-    """Learning rate of both MLPs."""
-    decay: float = 0.99
-    """Both rates are multiplied by this in every step."""
-    views: int = 3
-    """Views per step."""
-    ray_opacity: float = 0.1
-    """Weight of the opacity in front of the background."""
-    empty_rays: int = 2048
-    """Background rays per step for it."""
-    judged_views: int = 6
-    """Views that the verdict looks at, spread over all."""
+CODE_RATE, MLP_RATE, DECAY = 3e-3, 4e-4, 0.99
+"""Learning rates of the triplane and of both MLPs in the geometry refinement, and their factor in every step."""
+VIEWS, JUDGED_VIEWS = 3, 6
+"""Views per step, and those that verdicts look at, spread over all."""
+RAY_OPACITY, EMPTY_RAYS = 0.1, 2048
+"""Weight of the opacity in front of the background, and background rays per step for it."""
 
 
 def geometry_stage(
@@ -149,7 +132,6 @@ def geometry_stage(
     *,
     level: float = 10.0,
     resolutions: tuple[int, ...] = (64,),
-    rates: GeometryRates | None = None,
 ) -> Stage:
     """Stage B. The verdict is the PSNR of rendered surfaces; its detail has the overlap of the silhouettes.
 
@@ -157,15 +139,14 @@ def geometry_stage(
         level: density of the surface.
         resolutions: grid points per side, coarse to fine.
     """
-    rates = rates or GeometryRates()
-    fit = fit.with_adam(rates.code, rates.mlp)
+    fit = fit.with_adam(CODE_RATE, MLP_RATE)
     origins, directions = (rays.reshape(-1, 3) for rays in views.cameras.rays(normalise=False))
     background = (views.masks.flatten() == 0).nonzero().squeeze(-1)
-    judged_views = spread_over(len(views), rates.judged_views)
+    judged_views = spread_over(len(views), JUDGED_VIEWS)
 
     def empty_space(fit: Fit) -> Tensor:
-        pick = torch.randint(max(1, len(background)), (rates.empty_rays,), generator=fit.generator)
-        uniform = torch.rand(rates.empty_rays, 1, generator=fit.generator).to(origins)
+        pick = torch.randint(max(1, len(background)), (EMPTY_RAYS,), generator=fit.generator)
+        uniform = torch.rand(EMPTY_RAYS, 1, generator=fit.generator).to(origins)
         if len(background) == 0:
             return origins.new_zeros(())
         rays = background[pick.to(background.device)]
@@ -175,12 +156,12 @@ def geometry_stage(
         return ray_opacity_loss(fit.density(points)[:, None], lengths, hit)
 
     def propose(fit: Fit, at: At) -> Fit:
-        chosen = torch.randperm(len(views), generator=fit.generator)[: rates.views].tolist()
-        loss = rates.ray_opacity * empty_space(fit)
+        chosen = torch.randperm(len(views), generator=fit.generator)[:VIEWS].tolist()
+        loss = RAY_OPACITY * empty_space(fit)
         vertices, faces = fit.surface(at.resolution, level)
         if len(faces):
             loss = loss + surface_loss(fit, vertices, faces, views, chosen)
-        fit.descend(loss, rates.decay ** (at.number - 1))
+        fit.descend(loss, DECAY ** (at.number - 1))
         return fit
 
     @torch.no_grad()
@@ -220,29 +201,22 @@ def surface_loss(fit: Fit, vertices: Tensor, faces: Tensor, views: Views, chosen
 # Vertices -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class VertexRates:
-    """How the vertices of a surface descend."""
-
-    reach: float = 0.02
-    """The farthest that the first step moves a vertex, in units of a box of size 1.6; it falls along a cosine."""
-    momentum: float = 0.9
-    """Of the steps."""
-    stiffness: float = 0.12
-    """Length over which vertices move together, in the same units."""
-    mask: float = 2.0
-    """Weight of the squared error of the antialiased mask."""
-    views: int = 4
-    """Views per step."""
-    judged_views: int = 6
-    """Views that the verdict looks at, spread over all."""
+REACH = 0.02
+"""The farthest that the first step moves a vertex, in units of a box of size 1.6; it falls along a cosine."""
+MOMENTUM = 0.9
+"""Of the steps."""
+STIFFNESS = 0.12
+"""Length over which vertices move together, in the same units."""
+MASK = 2.0
+"""Weight of the squared error of the antialiased mask."""
+VERTEX_VIEWS = 4
+"""Views per step."""
 
 
 def vertex_stage(
     fit: MeshFit,
     views: Views,
     budget: Budget,
-    rates: VertexRates | None = None,
     *,
     color: Callable[[Tensor], Tensor] | None = None,
     name: str = "geometry",
@@ -253,27 +227,26 @@ def vertex_stage(
         color: maps surface points (points, 3) to colours (points, 3); None takes the mesh's own colours.
         name: of the stage.
     """
-    rates = rates or VertexRates()
-    optimizer = torch.optim.SGD([fit.places], lr=rates.reach, momentum=rates.momentum, dampening=rates.momentum)
+    optimizer = torch.optim.SGD([fit.places], lr=REACH, momentum=MOMENTUM, dampening=MOMENTUM)
     fit = replace(fit, optimizer=optimizer)
     faces = fit.place_of[fit.mesh.faces]
     opposite = opposite_vertices(faces)
-    together = smoother(fit.places, faces, rates.stiffness)
-    judged = views[spread_over(len(views), rates.judged_views)]
+    together = smoother(fit.places, faces, STIFFNESS)
+    judged = views[spread_over(len(views), JUDGED_VIEWS)]
 
     def propose(fit: MeshFit, at: At) -> MeshFit:
-        chosen = torch.randperm(len(views), generator=fit.generator)[: rates.views].tolist()
+        chosen = torch.randperm(len(views), generator=fit.generator)[:VERTEX_VIEWS].tolist()
         mesh, loss = fit.current(), fit.places.new_zeros(())
         for number in chosen:
             surface = render_surface(fit.places, faces, views.cameras[number], opposite=opposite, normals=False)
             fragments = surface.fragments
             rgb = mesh.surface_color(fragments.visible, fragments.bary) if color is None else color(surface.position)
             loss = loss + rgb_loss(fragments.scatter(rgb, 1.0).permute(2, 0, 1), views.images[number])
-            loss = loss + rates.mask * mask_loss(surface.mask[..., 0], views.masks[number, 0])
+            loss = loss + MASK * mask_loss(surface.mask[..., 0], views.masks[number, 0])
         (gradient,) = torch.autograd.grad(loss, fit.places)
         step = together(together(gradient))
         fit.places.grad = step / step.norm(dim=-1).amax().clamp(min=1e-20)
-        fit.optimizer.param_groups[0]["lr"] = rates.reach * cosine_factor(at.number - 1, at.total, 0.0)
+        fit.optimizer.param_groups[0]["lr"] = REACH * cosine_factor(at.number - 1, at.total, 0.0)
         fit.optimizer.step()
         return fit
 

@@ -5,30 +5,20 @@ v: views. Pictures are (v, channels, height, width); masks and depths have one c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor
 
 from recon3d.volume import MISS, ray_box
 
+MESH_STAGE = {"rgb": 1.0, "mask": 1.0, "ray_opacity": 0.5, "depth": 0.2}
+"""Published weights of the losses of the mesh stage; LPIPS and normals are choices of the training."""
 
-@dataclass(frozen=True)
-class LossWeights:
-    """Factors of the mesh-stage losses; the defaults are the published ones (LPIPS is added by the training)."""
 
-    rgb: float = 1.0
-    """Squared colour error over the whole picture."""
-    mask: float = 1.0
-    """Squared error of the antialiased mask."""
-    ray_opacity: float = 0.5
-    """Opacity of the empty space in front of the surface."""
-    depth: float = 0.2
-    """Squared depth error where the target has a depth."""
-    normal: float = 0.0
-    """One minus the absolute cosine between normals."""
-    normal_l2: float = 0.0
-    """Squared difference of normals; the published code computes it only when the cosine term is listed too."""
+def psnr_of(mse: float) -> float:
+    """Decibels of a mean squared error of values in [0, 1]."""
+    return -10 * math.log10(max(mse, 1e-10))
 
 
 def rgb_loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -48,22 +48,20 @@ class GTRConfig:
 
 PUBLISHED = GTRConfig(plane_channels=40, plane_size=256, generator=GeneratorConfig())
 """The published GTR."""
-TINY = GTRConfig(
-    plane_channels=8,
-    plane_size=32,
-    width=16,
-    image_size=32,
-    generator=GeneratorConfig(
-        plane_resolution=(8, 8),
-        out_channels=8,
-        patch_size=8,
-        model_channels=32,
-        num_layers=1,
-        num_heads=2,
-        num_head_channels=16,
-        upsample_factor=4,
-    ),
-)
+
+
+def _small(channels: int, tokens: int, factor: int, layers: int, heads: tuple[int, int], **more: int) -> GTRConfig:
+    """A GTR with planes of `tokens` x `factor` pixels per side; `heads`: their number and their channels."""
+    network = GeneratorConfig(
+        plane_resolution=(tokens, tokens), out_channels=channels, patch_size=8, model_channels=heads[0] * heads[1],
+        num_layers=layers, num_heads=heads[0], num_head_channels=heads[1], upsample_factor=factor,
+    )  # fmt: skip
+    return GTRConfig(channels, tokens * factor, generator=network, **more)
+
+
+SMALL = _small(16, 16, 2, 4, (4, 32), image_size=64)
+"""1.3 M parameters."""
+TINY = _small(8, 8, 4, 1, (2, 16), image_size=32, width=16)
 """A generator with random weights for trying out the plumbing."""
 
 

@@ -35,8 +35,9 @@ from recon3d.smoothing import drop_crumbs, smooth
 from recon3d.surfaces import drop_hidden, simplify
 from recon3d.views import Views
 from vision.config import load_config, save_config
-from vision.hub import Pretrained, find, load_weights, read_index, save_weights, write_index
+from vision.hub import Pretrained, find, read_index, write_index
 from vision.refine import Step, drain, observed
+from vision.weights import load_weights, save_weights
 
 COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
 MAX_FACES = 200_000
@@ -45,7 +46,7 @@ ADAPTS = 1.5
 """Decibels by which a smooth surface may show the views worse than the rough one that the colours of the field were
 fitted on: the texture refinement adapts them."""
 
-Observer = Callable[[Step[Fit | MeshFit, At]], object]
+Observers = Iterable[Callable[[Step[Fit | MeshFit, At]], object]]
 
 
 class GTRReconstructor(Pretrained):
@@ -139,12 +140,7 @@ class GTRReconstructor(Pretrained):
         save_weights(self.generator, folder / "generator", dtype=dtype)
 
     def __call__(
-        self,
-        views: Views,
-        options: GTROptions | None = None,
-        *,
-        mesh: Mesh | None = None,
-        observers: Iterable[Observer] = (),
+        self, views: Views, options: GTROptions | None = None, *, mesh: Mesh | None = None, observers: Observers = ()
     ) -> Mesh:
         """Rebuild an object from its views, or improve a mesh against them.
 
@@ -158,20 +154,11 @@ class GTRReconstructor(Pretrained):
             A textured mesh in the world of the cameras, on the CPU.
         """
         options = options or GTROptions()
-        made = self.reconstruct(views, options, mesh=mesh, observers=observers)
+        made = self.reconstruct(self.start(views, options, mesh=mesh), observers)
         return made.mesh(options.texture, options.texture_size, options.max_faces)
 
-    def reconstruct(
-        self,
-        views: Views,
-        options: GTROptions | None = None,
-        *,
-        mesh: Mesh | None = None,
-        observers: Iterable[Observer] = (),
-        resume: Path | None = None,
-    ) -> Reconstruction:
-        """The same with everything that is known of the object; arguments as in `steps`."""
-        run = self.start(views, options, mesh=mesh, resume=resume)
+    def reconstruct(self, run: Run, observers: Observers = ()) -> Reconstruction:
+        """All that is known of the object of a run that `start` made."""
         drain(self.run_steps(run), observers)
         return run.result()
 
@@ -181,7 +168,7 @@ class GTRReconstructor(Pretrained):
         options: GTROptions | None = None,
         *,
         mesh: Mesh | None = None,
-        observers: Iterable[Observer] = (),
+        observers: Observers = (),
         resume: Path | None = None,
     ) -> Iterator[Step[Fit | MeshFit, At]]:
         """Iterate over every step of every stage; `step.at.stage` names it.
@@ -196,12 +183,7 @@ class GTRReconstructor(Pretrained):
         yield from observed(self.run_steps(self.start(views, options, mesh=mesh, resume=resume)), observers)
 
     def start(
-        self,
-        views: Views,
-        options: GTROptions | None = None,
-        *,
-        mesh: Mesh | None = None,
-        resume: Path | None = None,
+        self, views: Views, options: GTROptions | None = None, *, mesh: Mesh | None = None, resume: Path | None = None
     ) -> Run:
         """Everything before the first stage; arguments as in `steps`."""
         options, notes = options or GTROptions(), []

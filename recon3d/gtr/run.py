@@ -10,13 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from recon3d.gtr.fit import At, Fit, Stage, pack, unpacker
-from recon3d.gtr.geometry import psnr_of
+from recon3d.gtr.losses import psnr_of
 from recon3d.gtr.options import GTROptions
 from recon3d.gtr.result import Reconstruction
 from recon3d.mesh import Mesh
 from recon3d.render import render
 from recon3d.views import Views
-from vision.refine import Step, checkpoints, load_checkpoint, observed, refine_steps
+from vision.refine import Step, checkpoints, load_checkpoint, refine_steps
 
 POOR = 17.0
 """A PSNR over the given views below this is worth a sentence: poses or intrinsics may be wrong."""
@@ -70,7 +70,10 @@ class Run:
             resume=resume,
             evaluate_start=True,
         )
-        for last in observed(steps, [] if folder is None else [checkpoints(folder, every=5, pack=pack)]):
+        keep = None if folder is None else checkpoints(folder, every=5, pack=pack)
+        for last in steps:
+            if keep is not None:
+                keep(last)
             yield last if last.at else replace(last, at=At(name, 0, len(stage.schedule)))
         if folder is not None and last is not resume:
             checkpoints(folder, pack=pack)(last)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from recon3d.gtr.fit import At, Budget, Fit, MeshFit, Stage, cosine_factor, new_mesh_fit
-from recon3d.gtr.geometry import psnr_of
+from recon3d.gtr.losses import psnr_of
 from recon3d.mesh import Mesh
 from recon3d.projection import Projector, painted
 from recon3d.raster import interpolate, rasterize

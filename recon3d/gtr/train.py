@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from recon3d.cameras import Cameras, orbit
 from recon3d.gtr.fields import TriplaneField, grid_density
 from recon3d.gtr.losses import (
-    LossWeights,
+    MESH_STAGE,
     depth_loss,
     mask_loss,
     normal_l2_loss,
@@ -39,14 +39,14 @@ from recon3d.gtr.losses import (
     ray_opacity_points,
     rgb_loss,
 )
-from recon3d.gtr.network import Generator, GeneratorConfig, condition
-from recon3d.gtr.options import PUBLISHED, TINY, GTRConfig
+from recon3d.gtr.network import Generator, condition
+from recon3d.gtr.options import PUBLISHED, SMALL, TINY, GTRConfig
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.isosurface import extract_sparse
 from recon3d.mesh import Mesh
 from recon3d.mesh_files import FORMATS, load_mesh
 from recon3d.raster import opposite_vertices
-from recon3d.render import render, render_surface
+from recon3d.render import Surface, render, render_surface
 from recon3d.surfaces import simplify
 from recon3d.vase import vase
 from recon3d.volume import render_rays
@@ -54,22 +54,6 @@ from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.losses import load_perceptual
 from vision.training import Context, Objective, TrainOptions, fit
 
-SMALL = GTRConfig(
-    plane_channels=16,
-    plane_size=32,
-    image_size=64,
-    generator=GeneratorConfig(
-        plane_resolution=(16, 16),
-        out_channels=16,
-        patch_size=8,
-        model_channels=128,
-        num_layers=4,
-        num_heads=4,
-        num_head_channels=32,
-        upsample_factor=2,
-    ),
-)
-"""1.3 M parameters."""
 PRESETS = {"published": PUBLISHED, "small": SMALL, "tiny": TINY}
 
 
@@ -97,6 +81,10 @@ class GTRTraining(TrainOptions):
     """Grid points per side of the surface in the mesh stage; published: 256."""
     lpips: float = 0.5
     """Weight of LPIPS, when its weights are installed."""
+    normal: float = 0.0
+    """mesh: weight of one minus the absolute cosine between normals; the published training has none."""
+    normal_l2: float = 0.0
+    """mesh: weight of the squared difference of normals; the published code computes it beside the cosine term."""
     batch_size: int = 2
     """Objects per update."""
     learning_rate: float = 4e-4
@@ -153,6 +141,18 @@ def _normals(mesh: Mesh, camera: Cameras) -> Tensor:
     return surface.normal.permute(2, 0, 1)
 
 
+@dataclass(frozen=True)
+class Task:
+    """What every loss of a training is given."""
+
+    config: GTRConfig
+    """Sizes of the networks."""
+    options: GTRTraining
+    """What the training chose."""
+    perceptual: nn.Module | None
+    """LPIPS, where it counts."""
+
+
 class Model(nn.Module):
     """Generator and field under one roof, so that one objective trains both."""
 
@@ -189,14 +189,14 @@ def train(options: GTRTraining, *, log: Log | None = None, max_seconds: float | 
         files = sorted(p for p in options.meshes.iterdir() if p.suffix.lower() in FORMATS)
         if not files:
             raise ValueError(f"{options.meshes} holds no meshes ({', '.join(FORMATS)}).")
-    perceptual = _perceptual(options, log)
+    task = Task(start.config, options, _perceptual(options, log))
     model = Model(start.generator, start.field)
     views = options.given_views + options.compared_views
     data = RenderedObjects(files, start.config.image_size, views, options.seed)
     step = volume_loss if options.stage == "volume" else mesh_loss
 
     def loss(batch: Mapping[str, Tensor], context: Context) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        return context.modules["gtr"](step, batch, context.generator, start.config, options, perceptual)
+        return context.modules["gtr"](step, batch, context.generator, task)
 
     objective = Objective("gtr", model, loss, betas=(0.9, 0.95), weight_decay=0.05)
     trained = fit([objective], data, options, log=log, max_seconds=max_seconds)
@@ -217,14 +217,13 @@ def _perceptual(options: GTRTraining, log: Log | None) -> nn.Module | None:
         return None
 
 
-def given(batch: Mapping[str, Tensor], config: GTRConfig, options: GTRTraining) -> Tensor:
+def given(batch: Mapping[str, Tensor], task: Task) -> Tensor:
     """(b, v, 10, s, s) generator input of the given views of a batch."""
-    made = []
+    made, n = [], task.options.given_views
     for item in range(len(batch["images"])):
-        n = options.given_views
         cameras = _cameras(batch, item, slice(0, n))
         made.append(condition(batch["images"][item, :n], batch["masks"][item, :n], cameras))
-    return torch.stack(made)[:, :, : config.generator.in_channels]
+    return torch.stack(made)[:, :, : task.config.generator.in_channels]
 
 
 def _cameras(batch: Mapping[str, Tensor], item: int, views: slice) -> Cameras:
@@ -233,15 +232,11 @@ def _cameras(batch: Mapping[str, Tensor], item: int, views: slice) -> Cameras:
 
 
 def volume_loss(
-    model: Model,
-    batch: Mapping[str, Tensor],
-    generator: torch.Generator,
-    config: GTRConfig,
-    options: GTRTraining,
-    perceptual: nn.Module | None,
+    model: Model, batch: Mapping[str, Tensor], generator: torch.Generator, task: Task
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared error of colour and opacity along rays of the compared views, and LPIPS on patches; scalar."""
-    codes = model.generator(given(batch, config, options))
+    options, perceptual = task.options, task.perceptual
+    codes = model.generator(given(batch, task))
     total, logs = codes.new_zeros(()), {"mse": codes.new_zeros(()), "lpips": codes.new_zeros(())}
     pairs = [(item, view) for item in range(len(codes)) for view in range(options.compared_views)]
     for item, view in pairs:
@@ -285,33 +280,27 @@ def volume_loss(
 
 
 def mesh_loss(
-    model: Model,
-    batch: Mapping[str, Tensor],
-    generator: torch.Generator,
-    config: GTRConfig,
-    options: GTRTraining,
-    perceptual: nn.Module | None,
+    model: Model, batch: Mapping[str, Tensor], generator: torch.Generator, task: Task
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The losses of the mesh stage over the compared views, scalar; an object without surface gets the ray opacity
     alone."""
-    codes = model.generator(given(batch, config, options))
-    weights, terms = LossWeights(), []
+    options, terms = task.options, []
+    codes = model.generator(given(batch, task))
     for item, code in enumerate(codes):
 
         def density(points: Tensor, code: Tensor = code) -> Tensor:
             return model.field.density(code, points)
 
         grid = grid_density(model.field, code.detach(), options.grid_size)
-        vertices, faces = extract_sparse(density, grid, config.level)
+        vertices, faces = extract_sparse(density, grid, task.config.level)
         opposite = opposite_vertices(faces) if len(faces) else None
         for view in range(options.given_views, options.given_views + options.compared_views):
             cameras = _cameras(batch, item, slice(view, view + 1))
             target = {name: batch[name][item, view : view + 1] for name in ("images", "masks", "depths", "normals")}
-            term = {"ray_opacity": weights.ray_opacity * _empty_space(density, cameras, target, model, generator)}
+            term = {"ray_opacity": MESH_STAGE["ray_opacity"] * _empty_space(density, cameras, target, model, generator)}
             if len(faces):
-                term |= _surface_terms(
-                    model, code, vertices, faces, opposite, cameras, target, weights, options, perceptual
-                )
+                surface = render_surface(vertices, faces, cameras, opposite=opposite)
+                term |= _surface_terms(surface, model.field.color(code, surface.position), target, task)
             terms.append(term)
     names = {name for term in terms for name in term}
     logs = {name: sum(term[name] for term in terms if name in term) / len(terms) for name in sorted(names)}
@@ -334,31 +323,21 @@ def _empty_space(
     return ray_opacity_loss(density(points)[:, None], lengths, hit)
 
 
-def _surface_terms(
-    model: Model,
-    code: Tensor,
-    vertices: Tensor,
-    faces: Tensor,
-    opposite: Tensor | None,
-    cameras: Cameras,
-    target: Mapping[str, Tensor],
-    weights: LossWeights,
-    options: GTRTraining,
-    perceptual: nn.Module | None,
-) -> dict[str, Tensor]:
-    surface = render_surface(vertices, faces, cameras, opposite=opposite)
-    rgb = surface.fragments.scatter(model.field.color(code, surface.position), 1.0)
+def _surface_terms(surface: Surface, color: Tensor, target: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Losses of a rendered surface with the colours (pixels, 3) of what it shows."""
+    options, perceptual = task.options, task.perceptual
+    rgb = surface.fragments.scatter(color, 1.0)
     rgb, mask, depth, normal = (x.permute(2, 0, 1)[None] for x in (rgb, surface.mask, surface.depth, surface.normal))
     both = mask * target["masks"]
     terms = {
-        "rgb": weights.rgb * rgb_loss(rgb, target["images"]),
-        "mask": weights.mask * mask_loss(mask, target["masks"]),
-        "depth": weights.depth * depth_loss(depth, target["depths"]),
+        "rgb": MESH_STAGE["rgb"] * rgb_loss(rgb, target["images"]),
+        "mask": MESH_STAGE["mask"] * mask_loss(mask, target["masks"]),
+        "depth": MESH_STAGE["depth"] * depth_loss(depth, target["depths"]),
     }
-    if weights.normal:
-        terms["normal"] = weights.normal * normal_loss(normal, target["normals"], both)
-    if weights.normal_l2:
-        terms["normal_l2"] = weights.normal_l2 * normal_l2_loss(normal, target["normals"], both)
+    if options.normal:
+        terms["normal"] = options.normal * normal_loss(normal, target["normals"], both)
+    if options.normal_l2:
+        terms["normal_l2"] = options.normal_l2 * normal_l2_loss(normal, target["normals"], both)
     if perceptual is not None:
         a, b = (nn.functional.interpolate(x, (256, 256), mode="bilinear") for x in (rgb, target["images"]))
         terms["lpips"] = options.lpips * _lpips(perceptual, a.clamp(0, 1), b)

@@ -1,6 +1,6 @@
 """The authors' checkpoint format: names of tensors, what follows from the sizes, and the sizes themselves.
 
-Official files hold one dict of tensors under `params_ema` or `params`, sometimes with `module.` before every name.
+Published files hold one dict of tensors under `params_ema` or `params`, sometimes with `module.` before every name.
 Beside the weights they hold buffers that follow from the sizes (`attn_mask`, `relative_position_index`) and the
 decoder a second time as `generator`. An ITER file may hold the VQGAN under `vqgan.` or leave it to the VQGAN's own
 file.

@@ -23,8 +23,8 @@ from restoration.drawn import drawn_crop
 from restoration.esrgan import load_peer
 from restoration.recipes import recipe
 from vision.files import atomic_path
-from vision.hub import read_tensors
 from vision.images import load_image
+from vision.weights import read_tensors
 
 SHARD = 32
 """Lessons per file."""

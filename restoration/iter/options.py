@@ -36,7 +36,7 @@ class ITERConfig:
     threshold: float = 0.7
     """Probability from which first tokens are trusted."""
     padding: Literal["published", "minimal"] = reworded({"official": "published"}, "published")
-    """published mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
+    """published mirrors at least one unit more than needed, as the published code does; minimal fills the last unit."""
     texture: float = renamed("fidelity", 1.0)
     """Share of the sampled texture, in [0, 1], that a call takes when it names no fidelity."""
     tile: int = 128
@@ -74,15 +74,15 @@ class ITEROptions:
     adaptive: bool = True
     """Start from the trusted first tokens; otherwise from nothing."""
     batch_counts: bool = False
-    """Count tokens over the whole batch, as the released code does."""
+    """Count tokens over the whole batch, as the published code does."""
     padding: Literal["published", "minimal"] | None = None
-    """published mirrors at least one unit more than needed, as the released code does; minimal fills the last unit."""
+    """published mirrors at least one unit more than needed, as the published code does; minimal fills the last unit."""
     tile: int | None = None
     """Side of the tiles that larger pictures are cut into, in input pixels; 0 takes every picture whole."""
     tile_overlap: int | None = None
     """Context on each inner side of a tile, in input pixels."""
     tiling: Literal["blended", "published"] = "blended"
-    """blended fades tiles into each other; published pastes 256-pixel tiles from 720 x 720 pixels on, as released."""
+    """blended fades tiles into each other; published pastes 256-pixel tiles from 720 x 720 pixels on, as published."""
     self_ensemble: bool = False
     """Average the deterministic results of the eight flips and turns: a little more exact, at eight times the cost."""
     seed: int = 0

@@ -1,7 +1,7 @@
 """The published ITER network: Swin-VQGAN, distortion-removal encoder, evaluation net and refinement net.
 
 ITER (arXiv 2312.05616). Module names are those of the authors' checkpoints. `token_logits` conditions on the tokens
-that were trusted at the start, as the released code does; the paper's figure updates that mask in every step.
+that were trusted at the start, as the published code does; the paper's figure updates that mask in every step.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ base from that of smaller weights, or goes on from equal ones.
    stage cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
    activity map how much that is (base frozen).
-4. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the released code do (masking ratio
+4. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the published code do (masking ratio
    cos(pi u / 2), class-balanced critic at the start, per-token losses), all else frozen.
 
 Data: photographs, halved once and twice, and a share of crops drawn by code (`restoration/drawn.py`). Variant `clean`
@@ -270,8 +270,8 @@ class Networks(nn.Module):
         return loss, logs
 
     def tokens(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross entropies of first tokens, critic (twice) and refiner, as the released code sums them, scalar; `hr` and
-        `lr` are (b, 3, 4 * h, 4 * w) and (b, 3, h, w)."""
+        """Cross entropies of first tokens, critic (twice) and refiner, as the published code sums them, scalar; `hr`
+        and `lr` are (b, 3, 4 * h, 4 * w) and (b, 3, h, w)."""
         model = self.model
         with torch.no_grad():
             features, picture = model.base(lr)

@@ -8,9 +8,8 @@ in common is the protocol `ITERModel` and the sampling loop of `sampling.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,25 +17,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration.bands import Picture, resized, scaled, self_ensemble, tiled, whole
+from restoration.bands import Finish, TileRestorer, Work, self_ensemble
 from restoration.iter.mini import MiniITER
 from restoration.iter.options import BUILTIN, ITERConfig, ITEROptions, Variant
 from restoration.iter.published import PublishedITER
 from restoration.iter.sampling import Keep, PlacedNoise, SamplingOptions, TokenSampler, TokenState
 from restoration.restorer import Facts
-from vision import hub
+from vision import hub, weights
 from vision.config import load_config, save_config
-from vision.images import ImageLike, keep_grey, pad_to, pad_to_multiple, to_tensor
-from vision.refine import PerItem, Step, drain, observed
+from vision.images import ImageLike, pad_to, pad_to_multiple, to_tensor
+from vision.refine import Observers, PerItem, Step, drain, observed
 from vision.tiles import Box, Tiles
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "iter-mini"
 """Folder of the embedded default: one sub-folder per variant."""
 
-Observer = Callable[[Step[TokenState, Keep]], object]
 
-
-class ITERRestorer(hub.Pretrained):
+class ITERRestorer(TileRestorer[ITEROptions], hub.Pretrained):
     """Restores pictures with one network.
 
     Args:
@@ -88,14 +85,14 @@ class ITERRestorer(hub.Pretrained):
             folder = found.path if found.path.is_dir() else found.path.parent
             config = load_config(ITERConfig, folder / "config.json")
             model = _build(config)
-            hub.load_weights(model, found.path)
+            weights.load_weights(model, found.path)
         return cls(model.eval(), config).to(device, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config and weights, floating ones as `dtype` when it is given, to `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        hub.save_weights(self.model, folder, dtype=dtype)
+        weights.save_weights(self.model, folder, dtype=dtype)
         save_config(self.config, folder / "config.json")
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -113,50 +110,6 @@ class ITERRestorer(hub.Pretrained):
         """Output pixels per input pixel of the network."""
         return self.model.scale
 
-    def __call__(
-        self,
-        image: ImageLike,
-        options: ITEROptions | None = None,
-        *,
-        observers: Iterable[Observer] = (),
-    ) -> Picture:
-        """Restore a picture or a batch.
-
-        Args:
-            image: path, PIL image, (h, w, 3) uint8 array, or tensor (b, 3, h, w) or (3, h, w) RGB in [0, 1].
-            options: None for the defaults.
-            observers: called with every step of token sampling, tile by tile.
-
-        Returns:
-            What was given: PIL image (for paths too; transparency is enlarged beside), array, or float32 tensor.
-        """
-        return whole(image, partial(self.bands, options=options, observers=observers))
-
-    def bands(
-        self,
-        image: Tensor,
-        options: ITEROptions | None = None,
-        *,
-        finish: Callable[[Tensor], Tensor] | None = None,
-        observers: Iterable[Observer] = (),
-        progress: Callable[[float], object] | None = None,
-    ) -> Iterator[Tensor]:
-        """The result as finished bands (b, 3, rows, W) from top to bottom; with tiles, memory does not grow.
-
-        Args:
-            image: (b, 3, h, w) RGB in [0, 1].
-            finish: applied to finished pieces, for example `vision.images.to_uint8`.
-
-        Raises:
-            ValueError: the options do not suit this network.
-        """
-        options = options or ITEROptions()
-        self._check(options)
-        finish = keep_grey(image, finish)
-        own = scaled(*image.shape[-2:], self.scale)
-        make = partial(self._bands, image, options, observers=list(observers), progress=progress)
-        yield from resized(self.output_size(*image.shape[-2:], options), own, make, finish)
-
     def facts(self, options: ITEROptions | None = None) -> Facts:
         """What a caller must know of this restorer with these options."""
         options = options or ITEROptions()
@@ -164,16 +117,12 @@ class ITERRestorer(hub.Pretrained):
         scale = self.scale if options.scale is None else options.scale
         return Facts("ITER", scale, tiling=options.tile != 0, seed=sampled, steps=sampled, keeps_grey=True)
 
-    def output_size(self, height: int, width: int, options: ITEROptions | None = None) -> tuple[int, int]:
-        """Height and width of the result of a picture of `height` x `width` pixels."""
-        return scaled(height, width, self.facts(options).scale)
-
     def steps(
         self,
         image: ImageLike,
         options: ITEROptions | None = None,
         *,
-        observers: Iterable[Observer] = (),
+        observers: Observers[TokenState, Keep] = (),
         resume: Step[TokenState, Keep] | None = None,
     ) -> Iterator[Step[TokenState, Keep]]:
         """Iterate over token sampling of a picture taken whole; `decode(step.state, options)` shows where it is.
@@ -217,40 +166,20 @@ class ITERRestorer(hub.Pretrained):
         masks = [F.interpolate(mask.float(), pictures[0].shape[-2:]).expand_as(pictures[0]) for mask in visible]
         return torch.cat([torch.cat(pictures, dim=3), torch.cat(masks, dim=3)], dim=2)
 
-    def _bands(
-        self,
-        image: Tensor,
-        options: ITEROptions,
-        finish: Callable[[Tensor], Tensor],
-        observers: list[Observer],
-        progress: Callable[[float], object] | None,
-    ) -> Iterator[Tensor]:
-        """`bands` at the network's own scale."""
-        height, width = image.shape[-2:]
-        report = _Progress(observers, progress, self._sampling(options).steps)
-        if options.tiling == "published":
-            yield from self._published_tiles(image, options, finish, report)
-            return
-        tiles = self._tiles(options)
-        if tiles is None or max(height, width) <= tiles.size:
-            yield finish(self._restore(image, options, report))
-            return
-        report.total = len(tiles.boxes(*(math.ceil(side / tiles.unit) * tiles.unit for side in (height, width))))
-        minimal = replace(options, padding="minimal")
-        restore = lambda boxes, tile: self._restore(tile, minimal, report, boxes[0])  # noqa: E731
-        yield from tiled(image, restore, tiles, self.scale, finish)
+    def _pieces(self, image: Tensor, options: ITEROptions, finish: Finish, work: Work) -> Iterator[Tensor]:
+        self._check(options)
+        pieces = self._published_tiles if options.tiling == "published" else super()._pieces
+        return pieces(image, options, finish, work)
 
-    def _published_tiles(
-        self, image: Tensor, options: ITEROptions, finish: Callable[[Tensor], Tensor], report: _Progress
-    ) -> Iterator[Tensor]:
-        """Tiles pasted without blending, each restored with its own padding, as the released `test_tile` does."""
+    def _published_tiles(self, image: Tensor, options: ITEROptions, finish: Finish, work: Work) -> Iterator[Tensor]:
+        """Tiles pasted without blending, each restored with its own padding, as the published `test_tile` does."""
         height, width = image.shape[-2:]
         size = 256 if options.tile is None else options.tile
         overlap = 16 if options.tile_overlap is None else options.tile_overlap
         if size == 0 or (options.tile is None and height * width < 720 * 720):
-            yield finish(self._restore(image, options, report))
+            yield finish(self._restore([Box(0, 0, height, width)], image, options=options, work=work, whole=True))
             return
-        report.total = math.ceil(height / size) * math.ceil(width / size)
+        work.total = math.ceil(height / size) * math.ceil(width / size)
         for top in range(0, height, size):
             bottom, row = min(top + size, height), []
             for left in range(0, width, size):
@@ -262,22 +191,16 @@ class ITERRestorer(hub.Pretrained):
                     min(right + overlap, width),
                 )
                 tile = image[..., box.top : box.bottom, box.left : box.right]
-                result = self._restore(tile, options, report, box)
+                result = self._restore([box], tile, options=options, work=work, whole=True)
                 rows = slice((top - box.top) * self.scale, (bottom - box.top) * self.scale)
                 columns = slice((left - box.left) * self.scale, (right - box.left) * self.scale)
                 row.append(finish(result[..., rows, columns]))
             yield torch.cat(row, dim=3)
 
-    def _restore(
-        self,
-        image: Tensor,
-        options: ITEROptions,
-        report: _Progress,
-        box: Box = Box(0, 0, 0, 0),  # noqa: B008
-    ) -> Tensor:
+    def _restore(self, boxes: list[Box], image: Tensor, *, options: ITEROptions, work: Work, whole: bool) -> Tensor:
         """A picture or tile (b, 3, h, w) -> (b, 3, h * scale, w * scale) float32 on the picture's device."""
         height, width = image.shape[-2] * self.scale, image.shape[-1] * self.scale
-        padded = self._pad(image, options)
+        padded = self._pad(image, options if whole else replace(options, padding="minimal"))
         moved = self._move(padded)
         if self._fidelity(options) == 1:
             with torch.no_grad():
@@ -285,10 +208,11 @@ class ITERRestorer(hub.Pretrained):
                 picture = (self_ensemble(base, moved) if options.self_ensemble else base(moved)).float()
         else:
             sampler = TokenSampler(self.model, self._sampling(options))
-            state = sampler.start(moved, self._noise(padded, options, box))
-            last = drain(sampler.steps(state), [report.step])
+            state = sampler.start(moved, self._noise(padded, options, boxes[0]))
+            share = lambda step: work.report((step.at.index + 1) / (sampler.options.steps + 1))  # noqa: E731
+            last = drain(sampler.steps(state), [*work.observers, share])
             picture = self.decode(last.state if last else state, options)
-        report.piece()
+        work.report()
         return picture[..., :height, :width].to(image.device)
 
     def _fidelity(self, options: ITEROptions) -> float:
@@ -326,7 +250,7 @@ class ITERRestorer(hub.Pretrained):
             options.batch_counts,
         )
 
-    def _tiles(self, options: ITEROptions) -> Tiles | None:
+    def _cut(self, options: ITEROptions) -> Tiles | None:
         """How to cut a large picture; sizes are rounded to the network's unit. None: not at all."""
         unit = self.model.unit
         size = max(self.config.tile, 4 * unit) if options.tile is None else options.tile
@@ -352,28 +276,9 @@ class ITERRestorer(hub.Pretrained):
             )
 
 
-class _Progress:
-    """Shows steps to observers and counts finished pieces."""
-
-    def __init__(self, observers: list[Observer], progress: Callable[[float], object] | None, steps: int):
-        self.observers, self.progress, self.steps = observers, progress, steps
-        self.total, self.done = 1, 0
-
-    def step(self, step: Step[TokenState, Keep]) -> None:
-        for observe in self.observers:
-            observe(step)
-        if self.progress is not None:
-            self.progress((self.done + (step.at.index + 1) / (self.steps + 1)) / self.total)
-
-    def piece(self) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done / self.total)
-
-
 def _build(config: ITERConfig) -> nn.Module:
     """The network without numbers."""
-    with hub.WithoutNumbers():
+    with weights.WithoutNumbers():
         return PublishedITER(config.published) if config.architecture == "published" else MiniITER(config.mini)
 
 

@@ -1,12 +1,12 @@
 """Masked token sampling: refine tokens step by step, keeping what the evaluation net trusts.
 
-ITER (arXiv 2312.05616), inference as in the released code. The evaluation net judges the first tokens; those above a
+ITER (arXiv 2312.05616), inference as in the published code. The evaluation net judges the first tokens; those above a
 threshold are trusted, and the run starts at the first step of the schedule that asks for at least as many. Each step
 draws all tokens anew from the refinement net, which sees the visible ones; then the evaluation net judges the draw,
 and more positions become visible, drawn without replacement in proportion to their probability of being right.
 Visible positions stay visible; their tokens change with every draw. The result is the last draw.
 
-Differences from the released code, none of which changes a single picture's result: every item of a batch counts its
+Differences from the published code, none of which changes a single picture's result: every item of a batch counts its
 own tokens (the code sums over the batch, and uses the first item's count); visible positions are never drawn again
 (the code's weights leave them a chance of 1e-8). `batch_counts` brings both back.
 
@@ -78,7 +78,7 @@ class SamplingOptions:
     adaptive: bool = True
     """Start from the trusted tokens; False starts with everything masked."""
     batch_counts: bool = False
-    """Count tokens as the released code does (see the module docstring)."""
+    """Count tokens as the published code does (see the module docstring)."""
 
 
 class Noise(Protocol):
@@ -146,7 +146,7 @@ def mask_schedule(name: str, progress: Tensor) -> Tensor:
 
 
 def keep_counts(schedule: str, steps: int, height: int, width: int) -> list[int]:
-    """Visible tokens that each step asks for, in float32 as the released code counts."""
+    """Visible tokens that each step asks for, in float32 as the published code counts."""
     progress = torch.tensor([i / steps for i in range(steps)], dtype=torch.float32)
     return [int(k) for k in ((1 - mask_schedule(schedule, progress)) * width * height).tolist()]
 

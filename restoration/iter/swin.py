@@ -15,6 +15,8 @@ Shapes: b batch, c channels, h x w grid of tokens, n windows of a grid, l tokens
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -138,32 +140,36 @@ class ResidualSwinGroup(nn.Module):
         return x + self.conv(tokens.transpose(1, 2).unflatten(2, (height, width)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class SwinConfig:
+    """Sizes of groups of window attention."""
+
+    swin_groups: int = 1
+    """Groups of window-attention blocks."""
+    swin_depth: int = 6
+    """Blocks per group."""
+    window: int = 8
+    """Side of the attention windows in tokens."""
+    num_heads: int = 8
+    """Attention heads."""
+
+
 class SwinLayers(nn.Module):
     """Convolution into `swin_channels`, residual Swin groups, convolution back, and a skip around all.
 
     Args:
         channels: of input and output.
         swin_channels: inside the groups.
-        num_groups: residual groups.
-        depth: blocks per group.
-        window: side of the attention windows in tokens.
+        config: sizes.
         grid: (height, width) that the network was made for; decides whether windows shrink (see the module docstring).
     """
 
-    def __init__(
-        self,
-        channels: int,
-        swin_channels: int,
-        num_groups: int,
-        depth: int,
-        window: int = 8,
-        num_heads: int = 8,
-        grid: tuple[int, int] = (32, 32),
-    ):
+    def __init__(self, channels: int, swin_channels: int, config: SwinConfig, grid: tuple[int, int]):
         super().__init__()
         self.grid = tuple(grid)
         self.conv_in = nn.Conv2d(channels, swin_channels, 3, padding=1)
-        groups = [ResidualSwinGroup(swin_channels, depth, num_heads, window, grid) for _ in range(num_groups)]
+        sizes = swin_channels, config.swin_depth, config.num_heads, config.window, grid
+        groups = [ResidualSwinGroup(*sizes) for _ in range(config.swin_groups)]
         self.swin_blks = nn.ModuleList(groups)
         self.conv_out = nn.Conv2d(swin_channels, channels, 3, padding=1)
 

@@ -13,13 +13,13 @@ Shapes: b batch, h x w token grid, n codes, c channels. Masks are (b, 1, h, w) w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration.iter.swin import SwinLayers
+from restoration.iter.swin import SwinConfig, SwinLayers
 from restoration.iter.vqgan import Down, HeadAttention, ResBlock, Up
 
 GRID = (32, 32)
@@ -27,7 +27,7 @@ GRID = (32, 32)
 
 
 @dataclass(frozen=True)
-class LQEncoderConfig:
+class LQEncoderConfig(SwinConfig):
     """Sizes of the distortion-removal encoder; the defaults are the published ones."""
 
     channels: int = 64
@@ -36,32 +36,20 @@ class LQEncoderConfig:
     """Channels at the token grid."""
     swin_channels: int = 128
     """Channels inside the window attention."""
-    swin_groups: int = 2
+    swin_groups: int = field(default=2, kw_only=True)
     """Groups of window-attention blocks."""
-    swin_depth: int = 6
-    """Blocks per group."""
-    window: int = 8
-    """Side of the attention windows in tokens."""
-    num_heads: int = 8
-    """Attention heads."""
 
 
 @dataclass(frozen=True)
-class TokenNetConfig:
+class TokenNetConfig(SwinConfig):
     """Sizes of the evaluation and of the refinement net; the defaults are the published ones."""
 
     body: str = "swin"
     """swin, transformer or unet."""
     channels: int = 256
     """Width."""
-    swin_groups: int = 4
+    swin_groups: int = field(default=4, kw_only=True)
     """swin: groups of window-attention blocks."""
-    swin_depth: int = 6
-    """swin: blocks per group."""
-    window: int = 8
-    """swin: side of the attention windows in tokens."""
-    num_heads: int = 8
-    """swin and transformer: attention heads."""
     num_layers: int = 8
     """transformer: layers."""
     multipliers: tuple[int, ...] = (1, 2, 4, 8)
@@ -117,8 +105,7 @@ class LQEncoder(nn.Module):
             channels *= 2
             layers.append(nn.Sequential(down, EncoderResBlock(channels), EncoderResBlock(channels)))
         layers.append(nn.Conv2d(channels, config.width, 1))
-        swin = (config.swin_channels, config.swin_groups, config.swin_depth, config.window, config.num_heads)
-        layers.append(SwinLayers(config.width, *swin, GRID))
+        layers.append(SwinLayers(config.width, config.swin_channels, config, GRID))
         layers.append(nn.Conv2d(config.width, num_codes, 1))
         self.model = nn.Sequential(*layers)
 
@@ -201,8 +188,7 @@ class SwinModel(TokenNet):
 
     def __init__(self, config: TokenNetConfig, num_codes: int, out_channels: int, flag: bool = False):
         super().__init__(config, num_codes, out_channels, flag)
-        swin = (config.swin_groups, config.swin_depth, config.window, config.num_heads)
-        self.swin_layers = SwinLayers(config.channels, config.channels, *swin, GRID)
+        self.swin_layers = SwinLayers(config.channels, config.channels, config, GRID)
 
     def body(self, x: Tensor) -> Tensor:
         return self.swin_layers(x)

@@ -12,11 +12,11 @@ At that scale a stage takes days; the tests run each for a few updates on tiny n
 - `vqgan`: L1 + LPIPS + (1 - SSIM) + quantiser + 0.1 hinge; the U-Net discriminator is trained from the first update.
 - `distortion`: cross entropy of the distortion-removal encoder with the codes of the good picture (stage 2 of the
   paper).
-- `refine`: encoder, evaluation and refinement net together, as the released code trains stages 2 and 3. It may start
+- `refine`: encoder, evaluation and refinement net together, as the published code trains stages 2 and 3. It may start
   from a `vqgan` folder at once, as the authors did, or from a finished network of another scale: tensors that fit are
   taken.
 
-Differences from the released code, none of which changes a gradient: the picture of the encoder's tokens, whose
+Differences from the published code, none of which changes a gradient: the picture of the encoder's tokens, whose
 losses reach no weight there, is not made; nor is the unused random draw of tokens.
 """
 
@@ -43,7 +43,6 @@ from restoration.iter.vqgan import SwinVQGAN, UNetDiscriminatorSN
 from restoration.recipes import recipe
 from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.config import save_config
-from vision.hub import read_tensors
 from vision.losses import (
     class_balanced_cross_entropy,
     discriminator_loss,
@@ -53,6 +52,7 @@ from vision.losses import (
     ssim_loss,
 )
 from vision.training import Context, Objective, TrainOptions, fit
+from vision.weights import read_tensors
 
 Logs = Mapping[str, Tensor | float]
 
@@ -214,7 +214,7 @@ def straight_through(logits: Tensor, exponential: Tensor) -> Tensor:
 
 
 def token_losses(model: PublishedITER, low: Tensor, target: Tensor, chance: TokenChance) -> TokenLosses:
-    """The losses of stages 2 and 3 as the released code computes them.
+    """The losses of stages 2 and 3 as the published code computes them.
 
     Args:
         model: the network.

@@ -1,7 +1,7 @@
 """Swin-VQGAN: pictures to codes and back, and the discriminator that it is trained with.
 
 ITER (arXiv 2312.05616), stage 1: 8 times smaller, a codebook without projections, one group of window attention in
-the middle of the encoder and of the decoder. The released code differs from the usual VQGAN in three ways that are
+the middle of the encoder and of the decoder. The published code differs from the usual VQGAN in three ways that are
 kept: no activation before the last convolution of either half, no tanh, and the "legacy" weighting of the codebook
 loss.
 
@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from restoration.iter.swin import SwinLayers
+from restoration.iter.swin import SwinConfig, SwinLayers
 
 
 @dataclass(frozen=True)
-class VQGANConfig:
+class VQGANConfig(SwinConfig):
     """Sizes of the Swin-VQGAN; the defaults are the published ones."""
 
     num_codes: int = 512
@@ -43,14 +43,6 @@ class VQGANConfig:
     """What sits between the middle residual blocks: swin or mhsa."""
     swin_channels: int = 256
     """Channels inside the window attention."""
-    swin_groups: int = 1
-    """Groups of window-attention blocks."""
-    swin_depth: int = 6
-    """Blocks per group."""
-    window: int = 8
-    """Side of the attention windows in codes."""
-    num_heads: int = 8
-    """Attention heads."""
 
     def __post_init__(self) -> None:
         if self.global_blocks not in ("swin", "mhsa"):
@@ -118,7 +110,7 @@ class Up(nn.Module):
 
 
 class HeadAttention(nn.Module):
-    """Attention across the heads of one position, never across positions: kept as the released code computes it."""
+    """Attention across the heads of one position, never across positions: kept as the published code computes it."""
 
     def __init__(self, channels: int, num_heads: int = 8, head_dim: int = 64):
         super().__init__()
@@ -145,23 +137,27 @@ def _middle(channels: int, config: VQGANConfig) -> list[nn.Module]:
             ResBlock(channels, channels),
             HeadAttention(channels),
         ]
-    swin = SwinLayers(
-        channels,
-        config.swin_channels,
-        config.swin_groups,
-        config.swin_depth,
-        config.window,
-        config.num_heads,
-        config.grid,
-    )
+    swin = SwinLayers(channels, config.swin_channels, config, config.grid)
     return [ResBlock(channels, channels), swin, ResBlock(channels, channels)]
 
 
-class Encoder(nn.Module):
+class Chain(nn.Module):
+    """One block after the other; (b, c, h, w) -> (b, c', h', w')."""
+
+    def __init__(self, blocks: list[nn.Module]):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Encoder(Chain):
     """Picture (b, 3, H, W) in [-1, 1] -> (b, d, h, w)."""
 
     def __init__(self, config: VQGANConfig):
-        super().__init__()
         widths = [config.channels * m for m in config.channel_multipliers]
         blocks: list[nn.Module] = [nn.Conv2d(config.in_channels, config.channels, 3, padding=1)]
         channels = config.channels
@@ -173,19 +169,13 @@ class Encoder(nn.Module):
                 blocks.append(Down(channels))
         blocks += _middle(channels, config)
         blocks += [group_norm(channels), nn.Conv2d(channels, config.code_dim, 3, padding=1)]
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
+        super().__init__(blocks)
 
 
-class Decoder(nn.Module):
+class Decoder(Chain):
     """Codes (b, d, h, w) -> picture (b, 3, H, W), about [-1, 1]."""
 
     def __init__(self, config: VQGANConfig):
-        super().__init__()
         widths = [config.channels * m for m in config.channel_multipliers]
         channels = widths[-1]
         blocks: list[nn.Module] = [nn.Conv2d(config.code_dim, channels, 3, padding=1)]
@@ -197,12 +187,7 @@ class Decoder(nn.Module):
             if level > 0:
                 blocks.append(Up(channels))
         blocks += [group_norm(channels), nn.Conv2d(channels, config.in_channels, 3, padding=1)]
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
+        super().__init__(blocks)
 
 
 def quantiser_loss(z: Tensor, quantised: Tensor, beta: float = 0.25, legacy: bool = True) -> Tensor:
@@ -212,7 +197,8 @@ def quantiser_loss(z: Tensor, quantised: Tensor, beta: float = 0.25, legacy: boo
         z: features of the encoder.
         quantised: the codebook entries nearest to them, with a gradient to the codebook.
         beta: weight of one of the two terms.
-        legacy: True weighs the codebook term by beta, as the released code (and the first VQGAN) does; False weighs the
+        legacy: True weighs the codebook term by beta, as the published code (and the first VQGAN) does; False weighs
+        the
             commitment term, as VQ-VAE (van den Oord et al. 2017, eq. 3) means it.
     """
     commitment = F.mse_loss(z, quantised.detach())

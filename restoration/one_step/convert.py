@@ -20,7 +20,7 @@ from restoration.one_step.options import OneStepConfig
 from restoration.one_step.restorer import OneStepRestorer
 from restoration.pasd.style import merge_lora
 from vision.diffusion.backbone import load_backbone
-from vision.hub import first_names, load_pretrained
+from vision.weights import first_names, load_pretrained
 
 ALPHA = 8.0
 """peft's `lora_alpha` where nobody names one, as both codes do: products count alpha / rank."""

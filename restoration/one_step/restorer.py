@@ -4,15 +4,14 @@ The degraded picture's own latents take the place of noise: the UNet, tuned with
 what it says of the latents gives the clean ones. The run is a schedule of length one on the core. `convert` in
 `restoration.one_step.convert` makes folders of the published files.
 
-Differences from the released codes: the VAE's mean is taken instead of a draw, so that no seed matters; tiles fade into
-each other, the tiled VAE shares its statistics, and colours are rounded once.
+Differences from the published codes: the VAE's mean is taken instead of a draw, so that no seed matters; tiles fade
+into each other, the tiled VAE shares its statistics, and colours are rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,16 +19,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from restoration.bands import Picture, scaled, whole
+from restoration.bands import Restores, scaled
 from restoration.one_step.options import OneStepConfig, OneStepOptions
-from restoration.pasd.builtin import UNET, tiny_text, tiny_vae
+from restoration.pasd.builtin import UNET, tiny_text
 from restoration.pasd.memory import free_bytes, largest_vae_tile
 from restoration.pasd.sizes import Sizes, finish, plan, prepare, thicken
 from restoration.restorer import Facts
-from vision import hub
+from vision import hub, weights
 from vision.config import load_config, save_config
 from vision.diffusion.backbone import TextEncoders, load_backbone, save_backbone
-from vision.diffusion.build import SCHEDULE, emptied
+from vision.diffusion.build import SCHEDULE, emptied, small_vae
 from vision.diffusion.denoise import At, Denoising
 from vision.diffusion.latents import (
     VAE_OVERLAP,
@@ -41,9 +40,7 @@ from vision.diffusion.latents import (
     vae_tiles,
 )
 from vision.images import ImageLike, keep_grey, pad_to, to_tensor
-from vision.refine import Step, drain, observed, refine_steps
-
-Observer = Callable[[Step[Denoising, At]], object]
+from vision.refine import Observers, Step, drain, observed, refine_steps
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Run:
     """(1, tokens, width) the encoded prompt."""
 
 
-class OneStepRestorer(hub.Pretrained):
+class OneStepRestorer(Restores[OneStepOptions], hub.Pretrained):
     """Restores pictures in one step.
 
     Args:
@@ -114,7 +111,7 @@ class OneStepRestorer(hub.Pretrained):
             )
         hub.read_index(found.path, cls.__name__)
         base, config = load_backbone(found.path, dtype=dtype), load_config(OneStepConfig, found.path / "config.json")
-        unet = hub.load_pretrained(UNet2DConditionModel, found.path / "unet", dtype=dtype)
+        unet = weights.load_pretrained(UNet2DConditionModel, found.path / "unet", dtype=dtype)
         return cls(unet, base.vae, base.text, base.scheduler, config).to(device)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -149,19 +146,13 @@ class OneStepRestorer(hub.Pretrained):
         """Height and width of the result of a picture of `height` x `width` pixels."""
         return scaled(height, width, self.facts(options).scale)
 
-    def __call__(
-        self, image: ImageLike, options: OneStepOptions | None = None, *, observers: Iterable[Observer] = ()
-    ) -> Picture:
-        """The result in the form of what was given, see `restoration.bands.whole`."""
-        return whole(image, partial(self.bands, options=options, observers=observers))
-
     def bands(
         self,
         image: Tensor,
         options: OneStepOptions | None = None,
         *,
         finish: Callable[[Tensor], Tensor] | None = None,
-        observers: Iterable[Observer] = (),
+        observers: Observers[Denoising, At] = (),
         progress: Callable[[float], object] | None = None,
     ) -> Iterator[Tensor]:
         """The result of (b, 3, h, w) RGB in [0, 1] as one finished band (b, 3, H, W), float32 on the CPU.
@@ -183,7 +174,7 @@ class OneStepRestorer(hub.Pretrained):
         image: ImageLike,
         options: OneStepOptions | None = None,
         *,
-        observers: Iterable[Observer] = (),
+        observers: Observers[Denoising, At] = (),
         resume: Step[Denoising, At] | None = None,
     ) -> Iterator[Step[Denoising, At]]:
         """The one step of a picture or batch; `decode(step.state, options)` shows it.
@@ -255,6 +246,6 @@ def _builtin(cls: type, name: str) -> Any:
     if name != "tiny":
         raise ValueError(f"There is no builtin:{name} of one step; there is builtin:tiny.")
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**UNET)
+        unet, vae = UNet2DConditionModel(**UNET), small_vae((4, 8, 8, 8), 4, sample_size=64)
     config = OneStepConfig(scale=2.0, process_size=32, tile=64)
-    return cls(emptied(unet, 0), tiny_vae(), tiny_text(), DDIMScheduler(**SCHEDULE, clip_sample=False), config)
+    return cls(emptied(unet, 0), emptied(vae, 2), tiny_text(), DDIMScheduler(**SCHEDULE, clip_sample=False), config)

@@ -7,7 +7,7 @@
 
 A few guided steps are one round: the port, ours, and the reuse of the preset `fast` take turns in one process, so that
 a busy machine slows all of them; the best round of each counts. The port embeds the picture and projects the prompts in
-every step, as the released code does.
+every step, as the published code does.
 
 Two other tasks, fast-distance and seams, are described in `benchmark_pictures.py`.
 """
@@ -220,7 +220,7 @@ def inputs(options: PASDBenchmark, unet: PASDUNet) -> tuple[Tensor, Tensor, Text
 def straightforward(
     unet: PASDUNet, controlnet: PASDControlNet, image: Tensor, positive: Text, negative: Text
 ) -> Callable[[Tensor, At], Tensor]:
-    """The prediction as the released pipeline computes it, for an image (1, 3, size, size) in [0, 1]."""
+    """The prediction as the published pipeline computes it, for an image (1, 3, size, size) in [0, 1]."""
     images, text = torch.cat([image] * 2), torch.cat([negative.embeds, positive.embeds])
 
     def predict(latents: Tensor, at: At) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from restoration.pasd.down_path import down_path
 from restoration.pasd.folders import build, fill_from, folder_tensors
+from restoration.rrdb import RRDB
 from vision.diffusion.attention import use_text_keys
 from vision.diffusion.build import initialise
 
@@ -43,35 +44,6 @@ class ControlOutput(NamedTuple):
         return self.mid
 
 
-class DenseBlock(nn.Module):
-    """Five densely connected convolutions (Wang et al. 2018, ESRGAN, section 3.1)."""
-
-    def __init__(self, features: int, growth: int):
-        super().__init__()
-        for i in range(1, 6):
-            width = growth if i < 5 else features
-            setattr(self, f"conv{i}", nn.Conv2d(features + (i - 1) * growth, width, 3, padding=1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, features, h, w) -> (b, features, h, w)."""
-        seen = [x]
-        for i in range(1, 5):
-            seen.append(F.leaky_relu(getattr(self, f"conv{i}")(torch.cat(seen, dim=1)), 0.2))
-        return x + 0.2 * self.conv5(torch.cat(seen, dim=1))
-
-
-class ResidualDenseBlock(nn.Module):
-    """Residual in residual dense block."""
-
-    def __init__(self, features: int, growth: int):
-        super().__init__()
-        self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(features, growth) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, features, h, w) -> (b, features, h, w)."""
-        return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
-
-
 class DegradationRemoval(ControlNetConditioningEmbedding):
     """Image -> features of the ControlNet's first layer, with predictions of the clean image on the way.
 
@@ -95,7 +67,7 @@ class DegradationRemoval(ControlNetConditioningEmbedding):
         width = block_out_channels[0]
         self.preprocesser = None  # the published tensors spell it so
         if use_rrdb:
-            self.preprocesser = nn.Sequential(*(ResidualDenseBlock(width, width) for _ in range(2)))
+            self.preprocesser = nn.Sequential(*(RRDB(width, width) for _ in range(2)))
         self.to_rgbs = None
         if return_rgbs:
             self.to_rgbs = nn.ModuleList(nn.Conv2d(channels, 3, 3, padding=1) for channels in block_out_channels[1:])

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vision.config import read_json
-from vision.hub import fill, library_errors, read_tensors, refuse_pickled
+from vision.libraries import library_errors
+from vision.weights import fill, read_tensors, refuse_pickled
 
 NAMES = ("diffusion_pytorch_model", "model")
 

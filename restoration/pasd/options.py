@@ -80,7 +80,7 @@ class PASDOptions:
     start_level: int | None = None
     """Noise level, in [0, 999], of a start from the picture: lower is smoother, higher more detailed."""
     start_reading: Reading = "exact"
-    """exact uses this level; published lets the scheduler replace levels outside its schedule, as released."""
+    """exact uses this level; published lets the scheduler replace levels outside its schedule, as published."""
     prompt: str = ""
     """What the picture shows."""
     added_prompt: str | None = None
@@ -98,7 +98,7 @@ class PASDOptions:
     tile_overlap: int | None = None
     """Latents of context on each inner side of a tile."""
     tiling: Literal["blended", "published"] = "blended"
-    """blended fades tiles into each other; published weights them by a gaussian, as released."""
+    """blended fades tiles into each other; published weights them by a gaussian, as published."""
     tile_batch: int = 1
     """Tiles per call of the networks."""
     vae_tile: int | None = None
@@ -112,7 +112,7 @@ class PASDOptions:
     control_every: int | None = None
     """Steps for which one result of the ControlNet is reused; 1 is exact."""
     eight_bit: bool = False
-    """Round and cut colours to 8 bits where the released code does."""
+    """Round and cut colours to 8 bits where the published code does."""
 
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class NoisePredictor:
         self.fg_mask = fg_mask
         self.unit = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)  # pixels per latent
         # Guidance halves share what comes before the prompt, except where pooled text enters the first layer, in stock
-        # networks, and with published tiles: results should then be those of the released code, and convolutions of a
+        # networks, and with published tiles: results should then be those of the published code, and convolutions of a
         # batch of two round differently.
         stock = not isinstance(unet, PASDUNet)
         self.apart = stock or positive.pooled is not None or isinstance(tiles, GaussianTiles)
@@ -80,40 +81,22 @@ class NoisePredictor:
     def __call__(self, latents: Tensor, at: At) -> Tensor:
         """(b, 4, h, w) -> (b, 4, h, w), after guidance."""
         self._check_size(latents)
+        predict = partial(self._predict, at=at)
         if self.tiles is None:
-            return self._predict([Box(0, 0, *latents.shape[-2:])], latents, self._embedding(None), at)
+            return predict([Box(0, 0, *latents.shape[-2:])], latents, self._embedding(None))
         if isinstance(self.tiles, GaussianTiles):
-            return self.tiles.run(
-                lambda boxes, part: self._predict(boxes, part, self._embedding(boxes[0]), at),
-                latents,
-                with_boxes=True,
-            )
-        return self.tiles.run(
-            lambda boxes, part, embedding: self._predict(boxes, part, embedding, at),
-            latents,
-            self._embedding(None),
-            with_boxes=True,
-        )
+            return self.tiles.run(predict, latents, with_boxes=True)
+        return self.tiles.run(predict, latents, self._embedding(None), with_boxes=True)
 
-    def _predict(self, boxes: Sequence[Box], latents: Tensor, embedding: Tensor, at: At) -> Tensor:
-        """Guided prediction of (n * b, 4, h, w), the tiles of n boxes."""
-        key = f"guidance {_name(boxes)}"
-        if self.negative is None:
-            return self._halves(boxes, latents, embedding, at, guided=False)
-        if at.index % self.guidance_every and key in self.kept:
-            return self._halves(boxes, latents, embedding, at, guided=False) + self.kept[key]
-        negative, positive = self._halves(boxes, latents, embedding, at, guided=True).chunk(2)
-        guided = guide(negative, positive, self.guidance_scale)
-        if self.guidance_every > 1:
-            self.kept[key] = guided - positive
-        return guided
-
-    def _halves(self, boxes: Sequence[Box], latents: Tensor, embedding: Tensor, at: At, guided: bool) -> Tensor:
-        """Predictions of the negative and the positive half when `guided`, else of the positive one."""
+    def _predict(self, boxes: Sequence[Box], latents: Tensor, embedding: Tensor | None = None, *, at: At) -> Tensor:
+        """Guided prediction of (n * b, 4, h, w), the tiles of n boxes; without their embedding, of one box alone."""
+        embedding = self._embedding(boxes[0]) if embedding is None else embedding
+        key, guides = f"guidance {_name(boxes)}", self.negative is not None
+        guided = guides and not (at.index % self.guidance_every and key in self.kept)
         sample = torch.cat([latents] * 2) if guided and self.apart else latents
         down, mid = self._residuals(boxes, sample, embedding, at, guided)
         text, added, keys = self._text("unet", guided, len(boxes))
-        return self.unet(
+        predicted = self.unet(
             sample,
             at.timestep,
             text,
@@ -123,6 +106,13 @@ class NoisePredictor:
             mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
+        if not guided:
+            return predicted + self.kept[key] if guides else predicted
+        negative, positive = predicted.chunk(2)
+        predicted = guide(negative, positive, self.guidance_scale)
+        if self.guidance_every > 1:
+            self.kept[key] = predicted - positive
+        return predicted
 
     def _residuals(
         self, boxes: Sequence[Box], sample: Tensor, embedding: Tensor, at: At, guided: bool
@@ -159,7 +149,7 @@ class NoisePredictor:
         """(b, c, h, w) of the whole picture; of one box of latents, (2b, c, th, tw) when both halves will need it.
 
         One half would do, but convolutions round differently for a batch of two, and guidance makes nine times as much
-        of it: with published tiles, results should be those of the released code.
+        of it: with published tiles, results should be those of the published code.
         """
         if ("embedding", box) not in self.pieces:
             image = self.image

@@ -31,7 +31,7 @@ def prompt_with_classes(prompt: str, classes: Sequence[tuple[str, float]], *, as
     """The prompt, then the most probable class.
 
     Args:
-        as_published: forget the prompt too when no class is probable, as the released code does.
+        as_published: forget the prompt too when no class is probable, as the published code does.
     """
     name, probability = max(classes, key=lambda pair: pair[1], default=("", 0.0))
     if probability < LEAST_PROBABILITY:
@@ -89,7 +89,7 @@ class Describer:
 
 
 def coca_caption(device: str | torch.device = "cpu") -> Caption:
-    """The captioner that the released code uses, through open_clip."""
+    """The captioner that the published code uses, through open_clip."""
     import open_clip
 
     with _weights("the captioner CoCa of open_clip"):
@@ -128,7 +128,7 @@ def classifier(model: torch.nn.Module, transform: Callable[..., Any], names: Seq
 
 
 def yolo_objects(device: str | torch.device = "cpu") -> Objects:
-    """The detector that the released code uses, where its library is installed."""
+    """The detector that the published code uses, where its library is installed."""
     try:
         from ultralytics import YOLO
     except ImportError:

@@ -1,23 +1,22 @@
 """Restore pictures with a pixel-aware latent diffusion model (PASD, arXiv 2308.14469).
 
-Differences from the released code: the start level means what it says (`start_reading`), tiles fade into each other,
+Differences from the published code: the start level means what it says (`start_reading`), tiles fade into each other,
 the tiled VAE shares its statistics, colours are rounded once, and every picture has a random generator of its own. The
-released behaviour can be chosen where results depend on it: `PUBLISHED` holds these options.
+published behaviour can be chosen where results depend on it: `PUBLISHED` holds these options.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from restoration.bands import Picture, scaled, whole
+from restoration.bands import Restores, scaled
 from restoration.pasd.components import PASDComponents
 from restoration.pasd.memory import free_bytes, largest_tile, largest_vae_tile
 from restoration.pasd.options import PASDOptions
@@ -26,9 +25,7 @@ from restoration.pasd.prompts import Describer, full_prompt
 from restoration.pasd.sizes import Sizes, as_gray, finish, plan, prepare, thicken, transfer_chroma
 from restoration.pasd.unet import is_trained
 from restoration.restorer import Facts
-from vision.diffusion.backbone import (
-    Text,
-)
+from vision.diffusion.backbone import Text
 from vision.diffusion.denoise import At, Denoising, denoise_steps, set_steps
 from vision.diffusion.latents import (
     VAE_OVERLAP,
@@ -41,16 +38,15 @@ from vision.diffusion.latents import (
 )
 from vision.diffusion.tiling import GaussianTiles
 from vision.images import ImageLike, keep_grey, pad_to, to_pil, to_tensor
-from vision.refine import Step, drain, item_generators, observed
+from vision.refine import Observers, Step, drain, item_generators, observed
 from vision.refine.step import Stop
 from vision.tiles import Tiles
 
-PUBLISHED = {"start_reading": "published", "tiling": "published", "tile": 320, "tile_overlap": 8, "eight_bit": True}
-"""Options that make results those of the released code."""
+PUBLISHED = {"start_reading": "published", "tiling": "published", "tile": 320, "tile_overlap": 4, "eight_bit": True}
+"""Options that make results those of the published code."""
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 """Standard normal numbers of a shape (1, c, h, w)."""
-Observer = Callable[[Step[Denoising, At]], object]
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class Run:
     """One per picture."""
 
 
-class PASDRestorer(PASDComponents):
+class PASDRestorer(Restores[PASDOptions], PASDComponents):
     """Restores, colourizes and stylizes pictures; see `PASDComponents` for its parts."""
 
     Options = PASDOptions
@@ -98,32 +94,13 @@ class PASDRestorer(PASDComponents):
             return options.size[1], options.size[0]
         return scaled(height, width, options.scale)
 
-    def __call__(
-        self,
-        image: ImageLike,
-        options: PASDOptions | None = None,
-        *,
-        observers: Iterable[Observer] = (),
-    ) -> Picture:
-        """Restore a picture or a batch.
-
-        Args:
-            image: path, PIL image, (h, w, 3) uint8 array, or tensor (b, 3, h, w) or (3, h, w) RGB in [0, 1].
-            options: None for the defaults.
-            observers: called with every step.
-
-        Returns:
-            What was given: PIL image (for paths too; transparency is enlarged beside), array, or float32 tensor.
-        """
-        return whole(image, partial(self.bands, options=options, observers=observers))
-
     def bands(
         self,
         image: Tensor,
         options: PASDOptions | None = None,
         *,
         finish: Callable[[Tensor], Tensor] | None = None,
-        observers: Iterable[Observer] = (),
+        observers: Observers[Denoising, At] = (),
         progress: Callable[[float], object] | None = None,
     ) -> Iterator[Tensor]:
         """The result of (b, 3, h, w) RGB in [0, 1] as one finished band (b, 3, H, W), float32 on the CPU.
@@ -141,7 +118,7 @@ class PASDRestorer(PASDComponents):
             progress(1.0)
         yield result if finish is None else finish(result)
 
-    def restore(self, run: Run, observers: Iterable[Observer] = ()) -> Tensor:
+    def restore(self, run: Run, observers: Observers[Denoising, At] = ()) -> Tensor:
         """The result (b, 3, H, W), float32 on the CPU, of a run that `start` made; grey pictures stay grey."""
         last = drain(self.run_steps(run), observers)
         result = self.finish(run, self.decode(last.state, run.options))
@@ -155,7 +132,7 @@ class PASDRestorer(PASDComponents):
         image: ImageLike,
         options: PASDOptions | None = None,
         *,
-        observers: Iterable[Observer] = (),
+        observers: Observers[Denoising, At] = (),
         resume: Step[Denoising, At] | None = None,
     ) -> Iterator[Step[Denoising, At]]:
         """Iterate over the denoising of a picture or batch; `decode(step.state, options)` shows where it is.

@@ -1,7 +1,7 @@
 """Sizes on the way through PASD, and the colours and the size of the result.
 
-Pictures are resized in 8 bits by Pillow, as the released code does: it is what the networks were trained with. Results
-are resized by Pillow in floats, unless the released code's 8 bits are asked for.
+Pictures are resized in 8 bits by Pillow, as the published code does: it is what the networks were trained with. Results
+are resized by Pillow in floats, unless the published code's 8 bits are asked for.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def finish(image: Tensor, source: Tensor, size: Size, color: Color = "wavelet", 
         source: (b, 3, H, W) what the networks saw.
         size: (width, height).
         color: how colours are transferred.
-        eight_bit: round and cut to 8 bits where the released code does; otherwise nowhere.
+        eight_bit: round and cut to 8 bits where the published code does; otherwise nowhere.
 
     Returns:
         (b, 3, height, width) in [0, 1].

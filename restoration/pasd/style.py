@@ -1,8 +1,8 @@
 """Personalised stylization: another base model, or a LoRA, under the trained pixel attention and ControlNet.
 
 A base is a Stable Diffusion folder, a UNet's folder, or a single safetensors file as people share them. It replaces or
-blends the base weights alone; what PASD trained stays as it is (the released code loses it for folders). LoRA files are
-merged into the weights.
+blends the base weights alone; what PASD trained stays as it is (the published code loses it for folders). LoRA files
+are merged into the weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from restoration.pasd.folders import folder_tensors
 from vision.diffusion.backbone import TextEncoders, load_text, load_vae
-from vision.hub import first_names, read_tensors
+from vision.weights import first_names, read_tensors
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -71,7 +71,7 @@ def merge_lora(
         networks: unet, and te: the text encoder or encoders.
         tensors: of a file in kohya's, diffusers' or peft's naming.
         scale: factor of all products.
-        use_alpha: as trained; the released code leaves alpha out, which makes most LoRAs stronger.
+        use_alpha: as trained; the published code leaves alpha out, which makes most LoRAs stronger.
 
     Returns:
         Names of the weights that changed, without their network.

@@ -9,7 +9,7 @@ half of the captions empty; the authors trained 500 000 updates on 8 GPUs. A cap
 file beside an image; images without one have none.
 
 Losses: the noise's squared error, and the absolute error of the three pictures that the image encoder predicts
-(section 3.1). Colourization adds the colourfulness of these pictures, once; the released code adds it three times.
+(section 3.1). Colourization adds the colourfulness of these pictures, once; the published code adds it three times.
 """
 
 from __future__ import annotations

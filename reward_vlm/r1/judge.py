@@ -3,21 +3,21 @@
 A judgement is a set of votes: K samples of each comparison, in one or both orders of the answers; the rules for ties
 are those of `reward_vlm.judges`.
 
-Differences from the release: it judges each pair once, with the better answer always first, and reads anything but "1"
-as the second; here the default looks at both orders, and unreadable replies do not count.
+Differences from the published code: it judges each pair once, with the better answer always first, and reads anything
+but "1" as the second; here the default looks at both orders, and unreadable replies do not count.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from reward_vlm.chat import Chat, WithChat, listed, spelled
+from reward_vlm.chat import WithChat, listed, spelled
 from reward_vlm.dialogue import Dialogue, Video
 from reward_vlm.judges import Judged, Query, Vote, as_query, tally, winner_of
 from reward_vlm.r1.options import CONFIG, R1Config, R1Options
@@ -27,7 +27,7 @@ from reward_vlm.vlm import ChatModel, Sampling
 from vision import hub
 from vision.config import load_config, read_json
 from vision.images import ImageLike
-from vision.refine import PerItem, Step, drain, item_generators, observed, refine_steps
+from vision.refine import Observers, PerItem, Step, drain, item_generators, observed, refine_steps
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "r1-mini"
 """Folder of the embedded judges: one sub-folder per variant."""
@@ -45,7 +45,11 @@ class Ballots:
     """Every reply so far."""
 
 
-Observer = Callable[[Step[Ballots, int]], object]
+Watchers = Observers[Ballots, int]
+Shown = ImageLike | Video | Sequence[ImageLike | Video] | None
+"""What a question is about: a picture (path, PIL, array, tensor), a film, several of them, or None."""
+Answers = Sequence[str | ImageLike]
+"""Texts (strings), or pictures (paths as `pathlib.Path`, PIL, arrays, tensors); two or more."""
 
 
 @dataclass
@@ -53,8 +57,6 @@ class R1Judge(WithChat):
     """A vision-language model as a judge of answers."""
 
     config_name: ClassVar[str] = CONFIG
-    chat: Chat
-    """The model."""
     config: R1Config = field(default_factory=R1Config)
     """How it was taught to be asked."""
     audited: Mapping[str, Any] | None = None
@@ -102,12 +104,12 @@ class R1Judge(WithChat):
 
     def __call__(
         self,
-        image: ImageLike | Video | Sequence[ImageLike | Video] | None,
+        image: Shown,
         question: str,
-        answers: Sequence[str | ImageLike],
+        answers: Answers,
         options: R1Options | None = None,
         *,
-        observers: Iterable[Observer] = (),
+        observers: Watchers = (),
     ) -> Judged:
         """Judge the answers to one question.
 
@@ -122,12 +124,12 @@ class R1Judge(WithChat):
 
     def steps(
         self,
-        image: ImageLike | Video | Sequence[ImageLike | Video] | None,
+        image: Shown,
         question: str,
-        answers: Sequence[str | ImageLike],
+        answers: Answers,
         options: R1Options | None = None,
         *,
-        observers: Iterable[Observer] = (),
+        observers: Watchers = (),
         resume: Step[Ballots, int] | None = None,
     ) -> Iterator[Step[Ballots, int]]:
         """Iterate over the rounds of the tournament about one question; `step.state.votes[0]` are the votes so far.
@@ -140,7 +142,7 @@ class R1Judge(WithChat):
         yield from observed(steps, observers)
 
     def batch(
-        self, queries: Sequence[Query], options: R1Options | None = None, *, observers: Iterable[Observer] = ()
+        self, queries: Sequence[Query], options: R1Options | None = None, *, observers: Watchers = ()
     ) -> list[Judged]:
         """Judge many questions; prompts of different questions are read together."""
         options = options or R1Options()

@@ -1,8 +1,8 @@
 """How well pairs were judged: the measures of an honest protocol.
 
-The release shows the better answer first in every row, so that a judge that always says "1" scores 100 %. Here each
-pair is judged in both orders; reported are the accuracy in a random order (drawn from a seed), the share that is right
-in both, the share of "1" (0.5 for a judge without position bias), the accuracy of K votes, and 95 % intervals.
+The published code shows the better answer first in every row, so that a judge that always says "1" scores 100 %. Here
+each pair is judged in both orders; reported are the accuracy in a random order (drawn from a seed), the share that is
+right in both, the share of "1" (0.5 for a judge without position bias), the accuracy of K votes, and 95 % intervals.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class StableReinforce:
     """Judgements per prompt."""
     estimator: Literal["reinforce", "rloo", "group_mean"] = "reinforce"
     """Baseline from the samples of a prompt."""
-    filter: Literal["sigma", "release", "none"] = "sigma"
+    filter: Literal["sigma", "published", "none"] = "sigma"
     """Which advantages are dropped."""
     filter_width: float = 3.0
     """Of the filter, in standard deviations."""
@@ -88,8 +88,8 @@ class StableReinforce:
     epsilon: float = 0.2
     """Ratios outside 1 -/+ epsilon gain nothing."""
     skip_equal: bool = True
-    """A rollout whose judgements all earn the same teaches nothing and moves no weights. The release whitens what is
-    left of its advantages, which is noise."""
+    """A rollout whose judgements all earn the same teaches nothing and moves no weights. The published code whitens
+    what is left of its advantages, which is noise."""
     rollout_updates: int = 2
     """Updates that one set of judgements is used for."""
     temperature: float = 1.0

@@ -66,7 +66,7 @@ should cover all the aspects listed above.
 
 #### **Output Format (strictly follow):**\x20\x20
 <think>Your detailed comparative analysis goes here</think><answer>Your 1 or 2 choice here</answer>"""
-"""An older wording, whose headings are those of the released training rows."""
+"""An older wording, whose headings are those of the published training rows."""
 
 PLAIN = "{question} response 1 : {answer1} . response 2 : {answer2} ."
 """What the small judges of this project are trained with."""
@@ -94,7 +94,7 @@ You are a strict judge with one task: Determine if the Model's Response  exactly
 
 Output:\x20
 """
-"""What the judge of consistency is asked, with the release's spelling."""
+"""What the judge of consistency is asked, with the published code's spelling."""
 
 
 def fill(template: str, **fields: str) -> str:

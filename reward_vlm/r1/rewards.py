@@ -1,10 +1,11 @@
 """Rewards of a judgement: format, result, and consistency of reasoning and answer.
 
-total = 0.5 format + result (1 + 0.5 consistency). Source: R1-Reward, section 3.3, and the released reward server.
+total = 0.5 format + result (1 + 0.5 consistency). Source: R1-Reward, section 3.3, and the published reward server.
 
-Differences from the release: results are compared strictly (its lenient comparison, for numbers, is `lenient`); the
-consistency judge is asked only when the result is right, since it does not matter otherwise, and concurrently; an
-answer that cannot be graded earns 0 (the release gives 1 on any error and grades the prompt when the reply is empty).
+Differences from the published code: results are compared strictly (its lenient comparison, for numbers, is `lenient`);
+the consistency judge is asked only when the result is right, since it does not matter otherwise, and concurrently; an
+answer that cannot be graded earns 0 (the published code gives 1 on any error and grades the prompt when the reply is
+empty).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def result_reward(text: str, answers: Sequence[str], mode: Literal["strict", "le
     Args:
         answers: accepted answers, tagged ("<answer>2</answer>") or bare ("2").
         mode: "strict" wants the answer tag with the digit (or "response 2"); "lenient" compares numbers wherever they
-            stand, as the release does.
+            stand, as the published code does.
     """
     read = choice if mode == "strict" else lenient_choice
     given = read(text)
@@ -169,7 +170,7 @@ class JudgementReward:
     mode: Literal["strict", "lenient"] = "strict"
     """How results are compared, see `result_reward`."""
     signed: bool = True
-    """Inconsistency counts -1 as in the release; False: 0 as in the paper."""
+    """Inconsistency counts -1 as in the published code; False: 0 as in the paper."""
     __name__: str = field(default="judgement", init=False)
     """For the log."""
     known: dict[tuple[str, ...], Parts] = field(default_factory=dict, init=False, repr=False)

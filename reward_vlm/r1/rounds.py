@@ -57,19 +57,9 @@ class Policy:
     """Held-out accuracy of every round so far."""
 
 
-def reinforce(
-    start: Path,
-    rows: Sequence[JudgementRow],
-    held_out: Sequence[Preference],
-    options: R1Training,
-    say: Log,
-    guides: Mapping[str, str] | None = None,
-) -> Path:
-    """StableReinforce in rounds, see the module's docstring; `guides` are replies of an expert by the rows' ids."""
-    weights = options.folder / "weights"
-    if weights.exists():
-        return weights
-    rounds = Rounds(start, rows, held_out, options, say, guides)
+def reinforce(rounds: Rounds) -> Path:
+    """StableReinforce in rounds, see the module's docstring; returns the folder of the weights."""
+    options, say, weights = rounds.options, rounds.say, rounds.options.folder / "weights"
     several, memory = options.rounds > 1, options.folder / "rounds"
     resume = load_checkpoint(memory, types=(Policy,)) if several else None
     rounds.checkpoint = None if several else last_checkpoint(options.folder)
@@ -108,6 +98,7 @@ class Rounds:
         say: Log,
         guides: Mapping[str, str] | None = None,
     ):
+        """`guides` are replies of an expert by the rows' ids."""
         self.start, self.rows, self.held_out, self.options, self.say = start, list(rows), held_out, options, say
         self.guides, self.reference = guides, start
         self.judge = R1Judge.from_pretrained(start, dtype=getattr(torch, options.dtype))

@@ -17,8 +17,8 @@ optimiser, the schedule and the checkpoints are TRL's own: the form for ZeRO-3, 
 does not fit one process; there a run goes on from TRL's last checkpoint, whose pending rollout is drawn anew, so the
 weights may differ from those of an undisturbed run.
 
-Differences from the release: the policy sees the pictures; the learning rate and the weight of the divergence are
-choices (the release: 3e-7, 1e-3; the paper: 1e-6, 0).
+Differences from the published code: the policy sees the pictures; the learning rate and the weight of the divergence
+are choices (the published code: 3e-7, 1e-3; the paper: 1e-6, 0).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from reward_vlm.data import JudgementRow, Preference, preference, read_rows
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Training
-from reward_vlm.r1.rounds import reinforce
+from reward_vlm.r1.rounds import Rounds, reinforce
 from reward_vlm.r1.rows import row_reader, training_set
 from reward_vlm.r1.stages import lora_config, trl_arguments, write_judge
 from reward_vlm.training import kept_start, supervise
@@ -61,7 +61,10 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
             say(f"left out: {sentence}")
     if options.stage == "sft":
         return cold_start(start, rows, held_out, options, say)
-    return reinforce(start, rows, held_out, options, say, _guides(options, rows, row_reader(config), say))
+    if (options.folder / "weights").exists():
+        return options.folder / "weights"
+    guides = _guides(options, rows, row_reader(config), say)
+    return reinforce(Rounds(start, rows, held_out, options, say, guides))
 
 
 def _guides(options: R1Training, rows: Sequence[JudgementRow], read: Any, say: Log) -> dict[str, str] | None:

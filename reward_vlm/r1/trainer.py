@@ -47,11 +47,11 @@ class StableReinforceConfig(GRPOConfig):
     beta: float = 1e-3
     """Weight of the k1 divergence in the token rewards."""
     adam_beta2: float = 0.95
-    """As in the release."""
+    """As in the published code."""
     preclip: float | None = 1000.0
     """Bound of the ratio before exp; None: no bound."""
     advantage_filter: str = "sigma"
-    """sigma, release or none."""
+    """sigma, published or none."""
     filter_width: float = 3.0
     """Of the filter, in standard deviations."""
     advantage_estimator: str = "reinforce"
@@ -68,7 +68,7 @@ class StableReinforceConfig(GRPOConfig):
     """Times as many rollouts are drawn as are kept."""
 
     lr_scheduler_type: str = "cosine_with_min_lr"
-    """As in the release."""
+    """As in the published code."""
     lr_scheduler_kwargs: Any = field(default_factory=lambda: {"min_lr_rate": 0.1})
     """Lowest rate."""
     warmup_steps: float = 0.03
@@ -76,7 +76,7 @@ class StableReinforceConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         if self.steps_per_generation is None and self.generation_batch_size is None:
-            self.steps_per_generation = 2 * self.gradient_accumulation_steps  # as in the release: two updates a rollout
+            self.steps_per_generation = 2 * self.gradient_accumulation_steps  # as published: two updates a rollout
         samples = self.num_generations
         if samples == 1:  # TRL refuses one sample per prompt because its own advantages would be 0; ours are not
             self.num_generations = self._group_for_checks()

@@ -1,10 +1,10 @@
 """A duel between one who plants faults and one who finds them: the game, and the offline loss that both learn by.
 
 Source: "SPC: Evolving Self-Play Critic via Adversarial Games for LLM Reasoning" (arXiv 2504.19162), section 3, and its
-released code: a fault counts only when it really makes things worse; who wins earns 1, who loses -1; the loss is a
+published code: a fault counts only when it really makes things worse; who wins earns 1, who loses -1; the loss is a
 clipped ratio of whole sequences, with the likelihood of supervised rows beside it.
 
-Difference from the release: rows may stand in a batch; there they stand alone.
+Difference from the published code: rows may stand in a batch; there they stand alone.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def duel_loss(
     """Mean over the played rows of -min(r rho, r clip(rho, 1 -/+ clip)), plus coefficient times the mean negative
     log-likelihood per token of the supervised rows; rho = exp of the mean difference of the log-probabilities.
 
-    With a reward of -1 the loss grows with rho without a bound, as in the release.
+    With a reward of -1 the loss grows with rho without a bound, as in the published code.
 
     Args:
         log_probs: (B, T) of the policy, with gradients.

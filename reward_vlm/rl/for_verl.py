@@ -8,8 +8,8 @@ In a script that starts verl, `register()` adds both under the name "stable_rein
     custom_reward_function.path=.../reward_vlm/rl/for_verl.py +custom_reward_function.reward_kwargs.source=org/name
 
 Tensors are (batch, response length), masks 1 on real tokens. Signatures: verl/trainer/ppo/core_algos.py and
-verl/workers/reward_manager/batch.py, January 2026. The divergence acts in the token rewards, as in the release; verl
-puts it there with `use_kl_in_reward`.
+verl/workers/reward_manager/batch.py, January 2026. The divergence acts in the token rewards, as in the published code;
+verl puts it there with `use_kl_in_reward`.
 """
 
 from __future__ import annotations

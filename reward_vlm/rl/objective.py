@@ -2,11 +2,11 @@
 
 Shapes: (B, T) are B sequences of T tokens, padded on the right; masks are true on real tokens, the end of the turn
 included. Source: "R1-Reward: Training Multimodal Reward Model Through Stable Reinforcement Learning" (arXiv
-2505.02835), section 3, and its released code; `release` modes reproduce the code where it differs from the paper.
+2505.02835), section 3, and its published code; `published` modes reproduce the code where it differs from the paper.
 
-Differences from the release: padding is left out with `where`, so a NaN in it cannot reach the loss, and a sequence
-without tokens counts 0 instead of NaN; with the `sigma` filter a sequence with a NaN reward is left out of the batch
-instead of emptying it.
+Differences from the published code: padding is left out with `where`, so a NaN in it cannot reach the loss, and a
+sequence without tokens counts 0 instead of NaN; with the `sigma` filter a sequence with a NaN reward is left out of the
+batch instead of emptying it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 Estimator = Literal["reinforce", "rloo", "group_mean"]
-Filter = Literal["sigma", "release", "none"]
+Filter = Literal["sigma", "published", "none"]
 
 
 def group_advantages(rewards: Tensor, size: int, estimator: Estimator = "reinforce") -> Tensor:
@@ -123,13 +123,13 @@ def whiten_and_filter(
     Args:
         returns: (B, T).
         mask: (B, T).
-        mode: "sigma" is the paper's rule: advantages beyond `width` standard deviations become 0. "release" is the
+        mode: "sigma" is the paper's rule: advantages beyond `width` standard deviations become 0. "published" is the
             code's: bounds are the raw mean of the returns -/+ `width`, so that with mostly good answers every negative
             advantage becomes 0; and a NaN anywhere empties the batch. "none" whitens only.
         reduce: adds a tensor up over processes; None: there is one process.
     """
-    if mode not in ("sigma", "release", "none"):
-        raise ValueError(f"The advantage filter must be sigma, release or none, got {mode!r}.")
+    if mode not in ("sigma", "published", "none"):
+        raise ValueError(f"The advantage filter must be sigma, published or none, got {mode!r}.")
     mask, reduce = mask.bool(), reduce or (lambda tensor: tensor)
     counted = mask & returns.isfinite() if mode == "sigma" else mask
     kept = torch.where(counted, returns, 0.0)

@@ -1,11 +1,11 @@
 """Which rollouts are learnt from: more are drawn than kept, and the flawed ones among the right are left out.
 
 Source: "rStar2-Agent: Agentic Reasoning Technical Report" (arXiv 2508.20722), section 3.2 (GRPO-RoC, resample on
-correct), and its released code: right rollouts are chosen by their form, wrong ones are not, so that failures stay
+correct), and its published code: right rollouts are chosen by their form, wrong ones are not, so that failures stay
 various.
 
-Differences from the release: where the rounded shares do not add up to the number that is kept (which stops it), the
-right rollouts get the rest.
+Differences from the published code: where the rounded shares do not add up to the number that is kept (which stops it),
+the right rollouts get the rest.
 """
 
 from __future__ import annotations

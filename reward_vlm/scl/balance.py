@@ -1,7 +1,7 @@
 """Balance exploration and exploitation in learning from own answers: a score, and settings that maximise it.
 
 Source: "B-STaR: Monitoring and Balancing Exploration and Exploitation in Self-Taught Reasoners" (arXiv 2412.17256),
-section 3 and equation 3, and its released code.
+section 3 and equation 3, and its published code.
 """
 
 from __future__ import annotations

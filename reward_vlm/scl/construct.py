@@ -6,8 +6,8 @@ r"""Make preference pairs of a model's own corrections.
         --folder runs/pairs
 
 Writes records.jsonl (every question with the whole dialogue), pairs.jsonl (what `--recipe published` trains on) and
-counts.json. Answers are written batch by batch: the same command goes on after a kill. `--released minicpm` asks, reads
-and stores as the release's script does for this model.
+counts.json. Answers are written batch by batch: the same command goes on after a kill. `--published minicpm` asks,
+reads and stores as the published code's script does for this model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reward_vlm.job import Dtype, place
 from reward_vlm.scl.corrector import PRETRAINED, SCLCorrector
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import build_pairs
-from reward_vlm.scl.published import released, write_preferences
+from reward_vlm.scl.published import asked_as_published, write_preferences
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
 from vision.checkpoints import Log, one_at_a_time
 
@@ -37,7 +37,7 @@ class PairConstruction:
     data: str | None = None
     """The set's file, folder or name on the hub; None: where it was published."""
     split: str | None = None
-    """Of the set; None: the one that the release uses."""
+    """Of the set; None: the one that the published code uses."""
     limit: int | None = None
     """Use so many of its rows."""
     held_out: Path | None = None
@@ -48,8 +48,8 @@ class PairConstruction:
     """Source of the weights; None: the embedded model."""
     asking: SCLOptions = field(default_factory=lambda: SCLOptions(temperature=0.7))
     """How the model is asked."""
-    released: str | None = None
-    """Ask and store as the release does for minicpm, internlm, llava7b or llava13b."""
+    published: str | None = None
+    """Ask and store as the published code does for minicpm, internlm, llava7b or llava13b."""
     prompt: Literal["full", "bare"] = "full"
     """A pair's prompt: the first turn as it was sent, or the question alone."""
     device: str = "auto"
@@ -68,8 +68,8 @@ class PairConstruction:
             raise ValueError("--data, --split and --limit belong to a --benchmark.")
         if self.asking.reviews == ():
             raise ValueError("Pairs come from reviews; give at least one (--asking.reviews).")
-        if self.released is not None:
-            released(self.released, "construction")
+        if self.published is not None:
+            asked_as_published(self.published, "construction")
 
 
 @one_at_a_time
@@ -89,8 +89,8 @@ def train(options: PairConstruction, *, log: Log | None = None) -> Path:
     corrector = SCLCorrector.from_pretrained(options.start, **place(options.device, options.dtype))
     asking, prompt = options.asking, options.prompt
     first = (asking.reviews or corrector.config.reviews)[0]
-    if options.released is not None:
-        config, own = released(options.released, "construction", first)
+    if options.published is not None:
+        config, own = asked_as_published(options.published, "construction", first)
         corrector, prompt = SCLCorrector(corrector.chat, config), "bare"
         asking = replace(own, batch_size=asking.batch_size, seed=asking.seed)
     pairs = build_pairs(
@@ -103,9 +103,9 @@ def train(options: PairConstruction, *, log: Log | None = None) -> Path:
         prompt=prompt,
         log=say,
     )
-    if options.released is not None:
+    if options.published is not None:
         number = first if isinstance(first, int) else None
-        write_preferences(pairs, options.folder, options.released, options.benchmark or "questions", number)
+        write_preferences(pairs, options.folder, options.published, options.benchmark or "questions", number)
     say(f"{len(pairs)} pairs of {len(questions)} questions are in {options.folder / 'pairs.jsonl'}")
     return options.folder / "pairs.jsonl"
 
@@ -119,7 +119,7 @@ def _questions(options: PairConstruction, say: Log) -> list[Question]:
             options.benchmark,
             options.data,
             pictures=options.folder / "images",
-            published=options.released is not None,
+            published=options.published is not None,
             split=options.split,
             limit=options.limit,
             skip_bad=options.skip_bad,

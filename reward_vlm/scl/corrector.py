@@ -3,15 +3,15 @@
 The loop is a fold of one move over a schedule: the question, then the reviews. The move appends the next request to the
 dialogue, lets the model reply, and appends the reply. No one tells the model the right answer.
 
-Differences from the release: the default prompt and the strict reading of answers are ours (`reward_vlm.scl.prompts`,
-`reward_vlm.scl.extract`; both of the release's are there), replies are not sampled unless asked for (the release
-samples at 0.7), a judge or votes may decide whether a review is taken, and rounds may end when an answer is confirmed.
-Source: arXiv 2410.04055, sections 3.1 and 4.4.
+Differences from the published code: the default prompt and the strict reading of answers are ours
+(`reward_vlm.scl.prompts`, `reward_vlm.scl.extract`; both of the published code's are there), replies are not sampled
+unless asked for (the published code samples at 0.7), a judge or votes may decide whether a review is taken, and rounds
+may end when an answer is confirmed. Source: arXiv 2410.04055, sections 3.1 and 4.4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from reward_vlm.chat import Chat, WithChat
+from reward_vlm.chat import WithChat
 from reward_vlm.data import Question
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.judges import Judge, Query
@@ -31,7 +31,7 @@ from reward_vlm.vlm import ChatModel, Reply, Sampling
 from vision import hub
 from vision.config import load_config
 from vision.images import ImageLike
-from vision.refine import PerItem, Step, drain, item_generators, observed, refine_steps
+from vision.refine import Observers, PerItem, Step, drain, item_generators, observed, refine_steps
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "scl-mini"
 Comparison = Judge | Callable[[Query], Sequence[float] | Tensor]
@@ -86,9 +86,13 @@ class Talks:
     """One per question, for sampling."""
 
 
+Shown = ImageLike | Sequence[ImageLike] | None
+"""A picture (path, PIL, array, tensor), several, or none."""
+Choices = Sequence[str] | Mapping[str, str]
+"""Texts of the options, or by their letters."""
 Request = int | str | None
 """None: the question; a number or a text: a review."""
-Observer = Callable[[Step[Talks, Request]], object]
+Watchers = Observers[Talks, Request]
 
 
 @dataclass
@@ -96,8 +100,6 @@ class SCLCorrector(WithChat):
     """A vision-language model that answers and reviews its answers."""
 
     config_name: ClassVar[str] = CONFIG
-    chat: Chat
-    """The model."""
     config: SCLConfig = field(default_factory=SCLConfig)
     """How it was taught to be asked."""
     judge: Comparison | None = None
@@ -136,12 +138,12 @@ class SCLCorrector(WithChat):
 
     def __call__(
         self,
-        image: ImageLike | Sequence[ImageLike] | None,
+        image: Shown,
         question: str | Question,
-        choices: Sequence[str] | Mapping[str, str] = (),
+        choices: Choices = (),
         options: SCLOptions | None = None,
         *,
-        observers: Iterable[Observer] = (),
+        observers: Watchers = (),
     ) -> Talk:
         """Answer one question and review the answer.
 
@@ -160,12 +162,12 @@ class SCLCorrector(WithChat):
 
     def steps(
         self,
-        image: ImageLike | Sequence[ImageLike] | None,
+        image: Shown,
         question: str | Question,
-        choices: Sequence[str] | Mapping[str, str] = (),
+        choices: Choices = (),
         options: SCLOptions | None = None,
         *,
-        observers: Iterable[Observer] = (),
+        observers: Watchers = (),
         resume: Step[Talks, Request] | None = None,
     ) -> Iterator[Step[Talks, Request]]:
         """Iterate over the answers to one question; `step.state.talks[0]` is the dialogue so far.
@@ -178,7 +180,11 @@ class SCLCorrector(WithChat):
         yield from observed(self._answers(questions, options or SCLOptions(), resume), observers)
 
     def batch(
-        self, questions: Sequence[Question], options: SCLOptions | None = None, *, observers: Iterable[Observer] = ()
+        self,
+        questions: Sequence[Question],
+        options: SCLOptions | None = None,
+        *,
+        observers: Watchers = (),
     ) -> list[Talk]:
         """Answer and review many questions; the model reads `batch_size` of them at once."""
         options = options or SCLOptions()
@@ -290,9 +296,9 @@ class SCLCorrector(WithChat):
 
 
 def multiple_choice(
-    image: ImageLike | Sequence[ImageLike] | None,
+    image: Shown,
     question: str | Question,
-    choices: Sequence[str] | Mapping[str, str] = (),
+    choices: Choices = (),
 ) -> Question:
     """A question without a known answer, as pictures, text and choices; a `Question` is returned as it is.
 

@@ -1,8 +1,8 @@
 """The chosen option out of a model's reply. Nothing here raises, whatever the text holds.
 
 `strict` is ours: every mark ## ... ## that holds an option must hold the same one. `construction` and `evaluation` are
-the two extractors of the release, kept for comparison. Both take the first mark; they differ in when they look for a
-letter before a full stop ("B. matches"): the construction of pairs does so before any mark but ## A ##, so that a
+the two extractors of the published code, kept for comparison. Both take the first mark; they differ in when they look
+for a letter before a full stop ("B. matches"): the construction of pairs does so before any mark but ## A ##, so that a
 sentence about an option beats the marked answer ## 1 ##, ## (C) ## or ## E ##. Source: ivy3h/SCL.
 """
 
@@ -23,17 +23,18 @@ _OPTION = re.compile(r"[\s*_`\[(]*([A-Za-z]|\d{1,2})(?:[\s*_`\])]*$|\s*[])]?[.:)
 
 
 def construction(text: str) -> str | None:
-    """What the release's construction of pairs reads; None when it finds nothing."""
+    """What the published code's construction of pairs reads; None when it finds nothing."""
     return _first(text, _LETTER, _SENTENCE, _ANYTHING, _DIGIT)
 
 
 def evaluation(text: str) -> str | None:
-    """What the release's inference script reads; None when it finds nothing."""
+    """What the published code's inference script reads; None when it finds nothing."""
     return _first(text, _LETTER, _ANYTHING, _DIGIT, _SENTENCE)
 
 
 def recorded(text: str) -> str:
-    """What the release's inference script stores and compares: the whole reply where `evaluation` finds nothing."""
+    """What the published code's inference script stores and compares: the whole reply where `evaluation` finds
+    nothing."""
     return evaluation(text) or text
 
 

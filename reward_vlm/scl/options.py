@@ -23,9 +23,9 @@ class SCLConfig:
     extract: Variant = "strict"
     """How the chosen option is read out of a reply, see `reward_vlm.scl.extract`."""
     reviews: tuple[int | str, ...] = (2,)
-    """Requests to look again when a call names none, see `SCLOptions`; 2 is the release's default."""
+    """Requests to look again when a call names none, see `SCLOptions`; 2 is the published code's default."""
     image_each_turn: bool = False
-    """Show the pictures with every request (as the release does for LLaVA), or with the question alone."""
+    """Show the pictures with every request (as the published code does for LLaVA), or with the question alone."""
     max_new_tokens: int = 1024
     """Longest reply."""
     max_pixels: int | None = None
@@ -49,7 +49,7 @@ class SCLOptions:
     stop_when_unchanged: bool = False
     """End when a review leaves the chosen option as it is."""
     temperature: float = 0.0
-    """0 takes the most probable reply; the release samples at 0.7."""
+    """0 takes the most probable reply; the published code samples at 0.7."""
     top_p: float = 1.0
     """See `Sampling`."""
     batch_size: int = 8

@@ -4,9 +4,9 @@ A question is answered twice, before and after review. Compared with the right a
 right, 2 wrong and right, 3 right and wrong, 4 wrong and wrong. Types 2 and 3 become pairs: the right reply is chosen,
 the wrong one rejected; 1 and 4 teach nothing. Source: arXiv 2410.04055, section 3.2.
 
-Differences from the release: a pair's prompt is the first turn as it was sent (the release keeps the bare question,
-without options and format; `prompt="bare"` does so), pictures are kept as they are (the release compresses them as JPEG
-twice), and nothing is lost when a run is killed.
+Differences from the published code: a pair's prompt is the first turn as it was sent (the published code keeps the bare
+question, without options and format; `prompt="bare"` does so), pictures are kept as they are (the published code
+compresses them as JPEG twice), and nothing is lost when a run is killed.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def to_pair(record: Record, prompt: PairPrompt = "full", made_by: Mapping[str, A
     """The pair that a record gives, None for types 1 and 4.
 
     Args:
-        prompt: "full" is the first turn as it was sent, "bare" the question alone (the release).
+        prompt: "full" is the first turn as it was sent, "bare" the question alone (the published code).
         made_by: kept with the pair.
     """
     if record.type not in PAIRED:
@@ -193,7 +193,7 @@ def build_pairs(
 
     Args:
         folder: gets records.jsonl (see `answer_all`), pairs.jsonl, counts.json and the pictures that are no files.
-        options: how the model is asked; the release samples at temperature 0.7.
+        options: how the model is asked; the published code samples at temperature 0.7.
         model: name of the weights, kept with every pair; a folder that was begun with another is refused.
         evaluation: questions that the model will be measured with, see `refuse_overlap`.
         prompt: see `to_pair`.

@@ -2,7 +2,8 @@
 
 Styles:
 - "full" (ours): the options, one per line, then the request to explain and to mark the answer;
-- "construction" and "evaluation": the two scripts of the release to the letter. They differ in the character before
+- "construction" and "evaluation": the two scripts of the published code to the letter. They differ in the character
+  before
   the request (a space, a line break) and, for ScienceQA, before the options; the layout of the options depends on the
   data set (`Question.source`), and MMStar and RealWorldQA hold them in the question's text;
 - "plain": the question and its options and nothing else, for small models that were taught to answer so.
@@ -48,7 +49,8 @@ def review(prompt: int | str, question: Question, style: Style = "full") -> str:
     """A turn that asks the model to look at its answer again.
 
     Args:
-        prompt: a number from 0 to 3, see `REVIEWS`, or a text of one's own. The release sends an empty text when it is
+        prompt: a number from 0 to 3, see `REVIEWS`, or a text of one's own. The published code sends an empty text when
+        it is
             given any other number.
         question: what it is about; it decides about the example in the format of the answer.
 
@@ -82,7 +84,8 @@ def answer_format(question: Question) -> str:
 
 
 def published_options(question: Question, style: Literal["construction", "evaluation"] = "evaluation") -> str:
-    """The options as the release lays them out for the question's data set; those it does not know: as MMBench's.
+    """The options as the published code lays them out for the question's data set; those it does not know: as
+    MMBench's.
 
     Options without a text are left out of MMBench's; MMTBench's are always four, "nan" where one is missing.
     """

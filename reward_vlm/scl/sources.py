@@ -1,10 +1,11 @@
 """Readers for multiple-choice benchmarks, from local files or the `datasets` library.
 
 Rows become `Question`s with their pictures as files in a folder; they are read one by one, so that a set may be larger
-than memory. Unlike the release, options that are missing or empty are left out, each of MMEvalPro's three questions of
-a triplet has an id of its own, and RealWorldQA's request to answer without explanation is cut off; `published=True`
-keeps all that. SEED-Bench's films are represented by their first frame, as in the release. These sets are made for
-evaluation: pairs that a model learns from must come from other questions (`reward_vlm.scl.pairs.refuse_overlap`).
+than memory. Unlike the published code, options that are missing or empty are left out, each of MMEvalPro's three
+questions of a triplet has an id of its own, and RealWorldQA's request to answer without explanation is cut off;
+`published=True` keeps all that. SEED-Bench's films are represented by their first frame, as in the published code.
+These sets are made for evaluation: pairs that a model learns from must come from other questions
+(`reward_vlm.scl.pairs.refuse_overlap`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Benchmark:
     repository: str | None
     """On the hub; None: the set comes as a file of tab-separated values."""
     split: str = "test"
-    """The one that the release uses."""
+    """The one that the published code uses."""
     id: str | None = None
     """Field of the id; None: the running number."""
     options: Callable[[Row], list[tuple[str, Any]]] = lambda row: []
@@ -47,7 +48,7 @@ class Benchmark:
     answer: Callable[[Row], Any] = lambda row: row["answer"]
     """Of a row: a letter or what names the right option."""
     blank: str | None = None
-    """What the release has for an option that is missing; None: its printed form."""
+    """What the published code has for an option that is missing; None: its printed form."""
     asked: Callable[[Row], bool] = lambda row: True
     """Whether a row is a multiple-choice question."""
 
@@ -110,8 +111,8 @@ def read_benchmark(
         source: a .tsv, .csv, .parquet or .jsonl file, a folder of .parquet files (whose names begin with the split),
             a folder that `datasets` saved, or a name on the hub; None: where the set was published.
         pictures: folder that gets the pictures; those that are there already are not written again.
-        published: keep options, ids and questions as the release has them.
-        split: of the data set; None: the one that the release uses.
+        published: keep options, ids and questions as the published code has them.
+        split: of the data set; None: the one that the published code uses.
         revision: of a hub source.
         limit: read so many rows.
         skip_bad: leave out rows that cannot be used instead of stopping.

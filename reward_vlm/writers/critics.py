@@ -1,7 +1,7 @@
 """Rows that teach a critic by the improvement that its words cause.
 
 Source: "ReARTeR: Retrieval-Augmented Reasoning with Trustworthy Process Rewarding" (arXiv 2501.07861), section 4.3, and
-its released code: an explanation is good when the refined step scores more.
+its published code: an explanation is good when the refined step scores more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Join an attempt that went wrong with one that went well, so that a model learns to turn back.
 
 Source: "Agent-R: Training Language Model Agents to Reflect via Iterative Self-Training" (arXiv 2501.11425), section
-3.2, and its released code. The bad path is kept up to the first action that the actor itself calls bad; a thought of
+3.2, and its published code. The bad path is kept up to the first action that the actor itself calls bad; a thought of
 turning back and the good path from where the two differ follow, and these alone are learnt.
 """
 
@@ -71,7 +71,7 @@ def leaves(root: Attempt) -> Iterator[Path]:
 
 def worth_splicing(root: Attempt, alpha: float, beta: float) -> list[tuple[Path, Path]]:
     """Pairs (good, bad) of paths: the good leaf's mean value is above the bad one's by more than `beta`, and its summed
-    value above `alpha` (summed, as in the release)."""
+    value above `alpha` (summed, as in the published code)."""
     paths = list(leaves(root))
     return [
         (good, bad)

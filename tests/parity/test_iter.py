@@ -1,8 +1,8 @@
-"""ITER against tensors of the released code: every tensor of the folder iter/, degradations aside.
+"""ITER against tensors of the published code: every tensor of the folder iter/, degradations aside.
 
 Sizes, scales, depths and options come from iter_golden.json and from the shapes of the tensors; names and numbers of
 cases from the files. Tokens must be equal. Other numbers may differ by TOLERANCE times the largest magnitude (at
-least 1): the networks sum in another order than the released code, and activations reach 150.
+least 1): the networks sum in another order than the published code, and activations reach 150.
 """
 
 from __future__ import annotations
@@ -94,18 +94,18 @@ def published_config() -> PublishedConfig:
         lq["chn"],
         lq["feat_dim"],
         swin["dim"],
-        swin["blk_num"],
-        swin["blk_depth"],
-        swin["window"],
-        swin["num_heads"],
+        swin_groups=swin["blk_num"],
+        swin_depth=swin["blk_depth"],
+        window=swin["window"],
+        num_heads=swin["num_heads"],
     )
     token_nets = TokenNetConfig(
         "swin",
         nets["ch"],
-        nets["swin_blk_num"],
-        nets["swin_blk_depth"],
-        nets["window"],
-        nets["num_heads"],
+        swin_groups=nets["swin_blk_num"],
+        swin_depth=nets["swin_blk_depth"],
+        window=nets["window"],
+        num_heads=nets["num_heads"],
     )
     return PublishedConfig(config["scale_factor"], vqgan, encoder, token_nets)
 
@@ -219,7 +219,7 @@ def test_alternative_token_nets():
 
 
 class Replay:
-    """The recorded random numbers of one item, in the order in which the released code drew them."""
+    """The recorded random numbers of one item, in the order in which the published code drew them."""
 
     def __init__(self, tensors: Tensors, prefix: str, batch: int, item: int):
         self.tensors, self.prefix, self.batch, self.item = tensors, prefix, batch, item
@@ -283,19 +283,15 @@ def compare_draws(tensors, prefix, batch, steps, drawn):
 CASES = about()["files"].get("sampling.safetensors", {}).get("cases", [])
 
 
+CHOSEN = ("T", "gamma", "threshold", "temp_token", "temp_mask", "adaptive")
+"""What a case chose, in the order of `SamplingOptions`."""
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_sampling(model, case, drawn_positions):
     tensors, prefix, batch = Tensors("sampling"), f"{case['name']}.", case["batch"]
-    options = SamplingOptions(
-        steps=case["T"],
-        schedule=case["gamma"],
-        threshold=case["threshold"],
-        temperature_tokens=case["temp_token"],
-        temperature_mask=case["temp_mask"],
-        adaptive=case["adaptive"],
-        batch_counts=True,
-    )
+    options = SamplingOptions(*(case[name] for name in CHOSEN), batch_counts=True)
     observed = Observed(tensors["init_tokens"][:batch], {})
     recorder = Recorder(model)
     sampler = TokenSampler(recorder, options)
@@ -377,7 +373,7 @@ def test_end_to_end(model, drawn_positions):
         restorer.token_grid(image, options, noise=[Replay(tensors, "", 1, 0)]),
         tensors["intermediate_grid_shape"],
     )
-    if options.steps == 8:  # the released grid has eight columns whatever the steps
+    if options.steps == 8:  # the published grid has eight columns whatever the steps
         assert list(grid.shape) == grid_shape.tolist()
     width = grid.shape[-1] // options.steps
     close(grid[..., : size[0], -width:][..., : size[1]], tensors["output"])

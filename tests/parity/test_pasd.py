@@ -1,4 +1,4 @@
-"""PASD against the released classes: networks, pipelines, colours, prompts, sizes and one training step.
+"""PASD against the published classes: networks, pipelines, colours, prompts, sizes and one training step.
 
 Every configuration (widths, heads, depths, sizes, options, seeds, case names) is read from the JSON files, so that
 another folder of the same schema runs unchanged. Tolerances are absolute in float32; the reason stands beside each.
@@ -33,7 +33,7 @@ from vision.diffusion.tiling import GaussianTiles
 from vision.images import blur, match_color, split_frequencies, to_uint8
 
 ROOT = golden_root() / "pasd"
-FORWARD = 2e-5  # float32 sums in another order; the released classes differ by less between machines
+FORWARD = 2e-5  # float32 sums in another order; the published classes differ by less between machines
 HALF = 2e-3  # stored in half precision
 PIPELINE = 1e-5  # first latents
 PREDICTED = 5e-6  # root mean square; the small networks barely see the picture, so this must be tight
@@ -198,7 +198,7 @@ def restorer_of(model: str, colorize: bool = False) -> PASDRestorer:
 
 
 def options_of(told: dict[str, Any], **more: Any) -> PASDOptions:
-    """The options that a case's arguments of the released code stand for."""
+    """The options that a case's arguments of the published code stand for."""
     given = told["args"]
     named = {
         "steps": given["num_inference_steps"],
@@ -208,7 +208,7 @@ def options_of(told: dict[str, Any], **more: Any) -> PASDOptions:
         "start": "noise" if given["init_latent_with_noise"] else "image",
         "start_level": given["added_noise_level"],
         "tile": given["latent_tiled_size"],
-        "tile_overlap": given["latent_tiled_overlap"],
+        "tile_overlap": given["latent_tiled_overlap"] // 2,  # theirs is what neighbours share
         "vae_tile": 0,
     }
     return PASDOptions(**(PUBLISHED | named | more))
@@ -338,7 +338,7 @@ def test_sizes():
 
 
 def recogniser(row: dict[str, Any]) -> tuple[str, Any]:
-    """What the released stub recognisers say: (kind, function of the picture)."""
+    """What the published stub recognisers say: (kind, function of the picture)."""
     seen, kind = row["high_level"], row["args"]["high_level_info"]
     if kind == "classification":
         from torchvision.models import ResNet50_Weights
@@ -390,7 +390,7 @@ def test_noise_schedule(count):
 def test_tiles(number):
     row = facts("tiles")["latent"][number]
     height, width, size, overlap = (row[key] for key in ("latent_h", "latent_w", "tile", "overlap"))
-    tiles = GaussianTiles(size, overlap)
+    tiles = GaussianTiles(size, overlap // 2)  # theirs is what neighbours share
     boxes = tiles.boxes(height, width)
     assert [[b.left, b.top, b.right - b.left, b.bottom - b.top] for b in boxes] == row["tile_xywh"]
     assert (len(boxes) > 1) == row["tiled"]
@@ -411,7 +411,7 @@ def test_tile_weights(name):
 @pytest.mark.skipif(not (ROOT / "tiled_vae.json").exists(), reason="no tensors of the tiled VAE")
 @torch.no_grad()
 def test_vae():
-    """Whole results to parity; tiled ones come closer to them than the released tiling does."""
+    """Whole results to parity; tiled ones come closer to them than the published tiling does."""
     from diffusers import AutoencoderKL
 
     told, stored = facts("tiled_vae"), tensors("tiled_vae")
@@ -431,11 +431,11 @@ def test_vae():
     close(decoded(None), whole, FORWARD)
     close(encoded(None), moments, FORWARD)
 
-    # The released tiles have a margin of 11 latents and 32 pixels beside their size.
-    ours, released = decoded(vae_tiles(told["decoder_tile"] + 22, 11)), stored["decode.tiled_single_norm"] / 2 + 0.5
-    assert (ours - whole).square().mean() < (released.clamp(0, 1) - whole).square().mean()
-    ours, released = encoded(vae_tiles(told["encoder_tile"] + 64, 32, 8)), stored["encode.tiled_single_norm"]
-    assert (ours - moments).square().mean() < (released - moments).square().mean()
+    # The published tiles have a margin of 11 latents and 32 pixels beside their size.
+    ours, published = decoded(vae_tiles(told["decoder_tile"] + 22, 11)), stored["decode.tiled_single_norm"] / 2 + 0.5
+    assert (ours - whole).square().mean() < (published.clamp(0, 1) - whole).square().mean()
+    ours, published = encoded(vae_tiles(told["encoder_tile"] + 64, 32, 8)), stored["encode.tiled_single_norm"]
+    assert (ours - moments).square().mean() < (published - moments).square().mean()
 
 
 def color_cases() -> list[str]:
@@ -466,7 +466,7 @@ def loras() -> list[str]:
 
 @pytest.mark.parametrize("case", loras())
 def test_lora(case):
-    """Merged without alpha, as released. The multiplier is told in words, beside that of another set of tensors."""
+    """Merged without alpha, as published. The multiplier is told in words, beside that of another set of tensors."""
     stored = tensors("misc")
     prefix = f"{case}.merged."
     expected = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
@@ -524,7 +524,7 @@ def test_training_step(case):
     assert [loss.item() for loss in losses.pictures] == pytest.approx(told["l1"], abs=1e-5)
     for said in told["colorful"]:
         assert losses.color.item() == pytest.approx(said, abs=1e-4)
-    loss = losses.total(1e-3 * len(told["colorful"]))  # the released code adds it once for each of the pictures
+    loss = losses.total(1e-3 * len(told["colorful"]))  # the published code adds it once for each of the pictures
     assert loss.item() == pytest.approx(told["loss"], abs=1e-5)
 
     loss.backward()

@@ -1,4 +1,4 @@
-"""PIE against the released pipeline class: every tensor of every call, preprocessing, schedules, labels, AUC training.
+"""PIE against the published pipeline class: every tensor of every call, preprocessing, schedules, labels, AUC training.
 
 Every configuration is read from the JSON files, so that another folder of the same schema runs unchanged: other
 schedulers, prediction types, scaling factors, sizes, eta, given embeddings. Calls are teacher-forced: each starts from
@@ -157,7 +157,7 @@ def test_calls(name):
             assert torch.equal(torch.randn(shape, generator=generators[0]), stored[f"{call}.draw.{draw}"]), draw
         for noise in stored.get(f"{call}.draw.eta_noise", ()):
             assert torch.equal(torch.randn(shape, generator=generators[0]), noise)
-        assert torch.equal(generators[0].get_state(), after), "other numbers were drawn than by the released code"
+        assert torch.equal(generators[0].get_state(), after), "other numbers were drawn than by the published code"
 
         moments = run.moments if number == 1 else editor.moments(frame.images)
         close(moments.mean, stored[f"{call}.enc_image.mean"])

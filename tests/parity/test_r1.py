@@ -1,7 +1,7 @@
-"""R1-Reward against the released code: objective, rewards, prompts, parsing, metrics of three benchmarks.
+"""R1-Reward against the published code: objective, rewards, prompts, parsing, metrics of three benchmarks.
 
 Every case, option and number is read from the JSON files, so that another folder of the same schema runs unchanged.
-Where we mean to differ from the release (padding never reaches the loss) the test says so.
+Where we mean to differ from the published code (padding never reaches the loss) the test says so.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def test_policy_loss(case, preclip):
     expected, gradient = given[f"{prefix}loss"].reshape(()).float(), given[f"{prefix}grad"].float()
     real = torch.ones_like(old, dtype=torch.bool) if mask is None else mask
     poisoned = (~(log_probs.isfinite() & old.isfinite()) & ~real).any(1)
-    if poisoned.any():  # the release multiplies padding by 0, and 0 * NaN is NaN; here padding is left out
+    if poisoned.any():  # the published code multiplies padding by 0, and 0 * NaN is NaN; here padding is left out
         assert expected.isnan() and loss.isfinite()
         clean = torch.where(real, log_probs.detach(), 0.0).requires_grad_()
         same = stable_reinforce_loss(
@@ -109,7 +109,7 @@ def test_returns_whitening_and_filter(case):
         exact = given["returns"]  # their returns, so that whitening is tested alone
         plain, found = (
             whiten_and_filter(exact[rows], mask[rows], mode, reduce=adds_up(exact, mask, others))
-            for mode in ("none", "release")
+            for mode in ("none", "published")
         )
         inside = mask[rows]
         torch.testing.assert_close(found.mean, torch.tensor(case["mean"]), rtol=1e-5, atol=1e-6, equal_nan=True)
@@ -117,7 +117,7 @@ def test_returns_whitening_and_filter(case):
         torch.testing.assert_close(plain.advantages[inside], given["normalized_unfiltered"][rows][inside], **tolerance)
         torch.testing.assert_close(found.advantages, torch.where(inside, given["advantages"][rows], 0.0), **tolerance)
     if ranks == 1:
-        whole = whiten_and_filter(given["returns"], mask, "release")
+        whole = whiten_and_filter(given["returns"], mask, "published")
         zeroed = mask & (whole.advantages == 0)
         assert int(zeroed.sum()) == case["tokens_zeroed"]
         assert round(float(whole.filtered) * int(mask.sum())) == case["tokens_zeroed"]
@@ -150,7 +150,7 @@ def test_group_baselines():
 
 
 def needs_algebra(text: str) -> bool:
-    """Whether only a symbolic maths library reads the answer as the release did."""
+    """Whether only a symbolic maths library reads the answer as the published code did."""
     return any(sign in text for sign in ("\\sqrt", "\\int", "\\sum", "\\log", "^", "\\times", "\\cdot"))
 
 

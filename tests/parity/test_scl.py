@@ -1,4 +1,4 @@
-"""SCL against the released scripts and against TRL: extraction, prompts, runs of construction and inference, losses of
+"""SCL against the published scripts and against TRL: extraction, prompts, runs of construction and inference, losses of
 preference training and their gradients, recorded training runs.
 
 Every case, option and number is read from the JSON files, so that another folder of the same schema runs unchanged.
@@ -66,7 +66,7 @@ def test_options(case):
 
 
 def review_of(number: Any) -> int | str:
-    """What the release reviews with: a number that it does not know is an empty text."""
+    """What the published code reviews with: a number that it does not know is an empty text."""
     known = str(number).isdigit() and int(number) < len(REVIEWS)
     return int(number) if known else ""
 
@@ -96,7 +96,7 @@ def name_of(run: dict[str, Any]) -> str:
 @pytest.mark.parametrize("run", cases("pairs", "runs"), ids=name_of)
 def test_runs(run, tmp_path):
     script, chat = SCRIPTS[run["script"]], Script(run["replies"])
-    config, options = published.released(run["model"], script, review_of(run["prompt_id"]))
+    config, options = published.asked_as_published(run["model"], script, review_of(run["prompt_id"]))
     asked = re.search(r"_(\d+)\.jsonl$", run.get("output_file", ""))
     rows = run["rows"] if asked is None else run["rows"][: int(asked[1])]
     picture = (Image.new("RGB", (8, 8)),)
@@ -132,7 +132,7 @@ def test_runs(run, tmp_path):
 
 
 def check_turn(turn: dict[str, Any], dialogue: Dialogue, sampling: Sampling) -> None:
-    """What a model of the release was given is what ours was sent."""
+    """What a model of the published code was given is what ours was sent."""
     texts = dialogue.texts()
     if "messages" in turn:
         assert texts == turn["messages"]

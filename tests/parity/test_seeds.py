@@ -1,4 +1,4 @@
-"""The strategies against tables of the released codes of eight papers.
+"""The strategies against tables of the published codes of eight papers.
 
 A file's keys tell what it holds, so that any file of these schemas runs; one of an unknown schema fails. All
 configuration is read from the files.
@@ -166,7 +166,7 @@ def check_selection(pools: list[list[Answer]], names: list[str], row: dict[str, 
 
 
 def check_mean(selected: list[list[Answer]], expected: float) -> None:
-    """Of nothing the release has no mean, and ours is 0."""
+    """Of nothing the published code has no mean, and ours is 0."""
     assert mean_balance(selected) == pytest.approx(0.0 if math.isnan(expected) else expected, **EXACT)
 
 
@@ -347,7 +347,7 @@ def discovered() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("check", discovered())
-def test_a_table_of_the_released_code(check):
+def test_a_table_of_the_published_code(check):
     assert check is not None, "no schema has the keys of this file"
     check()
 

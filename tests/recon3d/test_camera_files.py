@@ -1,4 +1,4 @@
-"""Cameras in files: transforms.json and the text cameras of the GTR release."""
+"""Cameras in files: transforms.json and the text cameras of the published GTR."""
 
 import json
 import math

@@ -26,6 +26,11 @@ QUICK = GTROptions(
 SMALL = GTRConfig(plane_channels=6, plane_size=24, width=16)
 
 
+def rebuilt(reconstructor, *job, **more):
+    """All that is known of an object after the job."""
+    return reconstructor.reconstruct(reconstructor.start(*job, **more))
+
+
 @pytest.fixture(scope="module")
 def views():
     return render(vase(24, 24, 32), gtr_rig(32))
@@ -33,13 +38,13 @@ def views():
 
 @pytest.fixture(scope="module")
 def done(views):
-    return GTRReconstructor(SMALL).reconstruct(views, QUICK)
+    return rebuilt(GTRReconstructor(SMALL), views, QUICK)
 
 
 @pytest.fixture(scope="module")
 def plain(views):
     """Without the refinement of the texture."""
-    return GTRReconstructor(SMALL).reconstruct(views, replace(QUICK, refine="geometry"))
+    return rebuilt(GTRReconstructor(SMALL), views, replace(QUICK, refine="geometry"))
 
 
 def published_shapes():
@@ -101,7 +106,7 @@ def test_texture_refinement_leaves_the_geometry_bitwise(done, plain):
 
 
 def test_another_seed_makes_another_object(views, done):
-    other = GTRReconstructor(SMALL).reconstruct(views, replace(QUICK, seed=1, refine="none"))
+    other = rebuilt(GTRReconstructor(SMALL), views, replace(QUICK, seed=1, refine="none"))
     assert not torch.equal(other.fit.code, done.fit.code)
 
 
@@ -111,7 +116,7 @@ def test_interrupted_run_ends_like_the_straight_one(views, done, tmp_path, stage
     for step in reconstructor.steps(views, QUICK, resume=tmp_path):
         if (step.at.stage, step.at.number) == (stage, number):
             break
-    again = reconstructor.reconstruct(views, QUICK, resume=tmp_path)
+    again = rebuilt(reconstructor, views, QUICK, resume=tmp_path)
     assert torch.equal(again.fit.code, done.fit.code) and torch.equal(again.surface.vertices, done.surface.vertices)
     assert again.scores == done.scores
 
@@ -167,7 +172,7 @@ def test_outlines_are_painted_with_the_share_that_the_surface_covers():
 
 def test_published_mode_keeps_its_last_state(views):
     options = replace(QUICK, texture_mode="published", refine="texture", texture_steps=3)
-    result = GTRReconstructor(SMALL).reconstruct(views, options)
+    result = rebuilt(GTRReconstructor(SMALL), views, options)
     assert result.scores["texture"][0] != result.scores["texture"][1]
 
 
@@ -179,7 +184,7 @@ def test_cosine_schedule():
 
 def test_exported_mesh_is_in_the_world_of_the_views(views, done):
     away = views.moved(torch.tensor([1.0, -2.0, 0.5]), 3.0)
-    result = GTRReconstructor(SMALL).reconstruct(away, replace(QUICK, refine="none"))
+    result = rebuilt(GTRReconstructor(SMALL), away, replace(QUICK, refine="none"))
     low, high = result.mesh("vertex").bounds()
     truth = vase(24, 24, 8).moved(torch.tensor([1.0, -2.0, 0.5]), 3.0)
     assert float((low - truth.bounds()[0]).abs().max()) < 0.7 and float((high - truth.bounds()[1]).abs().max()) < 0.7
@@ -190,14 +195,14 @@ def test_exported_mesh_is_in_the_world_of_the_views(views, done):
 def test_a_users_mesh_is_improved(views):
     bad = spoil(vase(24, 24, 32), keep=0.1, noise=0.06)
     options = replace(QUICK, volume_steps=120, rays=300, geometry_steps=8)
-    result = GTRReconstructor(SMALL).reconstruct(views, options, mesh=bad)
+    result = rebuilt(GTRReconstructor(SMALL), views, options, mesh=bad)
     before, after = result.scores["mesh given"]
     assert after > before and result.fit is not None
 
 
 def test_topology_is_kept_when_asked(views):
     bad = spoil(vase(24, 24, 32), keep=0.3)
-    result = GTRReconstructor(SMALL).reconstruct(views, replace(QUICK, keep_topology=True, texture_steps=15), mesh=bad)
+    result = rebuilt(GTRReconstructor(SMALL), views, replace(QUICK, keep_topology=True, texture_steps=15), mesh=bad)
     better = result.mesh()
     assert torch.equal(better.faces, bad.faces)
     assert result.scores["texture"][1] > result.scores["geometry"][0] + 1
@@ -211,14 +216,14 @@ def test_a_texture_is_refined_in_place(views):
     mesh = vase(24, 24, 32)
     dark = replace(mesh, textures=(mesh.textures[0] * 0.4,))
     options = replace(QUICK, keep_topology=True, refine="texture", texture_steps=25)
-    result = GTRReconstructor(SMALL).reconstruct(views, options, mesh=dark)
+    result = rebuilt(GTRReconstructor(SMALL), views, options, mesh=dark)
     assert torch.equal(result.surface.vertices, dark.vertices.sub(result.centre).mul(result.scale))
     assert result.scores["texture"][1] > result.scores["texture"][0] + 6
 
 
 def test_a_perfect_mesh_comes_back_unchanged(views):
     mesh = vase(24, 24, 32)
-    result = GTRReconstructor(SMALL).reconstruct(views, replace(QUICK, refine="none"), mesh=mesh)
+    result = rebuilt(GTRReconstructor(SMALL), views, replace(QUICK, refine="none"), mesh=mesh)
     assert any("returned unchanged" in note for note in result.notes)
     torch.testing.assert_close(result.mesh().vertices, mesh.vertices, atol=1e-6, rtol=0)
 
@@ -238,8 +243,8 @@ def test_saved_generator_loads_equal(tmp_path):
 def test_a_generator_starts_the_fit(views):
     tiny = GTRReconstructor.from_pretrained("builtin:tiny")
     with pytest.raises(ValueError, match="no surface"):
-        tiny.reconstruct(views, QUICK if QUICK.volume_steps is None else replace(QUICK, volume_steps=None))
-    result = tiny.reconstruct(views, QUICK)
+        rebuilt(tiny, views, QUICK if QUICK.volume_steps is None else replace(QUICK, volume_steps=None))
+    result = rebuilt(tiny, views, QUICK)
     assert list(result.scores) == ["volume", "geometry", "surface", "texture"]
     with pytest.raises(ValueError, match="no builtin"):
         GTRReconstructor.from_pretrained("builtin:huge")

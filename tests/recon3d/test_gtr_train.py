@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 from recon3d.gtr.convert import convert
 from recon3d.gtr.options import PUBLISHED, TINY
 from recon3d.gtr.reconstructor import GTRReconstructor
-from recon3d.gtr.train import GTRTraining, Model, RenderedObjects, mesh_loss, train
+from recon3d.gtr.train import GTRTraining, Model, RenderedObjects, Task, mesh_loss, train
 from recon3d.mesh_files import save_mesh
 from recon3d.vase import vase
 from scripts.convert import GTRFiles
@@ -57,7 +57,7 @@ def test_an_object_without_a_surface_gives_every_parameter_a_gradient():
     options, empty = GTRTraining(stage="mesh", start="weights", **QUICK), replace(start.config, level=1e9)
     batch = default_collate([RenderedObjects([], start.config.image_size, 3, 0)[0]])
     model = Model(start.generator, start.field)
-    loss, logs = model(mesh_loss, batch, torch.Generator().manual_seed(0), empty, options, None)
+    loss, logs = model(mesh_loss, batch, torch.Generator().manual_seed(0), Task(empty, options, None))
     assert "rgb" not in logs
     loss.backward()
     assert [name for name, value in model.named_parameters() if value.grad is None] == []

@@ -14,18 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vision.hub import (
-    ALIGNMENT,
-    Source,
-    WithoutNumbers,
-    align,
-    find,
-    load_weights,
-    push_to_hub,
-    read_index,
-    save_weights,
-    write_index,
-)
+from vision.hub import Source, find, push_to_hub, read_index, write_index
+from vision.weights import ALIGNMENT, WithoutNumbers, align, load_weights, save_weights
 
 
 def network() -> nn.Sequential:

@@ -25,7 +25,7 @@ def test_ssim_loss_is_one_minus_the_usual_number():
         expected.append(np.mean(maps))
     assert abs(losses.ssim_loss(a, b).item() - (1 - np.mean(expected))) < 1e-5
     assert losses.ssim_loss(a, a).item() < 1e-6
-    with pytest.raises(ValueError, match="at least 11 pixels per side"):
+    with pytest.raises(ValueError, match="at least 11 x 11 pixels"):
         losses.ssim_loss(a[..., :8], b[..., :8])
 
 

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vision.config import read_json
-from vision.hub import library_errors, load_pretrained, load_tokenizer, read_tensors, write_index
+from vision.hub import write_index
+from vision.libraries import library_errors
+from vision.weights import load_pretrained, load_tokenizer, read_tensors
 
 PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 

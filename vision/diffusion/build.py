@@ -88,27 +88,47 @@ def word_tokenizer(words: Iterable[str], limit: int = 16) -> Any:
         words: its vocabulary; punctuation marks count as words.
         limit: longest prompt in tokens, the two at its ends included.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    start, end, unknown = "<start>", "<end>", "<unknown>"
-    vocabulary = [start, end, unknown, *dict.fromkeys(word.lower() for word in words)]
-    ids = {word: i for i, word in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unknown))
+    ends, unknown = ("<start>", "<end>"), "<unknown>"
+    vocabulary = [*ends, unknown, *dict.fromkeys(word.lower() for word in words)]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unknown))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", special_tokens=[(start, ids[start]), (end, ids[end])]
-    )
+    return _with_ends(tokenizer, ends, unknown, limit)
+
+
+def byte_tokenizer(limit: int = 256) -> Any:
+    """A CLIP-like tokenizer that knows single bytes; prompts have at most `limit` tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    ends = ("<|startoftext|>", "<|endoftext|>")
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *ends]
+    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _with_ends(tokenizer, ends, ends[1], limit)
+
+
+def _with_ends(tokenizer: Any, ends: tuple[str, str], unknown: str, limit: int) -> Any:
+    """As transformers takes it, with a token before and after every prompt."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    start, end = ends
+    special = [(word, tokenizer.token_to_id(word)) for word in ends]
+    tokenizer.post_processor = TemplateProcessing(single=f"{start} $A {end}", special_tokens=special)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=start, eos_token=end, pad_token=end, unk_token=unknown,
         model_max_length=limit,
     )  # fmt: skip
 
 
-def text_encoder(tokenizer: Any, *, width: int = 64, layers: int = 2, heads: int = 2, seed: int = 0) -> TextEncoders:
-    """A tokenizer with a CLIP text encoder of seeded weights."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+def text_encoder(
+    tokenizer: Any, *, width: int = 64, layers: int = 2, heads: int = 2, seed: int = 0, projects: bool = False
+) -> TextEncoders:
+    """A tokenizer with a CLIP text encoder of seeded weights; one that `projects` also gives pooled embeddings."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -122,6 +142,6 @@ def text_encoder(tokenizer: Any, *, width: int = 64, layers: int = 2, heads: int
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    encoder = CLIPTextModel(config)
+    encoder = (CLIPTextModelWithProjection if projects else CLIPTextModel)(config)
     initialise(encoder, torch.Generator().manual_seed(seed))
     return TextEncoders((tokenizer,), (encoder.eval(),))

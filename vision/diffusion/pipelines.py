@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from vision.config import read_json
-from vision.hub import INDEX, library_errors, load_pretrained, load_tokenizer
+from vision.hub import INDEX
+from vision.libraries import library_errors
+from vision.weights import load_pretrained, load_tokenizer
 
 Task = Literal["image", "inpaint"]
 """What a pipeline starts from: a picture, or a picture and a mask."""

@@ -1,4 +1,4 @@
-"""The tiling of noise predictions that PASD's released code uses (after MultiDiffusion, arXiv 2302.08113).
+"""The tiling of noise predictions that PASD's published code uses (after MultiDiffusion, arXiv 2302.08113).
 
 Kept for parity: it weights square tiles by a narrow gaussian, whose centre lies half a latent too low, so that few
 latents far from all centres decide by tiny weights. `vision.tiles.Tiles` has none of that.
@@ -22,19 +22,19 @@ class GaussianTiles:
 
     size: int
     """Side of a tile in latents; a picture of no more than its square goes whole."""
-    overlap: int = 8
-    """Latents that neighbours share, on one side."""
+    overlap: int = 4
+    """Latents of context on each inner side of a tile; neighbours share twice as many."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < self.size:
-            raise ValueError(f"overlap must lie in [0, size), got overlap {self.overlap} for size {self.size}.")
+        if not 0 <= 2 * self.overlap < self.size:
+            raise ValueError(f"overlap must lie in [0, size / 2), got overlap {self.overlap} for size {self.size}.")
 
     def boxes(self, height: int, width: int) -> list[Box]:
         """The tiles of `height` x `width` latents, columns from left to right."""
         if height * width <= self.size**2:
             return [Box(0, 0, height, width)]
         side = min(self.size, height, width)
-        if side <= self.overlap:
+        if side <= 2 * self.overlap:
             raise ValueError(f"A picture of {height} x {width} latents is too small for an overlap of {self.overlap}.")
         return [
             Box(top, left, top + side, left + side)
@@ -72,6 +72,6 @@ class GaussianTiles:
         return torch.outer(bell(side / 2), bell((side - 1) / 2))
 
     def _starts(self, length: int, side: int) -> list[int]:
-        stride = side - self.overlap
+        stride = side - 2 * self.overlap
         count = max(1, math.ceil((length - side) / stride) + 1)
         return [min(i * stride, length - side) for i in range(count)]

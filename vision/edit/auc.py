@@ -1,6 +1,6 @@
 """Training of a binary classifier for the area under its ROC curve: the AUC-margin loss and its optimiser PESG.
 
-Yuan et al. 2021, "Large-scale robust deep AUC maximization", as the released code trains its confidence classifiers.
+Yuan et al. 2021, "Large-scale robust deep AUC maximization", as the published code trains its confidence classifiers.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision import hub
+from vision import hub, weights
 from vision.config import load_config, save_config
 from vision.images import to_uint8
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What a classifier was made with; the defaults are the released code's."""
+    """What a classifier was made with; the defaults are the published code's."""
 
     architecture: Literal["densenet121", "small"] = "densenet121"
     """torchvision's DenseNet-121 with one output, or the small network of this file."""
@@ -50,7 +50,7 @@ class SmallClassifier(nn.Module):
 
 
 def densenet121() -> nn.Module:
-    """torchvision's DenseNet-121 with one output, whose normalisations have the released momentum of 0.01."""
+    """torchvision's DenseNet-121 with one output, whose normalisations have the published momentum of 0.01."""
     from torchvision.models import densenet121 as build
 
     network = build(weights=None, num_classes=1)
@@ -86,13 +86,13 @@ class Confidence:
         config = load_config(ClassifierConfig, found.path / "config.json") if folder else ClassifierConfig()
         with torch.device("meta"):
             network = SmallClassifier(config.widths) if config.architecture == "small" else densenet121()
-        hub.load_weights(network.to_empty(device="cpu"), found.path, dtype=torch.float32)
+        weights.load_weights(network.to_empty(device="cpu"), found.path, dtype=torch.float32)
         return cls(network.eval().requires_grad_(False), config)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors."""
         save_config(self.config, Path(folder) / "config.json")
-        hub.save_weights(self.network, folder, dtype=dtype)
+        weights.save_weights(self.network, folder, dtype=dtype)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def to_grey(images: Tensor) -> Tensor:
 def classifier_grey(images: Tensor, size: int) -> Tensor:
     """(b, 1, size, size) grey in [0, 1] of (b, 3, h, w) in [0, 1]: resized bilinearly in 8 bit, without antialiasing.
 
-    As the released confidence script reads its pictures.
+    As the published confidence script reads its pictures.
     """
     grey = to_grey(to_uint8(images)).float()
     if grey.shape[-2:] != (size, size):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision import hub
+from vision import hub, libraries
 from vision.diffusion.pipelines import (
     called,
     default_of,
@@ -244,7 +244,7 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
             given["mask_image"] = _whole_blocks(region, image, pipeline.vae_scale_factor)
         known = {name: value for name, value in given.items() if value is not None and takes(type(pipeline), name)}
         name = type(pipeline).__name__
-        with hub.library_errors(f"{name} cannot edit this picture"):
+        with libraries.library_errors(f"{name} cannot edit this picture"):
             result = pipeline(**known)
         if any(getattr(result, "nsfw_content_detected", None) or ()):
             raise ValueError(f"The safety checker of this {name} refused its result; try another prompt or seed.")

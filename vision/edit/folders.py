@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vision import hub
+from vision import hub, weights
 from vision.config import load_config, save_config
 from vision.diffusion.attention import use_text_keys
 from vision.diffusion.backbone import TextEncoders, load_backbone, save_backbone
@@ -70,7 +70,7 @@ def load_unet(folder: Path, dtype: torch.dtype) -> nn.Module:
     """
     from diffusers import UNet2DConditionModel
 
-    network = hub.load_pretrained(UNet2DConditionModel, folder, dtype=dtype)
+    network = weights.load_pretrained(UNet2DConditionModel, folder, dtype=dtype)
     use_text_keys(network)
     return network
 

@@ -156,7 +156,7 @@ def to_latents(region: PIL.Image.Image, factor: int, channels: int = 4) -> Tenso
 
     The sides are floored to multiples of the factor (Lanczos), then the central pixels of each block averaged in 8 bit
     with halves rounded up, as OpenCV's bilinear resizing by this factor does. Colours stay apart: the channels take
-    red, green, blue, red, and so on (section 2.2, step C of the released code).
+    red, green, blue, red, and so on (section 2.2, step C of the published code).
     """
     width, height = (side // factor * factor for side in region.size)
     pixels = np.asarray(region.resize((width, height), PIL.Image.Resampling.LANCZOS)).astype(np.int32)

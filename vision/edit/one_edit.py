@@ -88,7 +88,7 @@ def is_guided(scale: float) -> bool:
 def first_step(scheduler: Any, steps: int, strength: float) -> int:
     """Index of the timestep that an edit starts at, in a scheduler that `steps` were set for.
 
-    strength * steps is cut off, not rounded (the released code's `int`). Schedulers that call the network twice per
+    strength * steps is cut off, not rounded (the published code's `int`). Schedulers that call the network twice per
     step list every timestep as often.
     """
     kept = min(int(steps * strength), steps)
@@ -111,7 +111,7 @@ def prepare(scheduler: Any, steps: int, strength: float, device: torch.device) -
 
 
 def noised(vae: nn.Module, scheduler: Any, begin: int, current: Moments, original: Moments, draw: Draw) -> Beginning:
-    """Fresh noise, as the released code adds it: six draws, the fourth unused, with or without a mask."""
+    """Fresh noise, as the published code adds it: six draws, the fourth unused, with or without a mask."""
     drawn = [draw(tuple(current.mean.shape)).to(current.mean) for _ in range(6)]
     clean = current.sample(vae, drawn[0])
     anchor, behind = original.sample(vae, drawn[2]), original.sample(vae, drawn[4])

@@ -20,7 +20,7 @@ SCHEDULES = ("strength", "guidance_scale", "beta_1", "beta_2")
 
 @dataclass(frozen=True)
 class PIEConfig:
-    """What the weights were made with and tuned for; the defaults are the released code's."""
+    """What the weights were made with and tuned for; the defaults are the published code's."""
 
     resolution: int = 512
     """Pixels per side that pictures are resized and cut to."""
@@ -114,7 +114,7 @@ class PIEOptions(ProgressionOptions):
     mode: Mode = "published"
     """published adds fresh noise and denoises; inversion finds the noise of the picture, as the paper's text says."""
     chain: Chain = "pixels8"
-    """What the next frame starts from: the frame in 8 bit (as released), unrounded, or its latents."""
+    """What the next frame starts from: the frame in 8 bit (as published), unrounded, or its latents."""
     paste_outside: bool | None = None
     """Pixels where the mask is black stay exactly those of the picture."""
     resolution: int | None = None

@@ -1,4 +1,4 @@
-"""Pictures as the editor takes and gives them: sizes as the released code has them, colours held to the original's."""
+"""Pictures as the editor takes and gives them: sizes as the published code has them, colours held to the original's."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 PIE simulates severity. It does not predict a patient's future.
 
-Differences from the released code: batches are handled properly; every picture has a random generator of its own; masks
-of another size are resized; the mask's factor is the VAE's, not always eight; a strength of 0 is refused. The paper's
-text describes DDIM inversion, the released code adds fresh noise: both are modes here. Everything beyond the released
-code (schedules over the frames, chaining, pasting, colours, stopping) is off by default.
+Differences from the published code: batches are handled properly; every picture has a random generator of its own;
+masks of another size are resized; the mask's factor is the VAE's, not always eight; a strength of 0 is refused. The
+paper's text describes DDIM inversion, the published code adds fresh noise: both are modes here. Everything beyond the
+published code (schedules over the frames, chaining, pasting, colours, stopping) is off by default.
 """
 
 from __future__ import annotations

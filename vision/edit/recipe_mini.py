@@ -38,8 +38,8 @@ from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
 from vision.edit.options import PIEConfig
 from vision.edit.pie import PIEEditor
 from vision.files import atomic_path
-from vision.hub import read_tensors
 from vision.training import Context, Objective, fit_stage, half_precision, stage_settings
+from vision.weights import read_tensors
 
 STAGES = ("classifier", "vae", "unet")
 NOISES = SCHEDULE | {"prediction_type": "v_prediction", "clip_sample": False}

@@ -4,7 +4,7 @@
 
 Only the UNet is trained, on noise predictions (or velocities) in latents that are sampled from the VAE's posterior.
 Published: 8 GPUs x 8 pictures x 2 = 128 per update, 20 000 updates, 5e-5 with cosine decay after 1000 updates of
-warm-up, bfloat16, 512 pixels. Differences: the rate is scheduled in optimiser updates (the released script's rate
+warm-up, bfloat16, 512 pixels. Differences: the rate is scheduled in optimiser updates (the published script's rate
 reaches zero after a fraction of them when there are several processes), and the decay ends at a hundredth of the peak.
 """
 

@@ -2,7 +2,7 @@
 
     burnish train pie --recipe confidence --positive DISEASED --negative HEALTHY --folder runs/confidence
 
-Two stages, as the released code trains its DenseNets: cross entropy with Adam's rate 1e-4; then a fresh head, the
+Two stages, as the published code trains its DenseNets: cross entropy with Adam's rate 1e-4; then a fresh head, the
 AUC-margin loss and PESG, whose rate is halved and whose reference is moved at the start of every epoch but the first.
 The best weights on held-out pictures are kept. Differences: one label at a time, and pictures in two folders.
 """
@@ -23,10 +23,10 @@ from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.diffusion.build import initialise
 from vision.edit.auc import PESG, AUCMarginLoss, area_under_curve
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier, classifier_grey, densenet121, imagenet
-from vision.hub import read_tensors
 from vision.images import image_files, load_image, to_tensor
 from vision.refine import Verdict, clone_items, refine
 from vision.training import Context, Objective, TrainOptions, fit
+from vision.weights import read_tensors
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from vision.refine.rules import (
     reaches,
     roll_back_if_worse,
 )
-from vision.refine.step import Observer, Refined, Step, Verdict
+from vision.refine.step import Observer, Observers, Refined, Step, Verdict
 
 __all__ = [
     "Observer",
+    "Observers",
     "PerItem",
     "ProgressBar",
     "Refined",

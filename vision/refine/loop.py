@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vision.refine.items import put_items, take_items, where_items
-from vision.refine.step import Accept, At, Evaluate, Observer, Propose, Refined, State, Step, Stop
+from vision.refine.step import Accept, At, Evaluate, Observers, Propose, Refined, State, Step, Stop
 
 
 def refine_steps(
@@ -105,9 +104,7 @@ def refine_steps(
             return
 
 
-def observed(
-    steps: Iterable[Step[State, At]], observers: Iterable[Observer[State, At]] = ()
-) -> Iterator[Step[State, At]]:
+def observed(steps: Iterable[Step[State, At]], observers: Observers[State, At] = ()) -> Iterator[Step[State, At]]:
     """The same steps, each shown to the observers first."""
     observers = list(observers)
     for step in steps:
@@ -116,10 +113,13 @@ def observed(
         yield step
 
 
-def drain(steps: Iterable[Step[State, At]], observers: Iterable[Observer[State, At]] = ()) -> Step[State, At] | None:
+def drain(steps: Iterable[Step[State, At]], observers: Observers[State, At] = ()) -> Step[State, At] | None:
     """Run to the end and show every step to the observers; the last step, or None when there was none."""
-    last = deque(observed(steps, observers), maxlen=1)
-    return last[0] if last else None
+    observers, last = list(observers), None
+    for last in steps:
+        for observe in observers:
+            observe(last)
+    return last
 
 
 def refine(
@@ -127,7 +127,7 @@ def refine(
     propose: Propose[State, At],
     schedule: Sequence[At],
     *,
-    observers: Iterable[Observer[State, At]] = (),
+    observers: Observers[State, At] = (),
     result: Literal["last", "best"] = "last",
     evaluate: Evaluate[State, At] | None = None,
     accept: Accept[State, At] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -75,3 +75,4 @@ Evaluate = Callable[[State, "At | None"], Verdict]
 Accept = Callable[[Step[State, At]], State]
 Stop = Callable[[Step[State, At]], "bool | Tensor"]
 Observer = Callable[[Step[State, At]], object]
+Observers = Iterable[Observer[State, At]]

@@ -1,6 +1,6 @@
 """Look ahead before a step is judged, and find the first wrong step with few looks.
 
-Source: "ReARTeR: Retrieval-Augmented Reasoning with Trustworthy Process Rewarding" (arXiv 2501.07861) and its released
+Source: "ReARTeR: Retrieval-Augmented Reasoning with Trustworthy Process Rewarding" (arXiv 2501.07861) and its published
 code; the search and its terms Q and U are OmegaPRM's (arXiv 2406.06592).
 """
 

@@ -1,7 +1,7 @@
 """Search for better prompts by mutation, with more credit for tasks that few prompts solve.
 
 Source: "Prompt Alchemy: Automatic Prompt Refinement for Enhancing Code Generation" (Prochemy, arXiv 2503.11085) and its
-released code.
+published code.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def search_prompts(
     solve no fewer tasks are the best of the next round. The search ends when the best solve no other tasks than before
     `patience` times in a row.
 
-    Differences from the release: weights give a rare success more than it may be worth, so a prompt that solves fewer
-    tasks than the best so far does not replace it; weighted scores of different rounds are not compared, since they
-    depend on all prompts of a round; a prompt that was seen is not evaluated again.
+    Differences from the published code: weights give a rare success more than it may be worth, so a prompt that solves
+    fewer tasks than the best so far does not replace it; weighted scores of different rounds are not compared, since
+    they depend on all prompts of a round; a prompt that was seen is not evaluated again.
 
     Args:
         seeds: prompts to begin with.

@@ -1,10 +1,10 @@
 """Spend the expensive way only where the cheap one is unsure: difficulty, rounds of refinement, weighted votes.
 
-Source: "MAgICoRe: Multi-Agent, Iterative, Coarse-to-Fine Refinement for Reasoning" (arXiv 2409.12147) and its released
+Source: "MAgICoRe: Multi-Agent, Iterative, Coarse-to-Fine Refinement for Reasoning" (arXiv 2409.12147) and its published
 code. A task is hard when its majority answer earns less than the mean and its answers disagree by either reward.
 
-Differences from the release, which `published=True` reproduces: the improved set of a task is kept, where the release
-goes back to the first one as soon as a task has become easy (and finds it hard again a round later).
+Differences from the published code, which `published=True` reproduces: the improved set of a task is kept, where the
+published code goes back to the first one as soon as a task has become easy (and finds it hard again a round later).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def route(
         rounds: of refinement at most; each looks again at which tasks are hard.
         keep: best solutions that are kept of old and new together; None: as many as `cheap` made.
         majorities: the majority answer of each task, which stays the same in all rounds; None: it is counted.
-        published: forget the improved set where a task has become easy, as the release does.
+        published: forget the improved set where a task has become easy, as the published code does.
 
     Raises:
         ValueError: a task got no solution.

@@ -97,9 +97,9 @@ def rewards_at(accuracy, rows=50, tokens=4):
 
 def test_at_high_accuracy_the_release_drops_every_negative_and_the_paper_none():
     right, returns, mask = rewards_at(0.8)
-    released = whiten_and_filter(returns, mask, "release")
-    assert (released.advantages[~right] == 0).all() and (released.advantages[right] > 0).all()
-    assert float(released.filtered) == pytest.approx(0.2)
+    published = whiten_and_filter(returns, mask, "published")
+    assert (published.advantages[~right] == 0).all() and (published.advantages[right] > 0).all()
+    assert float(published.filtered) == pytest.approx(0.2)
     paper = whiten_and_filter(returns, mask, "sigma")
     assert (paper.advantages[~right] < 0).all() and float(paper.filtered) == 0
 
@@ -123,7 +123,7 @@ def test_whitened_tokens_have_mean_zero_and_deviation_one():
 def test_one_nan_reward_empties_the_batch_of_the_release_and_costs_one_row_here():
     _, returns, mask = rewards_at(0.5)
     returns[3] = math.nan
-    assert (whiten_and_filter(returns, mask, "release").advantages == 0).all()
+    assert (whiten_and_filter(returns, mask, "published").advantages == 0).all()
     rest = torch.arange(50) != 3
     found = whiten_and_filter(returns, mask, "sigma").advantages
     assert (found[3] == 0).all()
@@ -170,5 +170,5 @@ def test_group_baselines_centre_the_groups():
     assert group_advantages(rewards, 2, "rloo").tolist() == [-1.0, 1.0, -3.0, 3.0]
     with pytest.raises(ValueError, match="rloo needs at least 2 samples"):
         group_advantages(rewards, 1, "rloo")
-    with pytest.raises(ValueError, match="sigma, release or none"):
+    with pytest.raises(ValueError, match="sigma, published or none"):
         whiten_and_filter(rewards[None], torch.ones(1, 4), "two")

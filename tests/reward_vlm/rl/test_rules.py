@@ -36,7 +36,7 @@ def test_every_group_gives_exactly_what_is_kept_odd_ones_too(total, minima):
 
 
 def test_the_remainder_of_two_half_shares_goes_to_the_right_ones():
-    """5 and 5 of 10 for 5: both shares are 2.5, which Python rounds to 2; the release stops here."""
+    """5 and 5 of 10 for 5: both shares are 2.5, which Python rounds to 2; the published code stops here."""
     kept = downsample([1.0] * 5 + [0.0] * 5, [0.0] * 10, 5)
     assert kept == [0, 1, 2, 5, 6]
 

@@ -1,4 +1,4 @@
-"""The recipe that makes pairs: from files and benchmarks, with the overlap guard and the release's way."""
+"""The recipe that makes pairs: from files and benchmarks, with the overlap guard and the published code's way."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_pairs_from_a_benchmark_in_the_releases_way(tmp_path, fickle):
     asked = ROWS["SEEDBench"] | {"answer": "A"}
     saved(tmp_path / "set", "SEEDBench", asked, ["red", "blue"])
     options = PairConstruction(
-        benchmark="SEEDBench", data=str(tmp_path / "set"), folder=tmp_path / "out", released="minicpm",
+        benchmark="SEEDBench", data=str(tmp_path / "set"), folder=tmp_path / "out", published="minicpm",
         asking=SCLOptions((1,), batch_size=2),
     )  # fmt: skip
     train(options)
@@ -64,7 +64,7 @@ def test_wrong_options_are_sentences(tmp_path):
         ({"benchmark": "X"}, "There is no benchmark 'X'; known are MMStar"),
         ({"questions": tmp_path, "limit": 3}, "belong to a --benchmark"),
         ({"questions": tmp_path, "asking": SCLOptions(())}, "Pairs come from reviews"),
-        ({"questions": tmp_path, "released": "gpt"}, "The release asks minicpm"),
+        ({"questions": tmp_path, "published": "gpt"}, "The published code asks minicpm"),
     ]:
         with pytest.raises(ValueError, match=sentence):
             PairConstruction(**changes)

@@ -27,7 +27,7 @@ from reward_vlm.scl.pairs import (
     to_pair,
 )
 from reward_vlm.scl.prompts import ask
-from reward_vlm.scl.published import preference_list, released
+from reward_vlm.scl.published import asked_as_published, preference_list
 from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.vlm import Reply
 from tests.reward_vlm.scl.test_corrector import PLAIN, Scripted
@@ -212,7 +212,7 @@ def test_the_releases_list_and_its_models():
     assert preference_list([pair]) == [
         {"image": "7.jpg", "prompt": "What is it?", "chosen": "## A ##", "rejected": "## B ##"}
     ]
-    config, options = released("llava13b", "construction", 1)
+    config, options = asked_as_published("llava13b", "construction", 1)
     assert config.image_each_turn and options.max_new_tokens is None and config.max_new_tokens == 256
     with pytest.raises(ValueError, match="minicpm, internlm, llava7b and llava13b; got 'gpt'"):
-        released("gpt", "evaluation")
+        asked_as_published("gpt", "evaluation")

@@ -109,9 +109,9 @@ def test_open_questions_are_not_asked(tmp_path):
 
 
 def test_as_the_release_has_them():
-    own, released = (benchmark_question("MMBench", ROWS["MMBench"], 0, published=flag) for flag in (False, True))
+    own, published = (benchmark_question("MMBench", ROWS["MMBench"], 0, published=flag) for flag in (False, True))
     assert own.options == (("A", "a cat"), ("B", "a dog"))
-    assert published_options(released) == " A. a cat B. a dog C. nan"
+    assert published_options(published) == " A. a cat B. a dog C. nan"
     assert benchmark_question("MMEvalPro", ROWS["MMEvalPro"], 4, published=True).id == "t"
     texts = [benchmark_question("RealWorldQA", ROWS["RealWorldQA"], 0, published=flag).question for flag in (0, 1)]
     assert texts == ["What?\nA. x\nB. y", ROWS["RealWorldQA"]["question"]]

@@ -63,7 +63,8 @@ def test_a_refiner_that_only_spoils_changes_nothing():
 
 
 def test_an_improved_set_is_kept_where_the_release_forgets_it():
-    """After a good round a task is easy; the release then goes back to the first set, and refines it once more."""
+    """After a good round a task is easy; the published code then goes back to the first set, and refines it once
+    more."""
     end, asked = routed([SURE, UNSURE], GOOD, rounds=3)
     assert asked == [1] and end.current[1] == end.voted[1] and end.votes[1].answer == "D"
     forgetful, again = routed([SURE, UNSURE], GOOD, rounds=3, published=True)
