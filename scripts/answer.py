@@ -20,6 +20,7 @@ if not __package__:  # run as a file
     from scripts.main import start
 
     start("answer")
+from reward_vlm.scl.corrector import PRETRAINED
 from reward_vlm.scl.job import AnswerOptions, answer_question, answer_rows
 from vision.job import Event, Show
 
@@ -41,5 +42,5 @@ def main(options: AnswerOptions, show: Show | None = None) -> int:
     return 0
 
 
-parse, call = dispatch.single_command("answer", AnswerOptions, __doc__, main)
+parse, call = dispatch.single_command("answer", AnswerOptions, __doc__, main, PRETRAINED / "corrector.json")
 """Options from the command line; and the command."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from vision.config import cli, fail
@@ -63,12 +64,15 @@ def parse(
 
 
 def single_command(
-    name: str, options: type[T], help: str | None, main: Callable[[T, Show], int]
+    name: str, options: type[T], help: str | None, main: Callable[[T, Show], int], embedded: Path | None = None
 ) -> tuple[Callable[[Sequence[str]], T], Callable[[Sequence[str], Show], int]]:
-    """`parse` and `call` of a command without systems: its options from the command line, and `main` with them."""
+    """`parse` and `call` of a command without systems: its options from the command line, and `main` with them.
+
+    `embedded` is the config.json of the weights that come with the project, for the help.
+    """
 
     def read(arguments: Sequence[str]) -> T:
-        return cli(options, prog=f"burnish {name}", description=help, args=arguments)
+        return cli(options, prog=f"burnish {name}", description=help, args=arguments, embedded=embedded)
 
     return read, lambda arguments, show: main(read(arguments), show)
 
@@ -97,7 +101,8 @@ def _list(systems: Mapping[str, Mapping[str, Work]]) -> str:
             lines.append(f"  {system:16} {next(iter(recipes.values())).purpose}\n")
         else:
             lines.append(f"  {system}\n{_recipes(recipes)}\n")
-    return "".join(["systems:\n", *lines, "\nSYSTEM --help (and SYSTEM --recipe NAME --help) lists the options.\n"])
+    several = " (and SYSTEM --recipe NAME --help)" if any(len(recipes) > 1 for recipes in systems.values()) else ""
+    return "".join(["systems:\n", *lines, f"\nSYSTEM --help{several} lists the options.\n"])
 
 
 def _recipes(recipes: Mapping[str, Work]) -> str:

@@ -26,6 +26,7 @@ if not __package__:  # run as a file
 
     start("edit")
 from vision.config import cli
+from vision.edit.folders import DEFAULT
 from vision.edit.job import EditOptions, PipelineEditOptions, edit
 from vision.job import Show
 
@@ -37,8 +38,8 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "brain.png"
 def parse(arguments: Sequence[str]) -> EditOptions:
     """Options from the command line; --pipeline decides which there are. Without inputs PIE edits the example."""
     pipeline = any(word.split("=", 1)[0] == "--pipeline" for word in arguments)
-    kind = PipelineEditOptions if pipeline else EditOptions
-    options = cli(kind, prog="burnish edit", description=__doc__, args=arguments)
+    kind, embedded = (PipelineEditOptions, None) if pipeline else (EditOptions, DEFAULT / "pie" / "config.json")
+    options = cli(kind, prog="burnish edit", description=__doc__, args=arguments, embedded=embedded)
     if options.inputs or pipeline:
         return options
     shapes = options.mask or options.box or options.ellipse or options.threshold or options.difference

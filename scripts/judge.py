@@ -23,6 +23,7 @@ if not __package__:  # run as a file
     start("judge")
 from reward_vlm.r1.audit_rows import audit_rows
 from reward_vlm.r1.job import JudgeOptions, judge_question, judge_rows
+from reward_vlm.r1.judge import PRETRAINED
 from vision.job import Event, Show
 
 from . import dispatch
@@ -47,5 +48,5 @@ def main(options: JudgeOptions, show: Show | None = None) -> int:
     return 0
 
 
-parse, call = dispatch.single_command("judge", JudgeOptions, __doc__, main)
+parse, call = dispatch.single_command("judge", JudgeOptions, __doc__, main, PRETRAINED / "scenes" / "judge.json")
 """Options from the command line; and the command."""

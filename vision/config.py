@@ -151,11 +151,11 @@ def cli(
 
 @contextlib.contextmanager
 def _telling(options: Any, known: dict[str, Any]) -> Iterator[None]:
-    """Meanwhile the help tells for every field of `options` and the dataclasses inside whose default is None what the
-    weights have, if that is in `known` (or in a dict inside)."""
+    """Meanwhile the help tells for every field of the dataclasses inside `options` (or of itself, if there are none)
+    whose default is None what the weights have, if that is in `known` (or in a dict inside)."""
     values = {name: value for part in known.values() if isinstance(part, dict) for name, value in part.items()} | known
     changed = []
-    for cls in _nested(options):
+    for cls in _nested(options)[1:] or [options]:
         hints = typing.get_type_hints(cls, include_extras=True)
         for field in dataclasses.fields(cls):
             if field.default is None and values.get(field.name) is not None:

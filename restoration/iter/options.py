@@ -60,7 +60,8 @@ class ITEROptions:
     """Output pixels per input pixel; other values than the model's resize its result."""
     fidelity: float | None = None
     """How much to keep to what the input determines. 1: the deterministic picture, without sampling; 0: all sampled
-    texture, where there is texture; between: a share of it (small network only)."""
+    texture, where there is texture; between: a share of it (small network only). None: what the weights were tuned for
+    (1 for the photo weights)."""
     steps: int | None = None
     """Steps of the sampling schedule; more are slower and finer."""
     schedule: str | None = None

@@ -68,7 +68,7 @@ class ITERTraining(TrainOptions):
     low: Path | None = None
     """Folder of their bad versions under the same names; None degrades on the fly."""
     degradation: str = "bsrgan_light"
-    """Recipe of the degradation on the fly (see restoration/recipes.py)."""
+    """Recipe of the degradation on the fly: bicubic, bsrgan, bsrgan_light, bsrgan_strong, realesrgan or blind."""
     folder: Path = Path("runs/iter")
     """Runs go to a folder in it that is named after the stage."""
     start: Path | None = None

@@ -54,7 +54,7 @@ class PASDTraining(TrainOptions):
     low: Path | None = None
     """Folder of their bad versions under the same names; None degrades on the fly."""
     degradation: str = "realesrgan"
-    """Recipe of the degradation on the fly (see restoration/recipes.py)."""
+    """Recipe of the degradation on the fly: bicubic, bsrgan, bsrgan_light, bsrgan_strong, realesrgan or blind."""
     task: Task = "restore"
     """restore, or colorize grey pictures."""
     variant: Variant = "full"

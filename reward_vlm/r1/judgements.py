@@ -1,6 +1,6 @@
 r"""Judgements for the cold start, written by any model behind an OpenAI-compatible server, and how hard each pair was.
 
-    python scripts/train.py r1 --recipe judgements --rows pairs.jsonl --out judged.jsonl \
+    burnish train r1 --recipe judgements --rows pairs.jsonl --out judged.jsonl \
         --endpoint.url http://host:8000/v1
 
 A model is asked up to three times per pair; the first reply that is well formed and agrees with the label becomes the

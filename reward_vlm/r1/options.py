@@ -20,7 +20,7 @@ class R1Config:
     """How the weights were taught to be asked; saved beside them. The defaults are the published model's."""
 
     template: Pair = "short"
-    """How it is asked and its reply read, see `reward_vlm.templates`."""
+    """How it is asked and its reply read; a published judge's own template has its name."""
     image_first: bool = True
     """Pictures stand before the text (the published evaluation) or after it (the published training rows)."""
     max_new_tokens: int = 4096
@@ -46,7 +46,7 @@ class R1Options:
     temperature: float | None = None
     """None: 0 for one vote, 1 for more."""
     top_p: float = 1.0
-    """See `Sampling`."""
+    """Sample among the most probable tokens that together have this probability."""
     tournament: Literal["round_robin", "knockout"] = "round_robin"
     """With more than two answers: every pair is compared, or winners meet winners (n - 1 comparisons)."""
     batch_size: int = 8
@@ -71,7 +71,7 @@ class R1Options:
 
 @dataclass(frozen=True)
 class StableReinforce:
-    """The objective of reinforcement, see `reward_vlm.rl.objective`."""
+    """The objective of reinforcement."""
 
     samples: int = 1
     """Judgements per prompt."""

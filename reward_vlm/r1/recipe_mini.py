@@ -1,6 +1,6 @@
 """Training of the small judge of rendered scenes that ships with the project, from nothing, on a CPU in minutes.
 
-    python scripts/train.py r1 --recipe mini --seed 2 --folder runs/r1-mini
+    burnish train r1 --recipe mini --seed 2 --folder runs/r1-mini
 
 A tiny vision-language model with random weights learns to write judgements (cold start), then StableReinforce teaches
 it to choose rightly. Data are rendered scenes (`reward_vlm.scenes`); `reward_vlm.r1.recipe_restoration` is the same
@@ -61,9 +61,9 @@ class MiniR1Training:
     objective: StableReinforce = field(default_factory=lambda: StableReinforce(beta=0.02))
     """Of reinforcement."""
     select: Literal["all", "hard"] = "all"
-    """Prompts of a round, see `R1Training`."""
+    """Prompts of a round: any, or those that the judge is least sure of."""
     tolerance: float = 0.05
-    """See `R1Training`."""
+    """A round that lowers the held-out accuracy by more than this is undone."""
     rows: tuple[int, int, int] = (4000, 3000, 100)
     """Pairs for the cold start, for reinforcement, and held out to judge the rounds."""
     tests: int = 200

@@ -1,6 +1,6 @@
 """Training of the small judge of restorations that ships with the project, from nothing, on a CPU.
 
-    python scripts/train.py r1 --recipe mini-restoration --photos photos --folder runs/r1-mini-restoration
+    burnish train r1 --recipe mini-restoration --photos photos --folder runs/r1-mini-restoration
 
 The recipe of `reward_vlm.r1.recipe_mini` on pairs of spoiled photographs (`reward_vlm.photo_pairs`): a cold start on
 written judgements, then StableReinforce. The image encoder starts with filters that see fine structure
@@ -35,7 +35,7 @@ class PictureJudgeTraining(MiniR1Training):
     folder: Path = Path("runs/r1-mini-restoration")
     """Data, the two stages and the report go here."""
     photos: Path = Path("photos")
-    """Folder below which the photographs lie, see `vision/photos.py`."""
+    """Folder below which the photographs lie; a missing one is told by name."""
     sft_steps: int = 1200
     """Updates of the cold start at most, 32 judgements each."""
     sft_every: int = 100
@@ -49,8 +49,9 @@ class PictureJudgeTraining(MiniR1Training):
     rate: float = 1e-4
     """Peak learning rate of reinforcement."""
     select: Literal["all", "hard"] = "hard"
-    """Prompts of a round, see `R1Training`. Where more than nine of ten judgements are right, the filter of three
-    standard deviations drops every wrong one; the hard prompts leave it something to learn."""
+    """Prompts of a round: any, or those that the judge is least sure of. Where more than nine of ten judgements are
+    right, the filter of three standard deviations drops every wrong one; the hard prompts leave it something to
+    learn."""
     rows: tuple[int, int, int] = (16000, 3000, 200)
     """Pairs for the cold start, for reinforcement, and held out to judge the rounds."""
     size: TinySize = field(default_factory=lambda: TinySize(image_hidden=160, image_start="spectra"))

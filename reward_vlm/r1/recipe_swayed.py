@@ -1,6 +1,6 @@
 """What reinforcement adds to a judge whose teacher errs: a small judge learns from a biased writer, then from labels.
 
-    python scripts/train.py r1 --recipe mini-swayed --seed 0 --folder runs/r1-swayed
+    burnish train r1 --recipe mini-swayed --seed 0 --folder runs/r1-swayed
 
 Judgements for a cold start are written by a model, and language models prefer what they read first. The writer here
 describes a picture rightly unless the answers differ in the colour of the object: there he sees, in `swayed` of the
@@ -44,7 +44,7 @@ class SwayedJudgeTraining(MiniR1Training):
     rate: float = 3e-4
     """Peak learning rate of reinforcement."""
     tolerance: float = 0.1
-    """See `R1Training`."""
+    """A round that lowers the held-out accuracy by more than this is undone."""
     rows: tuple[int, int, int] = (4000, 3000, 200)
     """Pairs for the cold start, for reinforcement, and held out to judge the rounds."""
 

@@ -1,7 +1,7 @@
 """Train a judge: cold start on written judgements, then StableReinforce.
 
-    python scripts/train.py r1 --stage sft --rows judgements.jsonl --start Qwen/Qwen2.5-VL-7B-Instruct --folder runs/sft
-    python scripts/train.py r1 --stage rl --rows hard.jsonl --held-out pairs.jsonl --start runs/sft/weights \\
+    burnish train r1 --stage sft --rows judgements.jsonl --start Qwen/Qwen2.5-VL-7B-Instruct --folder runs/sft
+    burnish train r1 --stage rl --rows hard.jsonl --held-out pairs.jsonl --start runs/sft/weights \\
         --folder runs/rl --rounds 10 --steps 40
     accelerate launch --config_file configs/zero3.yaml scripts/train.py r1 --stage rl ... --trl configs/vllm.json
 

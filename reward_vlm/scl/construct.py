@@ -1,8 +1,8 @@
 r"""Make preference pairs of a model's own corrections.
 
-    python scripts/train.py scl --recipe pairs --questions train.jsonl --held-out test.jsonl --start org/name \
+    burnish train scl --recipe pairs --questions train.jsonl --held-out test.jsonl --start org/name \
         --folder runs/pairs
-    python scripts/train.py scl --recipe pairs --benchmark MMBench --data MMBench_EN --start org/name \
+    burnish train scl --recipe pairs --benchmark MMBench --data MMBench_EN --start org/name \
         --folder runs/pairs
 
 Writes records.jsonl (every question with the whole dialogue), pairs.jsonl (what `--recipe published` trains on) and
@@ -33,7 +33,7 @@ class PairConstruction:
     questions: Path | None = None
     """JSON lines of multiple-choice questions with their right answers."""
     benchmark: str | None = None
-    """Instead: a published set, see `reward_vlm.scl.sources`."""
+    """Instead: a published set, such as MMStar, MMBench, SEEDBench, MMTBench or ScienceQA."""
     data: str | None = None
     """The set's file, folder or name on the hub; None: where it was published."""
     split: str | None = None

@@ -19,11 +19,12 @@ class SCLConfig:
     """How the weights were taught to be asked and to answer; saved beside them. The defaults suit any chat model."""
 
     style: Style = "full"
-    """Prompts, see `reward_vlm.scl.prompts`."""
+    """Prompts: full, those of the two published scripts (construction, evaluation), or the words of the small model."""
     extract: Variant = "strict"
-    """How the chosen option is read out of a reply, see `reward_vlm.scl.extract`."""
+    """How the chosen option is read out of a reply: strict, or as the two published scripts do."""
     reviews: tuple[int | str, ...] = (2,)
-    """Requests to look again when a call names none, see `SCLOptions`; 2 is the published code's default."""
+    """Requests to look again when a call names none: numbers from 0 to 3, or texts; 2 is the published code's
+    default."""
     image_each_turn: bool = False
     """Show the pictures with every request (as the published code does for LLaVA), or with the question alone."""
     max_new_tokens: int = 1024
@@ -51,7 +52,7 @@ class SCLOptions:
     temperature: float = 0.0
     """0 takes the most probable reply; the published code samples at 0.7."""
     top_p: float = 1.0
-    """See `Sampling`."""
+    """Sample among the most probable tokens that together have this probability."""
     batch_size: int = 8
     """Questions that the model reads at once."""
     max_new_tokens: int | None = None
@@ -143,7 +144,7 @@ class SCLTraining(TRLTraining):
     """Train on preference pairs."""
 
     pairs: Path
-    """JSON lines of preference pairs, see `reward_vlm.scl.pairs`."""
+    """JSON lines of preference pairs, as --recipe pairs writes them."""
     folder: Path = field(default=Path("runs/scl"), kw_only=True)
     """Checkpoints, log.jsonl and the finished `weights`; a run that finds its own state goes on from it."""
     dpo: DPO = field(default_factory=DPO)

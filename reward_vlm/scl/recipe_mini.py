@@ -1,6 +1,6 @@
 """Self-correction learning from nothing, on a CPU in minutes: the small model that ships, and what the method does.
 
-    python scripts/train.py scl --recipe mini --seeds 0 1 2 --folder runs/scl-mini
+    burnish train scl --recipe mini --seeds 0 1 2 --folder runs/scl-mini
 
 A tiny vision-language model with random weights learns from a careless teacher to answer multiple-choice questions
 about rendered scenes, and to review its answers (cold start). The teacher takes green for red and purple for black more

@@ -1,7 +1,7 @@
 """Self-correction learning in rounds on the refinement core: construct pairs, train on them, evaluate, accept or roll
 back.
 
-    python scripts/train.py scl --recipe rounds --questions train.jsonl --held-out test.jsonl --start org/name \\
+    burnish train scl --recipe rounds --questions train.jsonl --held-out test.jsonl --start org/name \\
         --rounds 2 --folder runs/scl
 
 The state is the name of a folder of weights. Round r asks questions drawn from (seed, r) with the weights of the state,

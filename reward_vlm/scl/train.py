@@ -1,7 +1,7 @@
 """Train a model on its own corrections: DPO on preference pairs, with TRL's DPOTrainer as it is.
 
-    python scripts/train.py scl --pairs pairs.jsonl --start org/name --folder runs/scl
-    python scripts/train.py scl --pairs pairs.jsonl --start org/name --folder runs/full --dpo.lora.rank 0
+    burnish train scl --pairs pairs.jsonl --start org/name --folder runs/scl
+    burnish train scl --pairs pairs.jsonl --start org/name --folder runs/full --dpo.lora.rank 0
     accelerate launch --config_file configs/zero3.yaml scripts/train.py scl ... --trl configs/one_gpu.json
 
 The defaults are the reference's command line and what its framework (ms-swift 2) adds to it: 0.9 DPO + 0.1 supervised

@@ -65,6 +65,12 @@ def test_every_system_and_recipe_is_listed_and_has_help(command, system, monkeyp
         assert code == 0 and all(f"--recipe {name}" in out for name in recipes if len(recipes) > 1)
     code, out, _ = burnish(monkeypatch, capsys, command, system, "--help")
     assert code == 0 and f"usage: burnish {command} {system}" in out
+    assert names_of_code(out) == []
+
+
+def names_of_code(help: str) -> list[str]:
+    """What the options of a help say to those alone who read the code."""
+    return re.findall(r"│.*(?:[Ss]ee `|`reward_vlm|`restoration|`vision|\.py\)).*", help)
 
 
 @pytest.mark.parametrize(
@@ -85,12 +91,21 @@ def test_wrong_words_cost_one_sentence(words, sentence, monkeypatch, capsys):
     assert code == 2 and out == "" and sentence in err and err.count("\n") == 1
 
 
-def test_help_tells_what_the_weights_have_where_an_option_is_none(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "config", "name"),
+    [
+        ("restore", "restoration/pretrained/iter-mini/photo/config.json", "steps"),
+        ("edit", "vision/pretrained/pie-brain-mini/pie/config.json", "guidance_scale"),
+        ("judge", "reward_vlm/pretrained/r1-mini/scenes/judge.json", "max_new_tokens"),
+        ("answer", "reward_vlm/pretrained/scl-mini/corrector.json", "max_new_tokens"),
+    ],
+)
+def test_help_tells_what_the_weights_have_where_an_option_is_none(command, config, name, monkeypatch, capsys):
     from vision.config import read_json
 
-    _, out, _ = burnish(monkeypatch, capsys, "restore", "--help")
-    steps = read_json(PROJECT / "restoration/pretrained/iter-mini/photo/config.json")["steps"]
-    assert f"here {steps})" in " ".join(out.replace("│", " ").split())
+    _, out, _ = burnish(monkeypatch, capsys, command, "--help")
+    assert f"here {read_json(PROJECT / config)[name]})" in " ".join(out.replace("│", " ").split())
+    assert names_of_code(out) == []
 
 
 def test_completion_knows_commands_systems_and_options(monkeypatch, capsys):
