@@ -74,6 +74,7 @@ def single_command(
     def read(arguments: Sequence[str]) -> T:
         return cli(options, prog=f"burnish {name}", description=help, args=arguments, embedded=embedded)
 
+    read.__annotations__["return"] = options  # which completion reads
     return read, lambda arguments, show: main(read(arguments), show)
 
 
