@@ -43,7 +43,7 @@ class JudgeOptions(AskOptions):
     engine: Literal["transformers", "vllm"] = "transformers"
     """What runs the model."""
     template: Pair | Point | None = None
-    """How weights of another family are asked and read, see `reward_vlm.templates`; None: as their judge.json says, by
+    """How weights of another family are asked and read; None: as their judge.json says, by
     their scalar head where they have one, else as R1-Reward."""
     audit: bool = False
     """Do not judge, but find out whether this judge is worth asking: the pairs of --rows (without: rendered scenes) in
