@@ -17,7 +17,7 @@ import torch
 
 from recon3d import GTRReconstructor
 from recon3d.gtr.options import GTRConfig
-from restoration import ITERRestorer, PASDRestorer
+from restoration import ITERRestorer, OneStepRestorer, PASDRestorer
 from restoration.iter.options import ITERConfig
 from reward_vlm import R1Judge, SCLCorrector, data, parse
 from reward_vlm.dialogue import Dialogue
@@ -28,7 +28,7 @@ from tests.fuzz import Reader, change_bytes, change_json, change_text, change_wo
 from tests.fuzz_files import FILES, NOISE, as_file, change_file, pictures, together
 from vision.checkpoints import load_state, save_state
 from vision.config import load_config, to_dict
-from vision.edit import PIEEditor
+from vision.edit import DiffusersEditor, PIEEditor
 from vision.edit.options import PIEConfig
 from vision.records import Record
 from vision.refine import checkpoints, load_checkpoint, refine_steps
@@ -270,7 +270,9 @@ READERS: dict[str, Reader] = {
     **FILES,
     "ITER": saved(ITERRestorer.from_pretrained, "builtin:tiny-mini", 0.3),
     "PASD": saved(PASDRestorer.from_pretrained),
+    "one step": saved(OneStepRestorer.from_pretrained),
     "PIE": saved(PIEEditor.from_pretrained),
+    "pipelines": saved(DiffusersEditor.from_pretrained),
     "GTR": saved(GTRReconstructor.from_pretrained),
     "R1": saved(R1Judge.from_pretrained),
     "SCL": saved(SCLCorrector.from_pretrained),

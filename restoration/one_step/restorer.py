@@ -140,7 +140,7 @@ class OneStepRestorer(Restores[OneStepOptions], hub.Pretrained):
         """What a caller must know of this restorer with these options."""
         options = options or OneStepOptions()
         scale = self.config.scale if options.scale is None else options.scale
-        return Facts("one step", scale, tiling=options.tile != 0, steps=True)
+        return Facts("one step", scale, tiling=options.tile != 0, steps=True, keeps_grey=True)
 
     def output_size(self, height: int, width: int, options: OneStepOptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""

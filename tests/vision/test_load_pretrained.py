@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from restoration import PASDRestorer
+from restoration import OneStepRestorer, PASDRestorer
 from vision.diffusion.backbone import load_backbone, load_text
 from vision.edit import PIEEditor
 
@@ -21,8 +21,8 @@ PARTS = {
     "text_encoder": "model",
     "controlnet": "diffusion_pytorch_model",
 }
-PIPELINES = {"pie": PIEEditor, "pasd": PASDRestorer}
-CASES = [(system, part) for system in PIPELINES for part in PARTS if (system, part) != ("pie", "controlnet")]
+PIPELINES = {"pie": PIEEditor, "pasd": PASDRestorer, "one step": OneStepRestorer}
+CASES = [(system, part) for system in PIPELINES for part in PARTS if system == "pasd" or part != "controlnet"]
 
 
 @pytest.fixture(scope="module", params=PIPELINES)

@@ -6,6 +6,7 @@ keeps its size, its bits and its detail, and everything outside the region stays
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -72,14 +73,17 @@ class Canvas:
         mean = (colours * alpha).sum(axis=(0, 1)) / alpha.sum()
         return PIL.Image.fromarray(np.round(alpha * colours + (1 - alpha) * mean).astype(np.uint8))
 
-    def window(self, resolution: int) -> Box:
-        """The part that is edited: all of it when `resolution` is 0, else a square of the shorter side.
+    def window(self, resolution: int, around: float = 0.0) -> Box:
+        """The part that is edited: a square of the shorter side, in the middle or as near to it as the region lets it,
+        or the region with what lies around it, or all.
 
-        It lies in the middle, or as near to it as the region lets it.
+        Args:
+            resolution: not 0: the square.
+            around: sides in multiples of the region's, in [1, inf); 0, or without a region: all.
         """
         height, width = self.size
         if not resolution:
-            return 0, 0, width, height
+            return self._around(around) if around and self.region is not None else (0, 0, width, height)
         side, corner = min(height, width), []
         for axis, length in ((0, width), (1, height)):
             start = (length - side) // 2
@@ -93,6 +97,17 @@ class Canvas:
                 start = min(max(start, 0), length - side)
             corner.append(start)
         return corner[0], corner[1], corner[0] + side, corner[1] + side
+
+    def _around(self, share: float) -> Box:
+        """The region's own box, `share` times as wide and high (32 pixels at least), as far as the picture goes."""
+        sides = []
+        for axis, length in ((0, self.size[1]), (1, self.size[0])):
+            places = np.flatnonzero(self.region.any(axis=axis))
+            first, last = int(places[0]), int(places[-1]) + 1
+            margin = (max(share * (last - first), 32) - (last - first)) / 2
+            sides.append((max(0, int(first - margin)), min(length, math.ceil(last + margin))))
+        (left, right), (top, bottom) = sides
+        return left, top, right, bottom
 
     def seen(self, box: Box) -> PIL.Image.Image:
         """(mode RGB) the window that the networks see."""

@@ -56,9 +56,14 @@ class DiffusersOptions(ProgressionOptions):
     """Weight of the prompt against the negative prompt, of pipelines whose guidance_scale is something else (FLUX)."""
     resolution: int | None = None
     """Pixels per side of a square of the area that the networks see; pictures keep their shape. 0 keeps their size."""
+    around: float = 0.0
+    """Sides of what the pipeline sees around the mask, in multiples of the mask's, so that a small region of a large
+    picture gets all its pixels; at least 1, or 0: it sees the whole picture."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.around and not 1 <= self.around < float("inf"):
+            raise ValueError(f"around must be at least 1 (or 0, for the whole picture), got {self.around:g}.")
         if self.true_cfg_scale is not None and not 1 <= self.true_cfg_scale < float("inf"):
             raise ValueError(f"true_cfg_scale must be at least 1, got {self.true_cfg_scale:g}; 1 switches it off.")
 
@@ -147,8 +152,8 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
 
     def facts(self, options: DiffusersOptions | None = None) -> Facts:
         """What a caller must know of this editor with these options."""
-        frames = None if options is None else options.frames
-        return Facts(called(type(self.pipeline), "image").__name__, frames or 1)
+        options = options or DiffusersOptions()
+        return Facts(called(type(self.pipeline), "image").__name__, options.frames or 1, around=options.around)
 
     @torch.no_grad()
     def start(

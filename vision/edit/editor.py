@@ -39,7 +39,9 @@ class Facts:
     frames: int
     """Edits that it makes."""
     square: int = 0
-    """Side, in pixels, of the square window that it sees of every picture; 0: it sees whole pictures."""
+    """Side, in pixels, of the square window that it sees of every picture; 0: see `around`."""
+    around: float = 0.0
+    """Sides of what it sees around a mask, in multiples of the mask's; 0: it sees whole pictures."""
     own_size: bool = True
     """Whether frames are the picture itself with the networks' change, at its own size; else what the networks made."""
     prompt: str = ""
@@ -145,7 +147,7 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
             frames = [found.pictures(item) for item in range(found.images.shape[1])]
         else:
             canvases = as_canvases(image if many else [image], mask)
-            boxes = [canvas.window(facts.square) for canvas in canvases]
+            boxes = [canvas.window(facts.square, facts.around) for canvas in canvases]
             seen = [canvas.seen(box) for canvas, box in zip(canvases, boxes, strict=True)]
             regions = [canvas.seen_region(box) for canvas, box in zip(canvases, boxes, strict=True)]
             run = self._unscored(seen, prompt, None if mask is None else regions, options)

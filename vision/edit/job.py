@@ -185,8 +185,8 @@ class _Editing:
         for region in [canvas.region for canvas in canvases.values() if canvas.region is not None][:1]:
             for sentence in masks.remarks(Image.fromarray(region)):
                 self.job.note(f"{item.input}: {sentence}")
-        square = self._facts(editor).square
-        boxes = {number: canvas.window(square) for number, canvas in canvases.items()}
+        facts = self._facts(editor)
+        boxes = {number: canvas.window(facts.square, facts.around) for number, canvas in canvases.items()}
         found = {
             number: self._simulate(item, editor, canvas.seen(boxes[number]), canvas.seen_region(boxes[number]), number)
             for number, canvas in canvases.items()

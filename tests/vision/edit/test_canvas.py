@@ -133,3 +133,12 @@ def test_masks_that_do_nothing_or_everything_say_so(editor, image):
     dot[0, 0] = 255
     with pytest.raises(ValueError, match="so small that the networks do not see it"):
         editor(picture(0, 320, 320), mask=Image.fromarray(dot), options=QUICK)
+
+
+def test_a_window_around_the_region_keeps_within_the_picture():
+    values, region = np.zeros((100, 200), np.uint8), np.zeros((100, 200), np.uint8)
+    region[20:30, 150:190] = 255
+    canvas = Canvas(values, 0, 255, region=region)
+    assert canvas.window(0, 1.0) == (150, 9, 190, 41)
+    assert canvas.window(0, 2.0) == (130, 9, 200, 41)
+    assert canvas.window(0, 50.0) == (0, 0, 200, 100) == Canvas(values, 0, 255).window(0, 2.0)

@@ -174,6 +174,24 @@ def test_a_mask_that_is_nearly_lost_in_the_latents_still_counts():
     assert (before != after).any() and (before != after).any(axis=2).sum() <= 4
 
 
+def test_a_small_region_is_seen_with_what_lies_around_it(editor):
+    """All of the change lies in the mask, and none of it reaches the window's border."""
+    image, mask = picture(0, 200, 300), PIL.Image.new("L", (300, 200))
+    mask.paste(255, (200, 50, 240, 80))
+    seen, changed = [], np.asarray(mask) > 0
+    for around in (0.0, 2.0):
+        options = replace(QUICK, around=around)
+        before, after = (np.asarray(x) for x in editor(image, PROMPT, mask, options, observers=[seen.append]))
+        assert np.array_equal(before[~changed], after[~changed]) and (before != after)[changed].mean() > 0.5
+    whole, part = (step.state.images[0] for step in seen)
+    assert whole.shape != part.shape and part.shape[-1] > part.shape[-2]
+    crop = np.asarray(image.crop((180, 42, 260, 88)).resize((part.shape[-1], part.shape[-2]))) / 255
+    outside = np.asarray(mask.crop((180, 42, 260, 88)).resize((part.shape[-1], part.shape[-2]))) == 0
+    assert np.abs(part.permute(1, 2, 0).numpy() - crop)[outside].max() < 0.1
+    with pytest.raises(ValueError, match=r"around must be at least 1 .* got 0\.5"):
+        DiffusersOptions(around=0.5)
+
+
 def test_weights_of_the_prompt_go_by_the_pipelines_names(monkeypatch):
     """Qwen-Image guides by true_cfg_scale, and only where there is a negative prompt."""
     image, editor = picture(0, 64, 64), DiffusersEditor(pipeline_of("QwenImagePipeline"))
