@@ -81,7 +81,7 @@ def load_pretrained(cls: Any, folder: str | Path, *, dtype: torch.dtype = torch.
 
     Args:
         cls: the class, whose `from_pretrained` reads the folder.
-        folder: holds config.json and safetensors.
+        folder: holds config.json and safetensors; those called fp16 are taken where there are no others.
         dtype: floating type that the network gets.
         options: further arguments of `from_pretrained`.
 
@@ -93,8 +93,11 @@ def load_pretrained(cls: Any, folder: str | Path, *, dtype: torch.dtype = torch.
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
-    if not any(folder.glob("*.safetensors")):
+    files = [path.name for path in folder.glob("*.safetensors")]
+    if not files:
         refuse_pickled(folder)
+    elif all(".fp16" in name for name in files):
+        options["variant"] = "fp16"
     library = cls.__module__.split(".")[0]
     options |= {"torch_dtype": dtype} if library == "diffusers" else {"dtype": dtype, "trust_remote_code": False}
     with library_errors(f"{folder} does not load"), silent():

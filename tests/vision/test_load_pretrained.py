@@ -80,6 +80,15 @@ def test_weights_that_do_not_fit_are_refused(copied, damage):
         path.write_bytes(content)
 
 
+def test_folders_that_hold_half_precision_alone_load(copied):
+    pipeline, folder = copied
+    wanted = pipeline.from_pretrained(folder).unet.state_dict()
+    for path in parts(folder):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    found = pipeline.from_pretrained(folder).unet.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
 def test_two_loads_are_equal_and_the_text_encoder_speaks_its_tokenizer(saved):
     _, folder = saved
     one, two = load_backbone(folder), load_backbone(folder)
