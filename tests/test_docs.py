@@ -50,8 +50,6 @@ def test_commands_of_the_documentation_parse(place, line, tmp_path, monkeypatch,
         assert arguments and arguments[0] in ("bash", "zsh", "tcsh")
         return
     monkeypatch.chdir(tmp_path)
-    for folder in re.findall(r"one-step:(\S+)", line):
-        (tmp_path / folder).mkdir(parents=True)
     for _, code in snippets():
         if "class MyRestorer" in code:
             (tmp_path / "my_file.py").write_text(code)
