@@ -20,7 +20,7 @@ import pytest
 from restoration.iter.options import ITEROptions
 from restoration.iter.restorer import ITERRestorer
 from restoration.job import RestoreOptions, restore
-from vision.scale.manifest import Manifest, Row
+from vision.scale import manifest
 from vision.scale.stores import Store
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -71,8 +71,8 @@ def results(url: str | Path) -> dict[str, bytes]:
     return {name: store.read(name) for name in sorted(names)}
 
 
-def rows(url: str | Path) -> dict[str, Row]:
-    return {row.member or row.result: row for row in Manifest(Store(url)).gather()}
+def rows(url: str | Path) -> dict[str, manifest.Row]:
+    return {row.member or row.result: row for row in manifest.rows(manifest.Manifest(Store(url)).gather())}
 
 
 def test_a_store_gets_the_bytes_of_one_machine_and_a_row_for_every_picture(folder, memory, tmp_path):

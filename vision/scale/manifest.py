@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from vision.scale.stores import Store
 
 FILE = "manifest.parquet"
 PARTS = f"{RECORDS}/parts"
+ORDER = ("result", "member")
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,10 @@ def table(rows: Iterable[Row]) -> pa.Table:
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
 
 
-def rows(found: pa.Table) -> list[Row]:
-    """The rows of a table."""
-    return [Row(**row) for row in found.to_pylist()]
+def rows(found: pa.Table) -> Iterator[Row]:
+    """The rows of a table, one after the other."""
+    for batch in found.to_batches(max_chunksize=4096):
+        yield from (Row(**row) for row in batch.to_pylist())
 
 
 class Manifest:
@@ -71,32 +73,32 @@ class Manifest:
     def __init__(self, store: Store):
         self.store = store
 
-    def gather(self) -> list[Row]:
+    def gather(self) -> pa.Table:
         """All rows, a picture once: of several about one result, those of the last piece of work that wrote them.
 
-        The parts are folded into the table.
+        The parts are folded into the table, which is in the order of results and members.
 
         Raises:
             ValueError: it cannot be read or written.
         """
         parts = sorted(self.store.sizes(PARTS))
         there = [FILE] if self.store.size(FILE) is not None else []
-        found: dict[str, list[Row]] = {}
-        for name in [*there, *parts]:
-            new: dict[str, list[Row]] = {}
-            for row in self._read(name):
-                new.setdefault(row.result, []).append(row)
-            found |= new
-        kept = [row for name in sorted(found) for row in found[name]]
+        tables = [self._read(name) for name in [*there, *parts]]
+        last = {name: number for number, one in enumerate(tables) for name in one["result"].unique().to_pylist()}
+        kept = [
+            one.filter(pa.array([last[name] == number for name in one["result"].to_pylist()], pa.bool_()))
+            for number, one in enumerate(tables)
+        ]
+        found = pa.concat_tables([SCHEMA.empty_table(), *kept]).sort_by([(name, "ascending") for name in ORDER])
         if parts:
-            self._write(FILE, kept)
+            self._write(FILE, found)
             self.store.remove(parts)
-        return kept
+        return found
 
     def part(self, name: str) -> list[Row]:
         """The rows that a piece of work wrote; none when it has not."""
         file = f"{PARTS}/{name}.parquet"
-        return self._read(file) if self.store.size(file) is not None else []
+        return list(rows(self._read(file))) if self.store.size(file) is not None else []
 
     def write_part(self, name: str, found: Sequence[Row]) -> None:
         """Write the rows of a piece of work.
@@ -104,16 +106,16 @@ class Manifest:
         Raises:
             ValueError: it cannot be written.
         """
-        self._write(f"{PARTS}/{name}.parquet", found)
+        self._write(f"{PARTS}/{name}.parquet", table(found))
 
-    def _read(self, name: str) -> list[Row]:
+    def _read(self, name: str) -> pa.Table:
         try:
-            return rows(pq.read_table(io.BytesIO(self.store.read(name)), schema=SCHEMA))
+            return pq.read_table(io.BytesIO(self.store.read(name)), schema=SCHEMA)
         except pa.ArrowException as error:
             raise ValueError(f"{self.store.address(name)} is damaged; remove it ({error}).") from error
 
-    def _write(self, name: str, found: Sequence[Row]) -> None:
+    def _write(self, name: str, found: pa.Table) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.parquet"
-            pq.write_table(table(found), path)
+            pq.write_table(found, path)
             self.store.publish(path, name)

@@ -19,7 +19,7 @@ from vision.files import RECORDS, Exclusive
 from vision.job import Event, Outcome, Show
 from vision.report import write_run
 from vision.scale.engines import cluster, in_process
-from vision.scale.manifest import FILE, Manifest, Row
+from vision.scale.manifest import FILE, Manifest, Row, rows
 from vision.scale.stores import Store
 from vision.scale.units import Unit, Units, batches
 from vision.scale.worker import Make, Worker, key_of
@@ -88,35 +88,37 @@ class _Driver:
 
     def sort(self, units: Sequence[Unit]) -> list[Unit]:
         """The units that are still to be done; those whose results would replace somebody's file are refused."""
-        made: dict[str, list[Row]] = {}
-        for row in Manifest(self.store).gather():
-            made.setdefault(row.result, []).append(row)
-        sizes, inputs, ahead = self.store.sizes(), {unit.source.url for unit in units}, []
+        known, by_result = Manifest(self.store).gather(), {unit.result: unit for unit in units}
+        sizes, inputs = self.store.sizes(), {unit.source.url for unit in units}
+        holds: dict[str, bool] = {}
+        for row in rows(known):
+            unit = by_result.get(row.result)
+            holds[row.result] = holds.get(row.result, True) and unit is not None and self._holds(row, unit, sizes)
+        ahead, done = [], set()
         for unit in units:
-            rows = made.get(unit.result, [])
-            if self.store.address(unit.result) in inputs:
-                place = self.store.address(unit.result)
+            place = self.store.address(unit.result)
+            if place in inputs:
                 self._refuse(f"{place} would be overwritten by the result of {unit.source.url}; choose another --out.")
-            elif rows and all(self._holds(row, unit, sizes) for row in rows):
-                self._count(rows, was_done=True)
-            elif not rows and unit.result in sizes and not self.overwrite:
-                place = self.store.address(unit.result)
-                self._refuse(
-                    f"{place} is there already and was not made by this job; choose another output folder, or give "
-                    "--overwrite."
-                )
+            elif holds.get(unit.result):
+                done.add(unit.result)
+            elif unit.result in sizes and unit.result not in holds and not self.overwrite:
+                how = "choose another output folder, or give --overwrite"
+                self._refuse(f"{place} is there already and was not made by this job; {how}.")
             else:
                 ahead.append(unit)
+        for row in rows(known):
+            if row.result in done:
+                self._count([row], was_done=True)
         self.total = len(ahead)
         return ahead
 
     def hear(self, done: Iterator[list[Row]]) -> None:
         """Tell what workers did."""
         finished: set[str] = set()
-        for rows in done:
+        for piece in done:
             check_signals()
-            self._count(rows, was_done=False)
-            finished |= {row.result for row in rows}
+            self._count(piece, was_done=False)
+            finished |= {row.result for row in piece}
             self.show(Event("progress", "restoring", len(finished), self.total))
 
     def finish(self, options: Any, seconds: float) -> Outcome:
@@ -139,8 +141,8 @@ class _Driver:
         same = (row.key, row.stamp, row.input) == (self.key, unit.source.stamp, unit.source.url)
         return same and row.size > 0 and sizes.get(row.result) == row.size
 
-    def _count(self, rows: Sequence[Row], was_done: bool) -> None:
-        for row in rows:
+    def _count(self, found: Sequence[Row], was_done: bool) -> None:
+        for row in found:
             if row.problem:
                 self._refuse(row.problem)
             else:
