@@ -29,6 +29,7 @@ class Chat(Protocol):
 class WithChat(Pretrained):
     """A chat model and how it was taught to be asked: saving, publishing and moving them."""
 
+    task: ClassVar[str] = "image-text-to-text"
     config_name: ClassVar[str]
     """File of the configuration, beside the weights."""
     chat: Chat

@@ -17,6 +17,8 @@ class TRLTraining:
     """Source of the weights to start from; None: those that come with the project."""
     save_every: int = 25
     """Updates between TRL's checkpoints."""
+    trackers: tuple[str, ...] = ()
+    """Names of trackers to report to, such as tensorboard, trackio or wandb; each needs its package."""
     seed: int = 0
     """Of the order of the rows and of everything that is drawn."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -17,11 +17,11 @@ import torch
 
 from reward_vlm.vlm import ChatModel, load_model
 from vision.checkpoints import Log, forget_after, publish
-from vision.config import one_line
+from vision.config import check_trackers, one_line
 from vision.libraries import silent
 
 
-def common_arguments(folder: Path, seed: int, save_every: int) -> dict[str, Any]:
+def common_arguments(folder: Path, seed: int, save_every: int, trackers: Sequence[str] = ()) -> dict[str, Any]:
     """Arguments of TRL's configurations that every training here sets."""
     cuda = torch.cuda.is_available()
     return {
@@ -30,7 +30,7 @@ def common_arguments(folder: Path, seed: int, save_every: int) -> dict[str, Any]
         "save_steps": save_every,
         "save_total_limit": 1,
         "logging_steps": 1,
-        "report_to": [],
+        "report_to": list(trackers),
         "disable_tqdm": True,
         "use_cpu": not cuda,
         "bf16": cuda and torch.cuda.is_bf16_supported(including_emulation=False),
@@ -45,6 +45,8 @@ def configured(kind: Any, arguments: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: an argument is unknown, or needs a package that is not installed.
     """
+    from transformers.integrations import get_available_reporting_integrations
+
     known = [field.name for field in dataclasses.fields(kind)]
     for name in arguments:
         if name not in known:
@@ -53,6 +55,8 @@ def configured(kind: Any, arguments: Mapping[str, Any]) -> Any:
             raise ValueError(f"{kind.__name__} has no argument {name!r} (--trl){hint}.")
     if arguments.get("use_vllm") and find_spec("vllm") is None:
         raise ValueError("use_vllm needs the package vllm (pip install vllm) and a GPU.")
+    named = arguments.get("report_to") or []
+    check_trackers([named] if isinstance(named, str) else named, get_available_reporting_integrations())
     try:
         config = kind(**arguments)
     except (TypeError, ImportError) as error:

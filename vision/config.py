@@ -16,7 +16,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
@@ -229,6 +229,19 @@ def _one_sentence(report: str) -> str:
             names = [name for line in part for name in re.findall(r"^--[\w.-]+", line)]
             message += f"; perhaps you meant {' or '.join(names)}"
     return f"{message} (--help lists the options)."
+
+
+def check_trackers(names: Iterable[str], available: Iterable[str]) -> None:
+    """Refuse names of trackers that cannot be used; training libraries pass over some of them in silence.
+
+    Raises:
+        ValueError: a tracker is unknown, or its package is not installed.
+    """
+    ready = sorted(set(available))
+    for name in names:
+        if name not in (*ready, "none", "all"):
+            told = f"those that are installed: {', '.join(ready)}" if ready else "none is installed"
+            raise ValueError(f"There is no tracker {name!r} here ({told}); pip install {name}, or leave it out.")
 
 
 def added(default: Any) -> Any:

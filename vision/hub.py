@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
+from vision.cards import write_card
 from vision.config import read_json, version
 from vision.files import atomic_path
 from vision.weights import PICKLED
@@ -154,13 +155,31 @@ def push_to_hub(folder: str | Path, name: str, *, private: bool = False, revisio
 class Pretrained:
     """What has weights that can be saved and published."""
 
+    task: ClassVar[str] = "image-to-image"
+    """What the model hub calls what it does, see `vision.cards.TASKS`."""
+
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a folder that `from_pretrained` reads, floating weights as `dtype` when it is given."""
         raise NotImplementedError
 
-    def push_to_hub(self, name: str, folder: str | Path, *, private: bool = False, revision: str | None = None) -> str:
-        """Save to `folder` and upload it to the model hub as `org/name`; returns its address. See `push_to_hub`."""
+    def push_to_hub(
+        self,
+        name: str,
+        folder: str | Path,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Save to `folder` and upload it to the model hub as `org/name`; returns its address. See `push_to_hub`.
+
+        A model card that lies in the folder goes along; where there is none, one is written.
+
+        Args:
+            license: of the weights, for a card that is written: the hub's short name, such as apache-2.0.
+        """
         self.save_pretrained(folder)
+        write_card(folder, name, type(self).__name__, self.task, license)
         return push_to_hub(folder, name, private=private, revision=revision)
 
 

@@ -26,11 +26,13 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vision.checkpoints import Log, forget_after, load_state, save_state
+from vision.config import check_trackers
 from vision.weights import fill, refuse_mismatch
 
 Batch = Any
@@ -73,7 +75,7 @@ class TrainOptions:
     evaluate_every: int = 0
     """Updates between evaluations; 0 evaluates only at the end."""
     trackers: tuple[str, ...] = ()
-    """Names of accelerate's trackers to report to, e.g. tensorboard or wandb."""
+    """Names of trackers to report to, such as tensorboard, trackio or wandb; each needs its package."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
@@ -186,6 +188,7 @@ def fit(
         FloatingPointError: a loss or a weight is not finite; the last checkpoint is left as it was.
         ValueError: the checkpoint is damaged, does not fit the modules, or has more updates than are asked for.
     """
+    check_trackers(options.trackers, map(str, get_available_trackers()))
     accelerator = Accelerator(
         mixed_precision=options.mixed_precision,
         gradient_accumulation_steps=1,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -57,6 +57,8 @@ class GTRReconstructor(Pretrained):
         field: decodes triplanes; None: every object gets a fresh one.
         generator: makes a triplane from pictures; None: every object is fitted from nothing.
     """
+
+    task: ClassVar[str] = "image-to-3d"
 
     def __init__(self, config: GTRConfig, field: TriplaneField | None = None, generator: Network | None = None) -> None:
         self.config = config

@@ -6,11 +6,13 @@
 
 Every pair is judged in both orders (`reward_vlm.r1.measures`); `--published` judges once, with the better answer first
 and the authors' parser, as the published numbers were made. `--predictions` counts a file of published scores. Writes
-judged.jsonl (every pair; the same command goes on with it), categories.csv, .json and .png, and run.json.
+judged.jsonl (every pair; the same command goes on with it), categories.csv, .json and .png, run.json, and for
+benchmarks that lmms-eval has too its JSON (`reward_vlm.r1.lmms_eval`).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from reward_vlm.job import Dtype, RowJob, place
 from reward_vlm.judges import Query, Vote
 from reward_vlm.parse import PUBLISHED_PARSERS
 from reward_vlm.r1.judge import R1Judge
+from reward_vlm.r1.lmms_eval import METRICS, write_lmms_eval
 from reward_vlm.r1.measures import Judgement, acc_plus, by_category
 from reward_vlm.r1.options import R1Options
 from reward_vlm.r1.published import published_table
@@ -104,6 +107,10 @@ def evaluate(options: R1Evaluation, show: Show = silent) -> Outcome:
     write_table(table, options.out / "categories.json", options.out / "categories.csv")
     values = [name for name in ("accuracy", "both_orders", "says_1", "acc_plus") if name in table[0]]
     plot_bars(options.out / "categories.png", table, "category", values)
+    if not as_published and options.benchmark in METRICS:
+        asked, seconds = to_dict(options.options), round(time.monotonic() - job.started, 3)
+        model = options.source or f"r1-mini/{options.variant or 'scenes'}"
+        write_lmms_eval(options.out, options.benchmark, pairs, rows, model=model, options=asked, seconds=seconds)
     job.conclude("pairs", len(rows), earlier, source=options.source, seed=options.options.seed)
     return Outcome(options.out, {row["category"]: row for row in table}, job.problems)
 

@@ -14,7 +14,7 @@ from vision.config import read_json, save_config
 
 def trl_arguments(options: R1Training, chosen: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a TRL configuration: what every stage sets, what this one chose, and the user's file on top."""
-    common = common_arguments(options.folder, options.seed, options.save_every) | {
+    common = common_arguments(options.folder, options.seed, options.save_every, options.trackers) | {
         "max_steps": options.steps,
         "per_device_train_batch_size": options.batch_size,
         "gradient_accumulation_steps": options.accumulate,

@@ -104,7 +104,8 @@ def arguments(options: SCLTraining) -> dict[str, Any]:
         "save_strategy": "steps",
     }
     extra = {} if options.trl is None else read_json(options.trl)
-    return common_arguments(options.folder, options.seed, options.save_every) | chosen | extra
+    common = common_arguments(options.folder, options.seed, options.save_every, options.trackers)
+    return common | chosen | extra
 
 
 def make_trainer(chat: ChatModel, start: Path, pairs: Sequence[Pair], options: SCLTraining, say: Log) -> Any:

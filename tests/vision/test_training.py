@@ -298,3 +298,18 @@ if __name__ == "__main__":
     result = run(folder, {"plain": plain_loss, "slow": slow_loss}[kind], steps=steps, save_every=1)
     if os.environ.get("RANK", "0") == "0":
         torch.save(result, folder / "weights.pt")
+
+
+def test_trackers_are_reported_to_by_name(tmp_path):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is in the extra dev")
+    run(tmp_path, trackers=("tensorboard",))
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("events.out.tfevents.*"))
+    assert all(name.encode() in written for name in log_of(tmp_path)[-1].keys() - {"step", "seconds"})
+
+
+def test_a_tracker_that_is_not_there_is_refused_before_the_work(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"There is no tracker 'nowhere' here .*; pip install nowhere, or leave it out"
+    ):
+        run(tmp_path, trackers=("nowhere",))
+    assert not (tmp_path / "log.jsonl").exists()

@@ -163,10 +163,6 @@ def _alone(store: Store) -> Iterator[None]:
     if store.folder is None:
         yield
         return
-    try:
-        (store.folder / RECORDS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"Cannot write to the folder {store.url}: {error.strerror}.") from error
     lock = Exclusive(store.folder / RECORDS, store.folder, folder=True)
     try:
         yield

@@ -19,6 +19,7 @@ from reward_vlm.scl.prompts import ask
 from reward_vlm.scl.scene_questions import scene_item, scene_reply
 from reward_vlm.scl.train import WithAnswers, arguments, check_trained, first_gradient, freeze, pair_set, train
 from reward_vlm.tiny import tiny_chat_model
+from reward_vlm.training import configured
 from scripts import train as script
 from tests.reward_vlm.kills import killed_after_row, logged
 
@@ -230,3 +231,12 @@ def test_finished_weights_of_other_options_or_pairs_are_refused(files, tmp_path)
     other.write_text("{}")
     with pytest.raises(ValueError, match=r"begun with other options or data: pairs"):
         train(replace(chosen, pairs=other))
+
+
+def test_trackers_are_told_to_trl_and_refused_where_they_are_not_there(tmp_path):
+    from trl import DPOConfig
+
+    chosen = arguments(SCLTraining(pairs=tmp_path / "pairs.jsonl", folder=tmp_path, trackers=("nowhere",)))
+    assert chosen["report_to"] == ["nowhere"]
+    with pytest.raises(ValueError, match=r"There is no tracker 'nowhere' here .*; pip install nowhere"):
+        configured(DPOConfig, chosen)
