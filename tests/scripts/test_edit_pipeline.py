@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageCms
 
 from scripts.edit import main, parse
 from tests.vision.edit.conftest import picture
-from vision.edit import DiffusersEditor, DiffusersOptions, PIEOptions, job
+from vision.edit import DiffusersEditor, DiffusersOptions, PIEEditor, PIEOptions, job
 from vision.edit.job import EditOptions, PipelineEditOptions
 from vision.images import load_image
 
@@ -102,6 +103,27 @@ def test_an_interrupted_run_goes_on(given, monkeypatch, tmp_path):
     assert main(given) == 0 and made == ["frame_0002.safetensors"]
     main(replace(given, out=tmp_path / "straight"))
     assert content(given.out / "photo") == content(tmp_path / "straight" / "photo")
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "PIE"])
+def test_progress_is_told_within_frames(given, kind):
+    if kind == "PIE":
+        given = EditOptions(given.inputs, given.out, source="builtin:tiny", options=PIEOptions(frames=2, steps=8))
+    events = []
+    assert job.edit(given, events.append).code == 0
+    told = [event.done for event in events if event.kind == "progress"]
+    assert told == sorted(told) and told[-1] == 1 and len(told) == 7 + 2 * (kind == "PIE")
+
+
+def test_a_classifier_measures_and_stops(given, tmp_path):
+    PIEEditor.from_pretrained("builtin:tiny").classifier.save_pretrained(tmp_path / "sure")
+    measured = replace(given, classifier=tmp_path / "sure")
+    assert main(measured) == 0
+    rows = json.loads((given.out / "photo" / "frames.json").read_text())
+    assert [0 < row["confidence"] < 1 for row in rows] == [True] * 3
+    stopped = replace(measured, out=tmp_path / "stopped", options=replace(QUICK, stop_score=rows[1]["confidence"]))
+    assert main(stopped) == 0
+    assert len(json.loads((stopped.out / "photo" / "frames.json").read_text())) == 2
 
 
 def test_trajectories_tell_their_spread(given):

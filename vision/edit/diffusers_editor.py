@@ -8,7 +8,7 @@ Pictures go through the pipeline one by one, each with a generator of its own: n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from vision.diffusion.pipelines import (
     unit,
 )
 from vision.edit import folders
-from vision.edit.editor import Facts, ProgressiveEditor, Prompt, prompt_entries, scored_by
+from vision.edit.editor import Facts, Progress, ProgressiveEditor, Prompt, prompt_entries, scored_by
 from vision.edit.given import as_batch
 from vision.edit.options import ProgressionOptions, Scheduled, at_frame, check_schedule, several
 from vision.edit.pictures import floor_sides, hold_colors, to_area
@@ -204,16 +204,21 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
         )
 
     @torch.no_grad()
-    def next(self, run: PipelineRun, frame: Frame, number: int) -> Frame:
-        """Frame `number` (from 1) of a run, from the one before it."""
+    def next(self, run: PipelineRun, frame: Frame, number: int, progress: Progress | None = None) -> Frame:
+        """Frame `number` (from 1) of a run, from the one before it; `progress` gets its finished share in [0, 1]."""
         options, items = run.options, frame.items
         generators = clone_items(frame.generators)
         texts = at_frame(run.texts, number, options.frames)
         original, region = run.original[items], None if run.region is None else run.region[items]
         made = []
         for place, item in enumerate(items.tolist()):
+
+            def tell(share: float, place: int = place) -> None:
+                if progress is not None:
+                    progress((place + share) / len(items))
+
             part = None if region is None else region[place]
-            made.append(self._edited(frame.images[place], part, texts[item], options, number, generators[place]))
+            made.append(self._edited(frame.images[place], part, texts[item], options, number, generators[place], tell))
         images = torch.cat(made)
         if options.color_lock:
             images = hold_colors(images, original, region)
@@ -235,6 +240,7 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
         options: DiffusersOptions,
         number: int,
         generator: torch.Generator,
+        progress: Progress,
     ) -> Tensor:
         """(1, 3, h, w) in [0, 1], on the CPU: what the pipeline makes of (3, h, w); `region` is (1, h, w)."""
         pipeline = sibling(self.pipeline, "image" if region is None else "inpaint")
@@ -244,6 +250,7 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
         given |= _renamed(type(pipeline), scales)
         given |= {"height": height, "width": width, "max_area": height * width, "_auto_resize": False}
         given["num_inference_steps"] = options.steps
+        given["callback_on_step_end"] = _telling(progress)
         given["negative_prompt"] = _negative(type(pipeline), options, given.get("true_cfg_scale"))
         if takes(type(pipeline), "mask_image"):
             given["mask_image"] = _whole_blocks(region, image, pipeline.vae_scale_factor)
@@ -308,6 +315,16 @@ def _texts(entry: str | Sequence[str], batch: int) -> tuple[str, ...]:
     if len(texts) not in (1, batch):
         raise ValueError(f"There are {len(texts)} prompts for {batch} pictures; give one, or one for each.")
     return texts * (batch // len(texts))
+
+
+def _telling(progress: Progress) -> Callable[..., dict[str, Any]]:
+    """What a pipeline calls after every step."""
+
+    def tell(pipeline: Any, step: int, timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        progress(min(1.0, (step + 1) / pipeline.num_timesteps))
+        return kept
+
+    return tell
 
 
 def _similar(first: Tensor, second: Tensor) -> bool:

@@ -27,6 +27,8 @@ Prompt = str | Sequence[str | Sequence[str]]
 Frames = list[PIL.Image.Image] | list[list[PIL.Image.Image]] | Tensor
 """Of one picture, of several, or (frames + 1, b, 3, h, w) in [0, 1]."""
 Observer = Callable[[Step[Frame, int]], object]
+Progress = Callable[[float], object]
+"""Called with how many frames are made, the finished share of the one in work included."""
 Options = TypeVar("Options", bound=ProgressionOptions)
 
 
@@ -68,8 +70,8 @@ class Editor(Protocol):
     def first(self, run: Run) -> Frame:
         """Frame 0: the original."""
 
-    def next(self, run: Run, frame: Frame, number: int) -> Frame:
-        """Frame `number` (from 1) of a run, from the one before it."""
+    def next(self, run: Run, frame: Frame, number: int, progress: Progress | None = None) -> Frame:
+        """Frame `number` (from 1) of a run, from the one before it; `progress` gets its finished share in [0, 1]."""
 
     def simulate(
         self,
@@ -78,6 +80,7 @@ class Editor(Protocol):
         observers: Iterable[Observer] = (),
         resume: Step[Frame, int] | None = None,
         earlier: Sequence[Frame] = (),
+        progress: Progress | None = None,
     ) -> Progression:
         """Go through a run that `start` made, to everything that is known of its frames."""
 
@@ -111,8 +114,8 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
         """Frame 0: the original."""
         raise NotImplementedError
 
-    def next(self, run: Run, frame: Frame, number: int) -> Frame:
-        """Frame `number` (from 1) of a run, from the one before it."""
+    def next(self, run: Run, frame: Frame, number: int, progress: Progress | None = None) -> Frame:
+        """Frame `number` (from 1) of a run, from the one before it; `progress` gets its finished share in [0, 1]."""
         raise NotImplementedError
 
     def __call__(
@@ -165,6 +168,7 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
         observers: Iterable[Observer] = (),
         resume: Step[Frame, int] | None = None,
         earlier: Sequence[Frame] = (),
+        progress: Progress | None = None,
     ) -> Progression:
         """Go through a run that `start` made, to everything that is known of its frames.
 
@@ -173,6 +177,7 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
             observers: called with every frame's step.
             resume: go on after this step of an earlier run.
             earlier: its frames, the original included, which are not made again.
+            progress: told within frames too.
         """
         frames = list(earlier) or [self.first(run)]
         scores = [] if run.score is None else [run.score(frame.images) for frame in frames]
@@ -182,7 +187,7 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
             if run.score is not None:
                 scores.append(step.score)
 
-        drain(self.run_steps(run, resume), [keep, *observers])
+        drain(self.run_steps(run, resume, progress), [keep, *observers])
         latents = [frame.latents for frame in frames if frame.latents is not None]
         return Progression(
             torch.stack([frame.images for frame in frames]).cpu(),
@@ -244,8 +249,15 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
         """
         yield from observed(self.run_steps(self.start(image, prompt, mask, options), resume), observers)
 
-    def run_steps(self, run: Run, resume: Step[Frame, int] | None = None) -> Iterator[Step[Frame, int]]:
+    def run_steps(
+        self, run: Run, resume: Step[Frame, int] | None = None, progress: Progress | None = None
+    ) -> Iterator[Step[Frame, int]]:
         """Iterate over the frames of a run that `start` made; `step.at` counts from 1."""
+
+        def propose(frame: Frame, number: int) -> Frame:
+            inside = None if progress is None else lambda share: progress(number - 1 + share)
+            return self.next(run, frame, number, inside)
+
         options, rules = run.options, []
         if options.stop_score is not None:
             rules.append(reaches(options.stop_score))
@@ -253,7 +265,7 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
             rules.append(lambda step: step.state.change < options.tolerance)
         return refine_steps(
             self.first(run),
-            lambda frame, number: self.next(run, frame, number),
+            propose,
             range(1, options.frames + 1),
             evaluate=None if run.score is None else lambda frame, number: Verdict(run.score(frame.images)),
             stop=any_of(*rules) if rules else None,

@@ -15,6 +15,7 @@ from vision.checkpoints import load_state, save_state
 from vision.config import UNNAMED, Positional
 from vision.edit import masks
 from vision.edit.canvas import Box, Canvas
+from vision.edit.confidence import Confidence
 from vision.edit.difference import prompt_difference
 from vision.edit.diffusers_editor import DiffusersEditor, DiffusersOptions
 from vision.edit.editor import Facts, ProgressiveEditor
@@ -76,6 +77,9 @@ class EditOptions:
     """PIE's weights: a Stable Diffusion folder, org/name on the model hub, or builtin:tiny; None: the embedded ones."""
     unet: Path | None = None
     """Folder of a fine-tuned UNet to take instead of the source's."""
+    classifier: Path | None = None
+    """Folder of a classifier that measures frames (`burnish train pie --recipe confidence` writes one); None takes that
+    of the weights, if they come with one."""
     clip: str | None = None
     """CLIP model for more measures: local-dir:FOLDER, hf-hub:ORG/NAME, or a name of open_clip."""
     clip_weights: str | None = None
@@ -133,7 +137,11 @@ class _Editing:
     def __init__(self, options: EditOptions, show: Show):
         source = options.pipeline or options.source
         weights = DEFAULT if source is None else on_disk(source, None)
-        files = [path for path in (weights, options.unet, options.mask) if path is not None and path.exists()]
+        files = [
+            path
+            for path in (weights, options.unet, options.classifier, options.mask)
+            if path is not None and path.exists()
+        ]
         self.options, self.device = options, choose_device(options.device)
         self.job = Job(options.out, options, neutral=NEUTRAL, files=files, show=show, overwrite=options.overwrite)
         self.editor: ProgressiveEditor | None = None
@@ -163,8 +171,12 @@ class _Editing:
                 self.job.note(f"Going on without CLIP measures: {error}")
         dtype = getattr(torch, options.dtype)
         if options.pipeline is not None:
-            return DiffusersEditor.from_pretrained(options.pipeline, device=self.device, dtype=dtype)
-        return PIEEditor.from_pretrained(options.source, unet=options.unet, device=self.device, dtype=dtype)
+            editor = DiffusersEditor.from_pretrained(options.pipeline, device=self.device, dtype=dtype)
+        else:
+            editor = PIEEditor.from_pretrained(options.source, unet=options.unet, device=self.device, dtype=dtype)
+        if options.classifier is not None:
+            editor.classifier = Confidence.from_pretrained(options.classifier)
+        return editor.to(self.device)  # a classifier that the editor takes along
 
     def _item(self, item: Item, editor: ProgressiveEditor) -> None:
         """Edit one input and write its folder."""
@@ -226,14 +238,14 @@ class _Editing:
         def keep(step: Step) -> None:
             _keep(work / f"frame_{step.at:04d}.safetensors", step.state)
 
-        def tell(step: Step) -> None:
-            self.job.progress("editing", item.number + step.at / (frames + 1), item.total)
+        def tell(made: float) -> None:
+            self.job.progress("editing", item.number + made / (frames + 1), item.total)
 
         pictures = [seen] * options.trajectories
         run = editor.start(pictures, self._prompt, region, options.options)
         if not earlier:
             _keep(work / "frame_0000.safetensors", editor.first(run))
-        return editor.simulate(run, observers=[keep, checkpoints(work), tell], resume=resume, earlier=earlier)
+        return editor.simulate(run, observers=[keep, checkpoints(work)], resume=resume, earlier=earlier, progress=tell)
 
     @property
     def _prompt(self) -> tuple[str, ...] | None:

@@ -26,7 +26,7 @@ from vision.diffusion.denoise import At, Denoising
 from vision.diffusion.latents import decode_latents, factor, posterior
 from vision.edit import folders
 from vision.edit.confidence import Confidence
-from vision.edit.editor import Facts, ProgressiveEditor, Prompt, prompt_entries, scored_by
+from vision.edit.editor import Facts, Progress, ProgressiveEditor, Prompt, prompt_entries, scored_by
 from vision.edit.given import as_batch
 from vision.edit.masks import to_latents
 from vision.edit.one_edit import (
@@ -240,10 +240,13 @@ class PIEEditor(ProgressiveEditor[PIEOptions]):
         nothing = torch.zeros(batch, device=latents.device)
         return Frame(run.original, latents, nothing, torch.arange(batch), generators, torch.zeros_like(run.original))
 
-    def next(self, run: PIERun, frame: Frame, number: int) -> Frame:
-        """Frame `number` (from 1) of a run, from the one before it."""
-        generators = clone_items(frame.generators)
-        edit = self.edit(run, frame, number, generators)
+    def next(self, run: PIERun, frame: Frame, number: int, progress: Progress | None = None) -> Frame:
+        """Frame `number` (from 1) of a run, from the one before it; `progress` gets its finished share in [0, 1]."""
+        generators, observers = clone_items(frame.generators), []
+        if progress is not None:
+            kept = run.options.steps * at_frame(several(run.options.strength), number, run.options.frames)
+            observers.append(lambda step: progress(min(1.0, (step.index + 1) / kept)))
+        edit = self.edit(run, frame, number, generators, observers)
         items, options = frame.items.to(self.device), run.options
         images, original = edit.images, run.original[items]
         region = None if run.region is None else run.region[items]
