@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -17,9 +19,10 @@ from reward_vlm.r1.options import R1Options
 from reward_vlm.r1.pictures import PictureJudge
 from reward_vlm.scl.options import SCLOptions
 from tests.vision.edit.tiny_pipelines import see_little, tiny_pipeline
-from vision.edit import DiffusersEditor, DiffusersOptions, PIEEditor, PIEOptions
+from vision.edit import DiffusersEditor, DiffusersOptions, PIEEditor, PIEOptions, job
 from vision.edit.evaluate import PIEEvaluation
 from vision.edit.evaluate import evaluate as evaluate_pie
+from vision.edit.job import EditOptions, PipelineEditOptions
 from vision.refine import checkpoints, load_checkpoint
 
 PRECISIONS = [torch.float32, torch.bfloat16, torch.float16]
@@ -87,10 +90,34 @@ EDITORS = ["StableDiffusionInpaintPipeline", "StableDiffusion3Pipeline", "FluxKo
 def test_pipelines_of_diffusers(name, dtype, monkeypatch):
     see_little(monkeypatch)
     options, editor = DiffusersOptions(steps=4, resolution=32), DiffusersEditor(tiny_pipeline(name))
-    expected = editor.simulate(editor.start(PICTURE, "a cat", REGION, options)).images
+    expected = editor.simulate(editor.start(PICTURE, "a cat", REGION, options)).differences  # frames are rounded
     editor.to("cuda", dtype)
     assert editor.device.type == "cuda" and editor.dtype == dtype
-    assert agrees(editor.simulate(editor.start(PICTURE, "a cat", REGION, options)).images, expected, dtype)
+    assert agrees(editor.simulate(editor.start(PICTURE, "a cat", REGION, options)).differences, expected, dtype)
+
+
+@pytest.mark.parametrize("kind", ["PIE", "pipeline"])
+def test_an_interrupted_job_of_edits_goes_on(kind, tmp_path, monkeypatch):
+    PICTURE.save(tmp_path / "a.png")
+    given = {"prompt": ("a picture,ill",), "box": (0.2, 0.2, 0.7, 0.7), "device": "cuda"}
+    files = ((tmp_path / "a.png",), tmp_path / "out")
+    if kind == "PIE":
+        options = EditOptions(*files, source="builtin:tiny", options=FRAMES, **given)
+    else:
+        options = PipelineEditOptions(*files, pipeline="builtin:tiny", options=PIPELINE, **given)
+    keep, frames = job._keep, [tmp_path / "out" / "a" / f"frame_0{number}.png" for number in range(3)]
+
+    def stop_at_the_last_frame(path, frame):
+        if path.name == "frame_0002.safetensors":
+            raise KeyboardInterrupt
+        keep(path, frame)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(job, "_keep", stop_at_the_last_frame)
+        job.edit(options)
+    assert job.edit(options).code == 0 and all(frame.exists() for frame in frames)
+    assert job.edit(replace(options, out=tmp_path / "straight")).code == 0
+    assert frames[2].read_bytes() == (tmp_path / "straight" / "a" / "frame_02.png").read_bytes()
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

@@ -32,6 +32,7 @@ from vision.diffusion.pipelines import (
     unit,
 )
 from vision.edit import folders
+from vision.edit.confidence import Confidence
 from vision.edit.editor import Facts, Progress, ProgressiveEditor, Prompt, prompt_entries, scored_by
 from vision.edit.given import as_batch
 from vision.edit.options import ProgressionOptions, Scheduled, at_frame, check_schedule, several
@@ -135,9 +136,11 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
         save_pipeline(self.pipeline, folder, dtype)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the networks; returns this editor."""
+        """Move the networks; returns this editor. A classifier of this project stays in float32."""
         for module in networks(self.pipeline):
             nn.Module.to(module, device=device, dtype=dtype)
+        if isinstance(self.classifier, Confidence):
+            self.classifier.network.to(device=device)
         return self
 
     @property
@@ -182,10 +185,10 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
         factor = unit(self.pipeline)
         resize = partial(to_area, side=side, unit=factor) if side else None
         original, regions = as_batch(image, mask, resize, factor)
-        batch, region = len(original), None
+        original, batch, region = original.to(self.device), len(original), None
         if regions is not None:
             region = torch.cat([floor_sides(part, factor) for part in regions]).amax(dim=1, keepdim=True)
-            region = region.expand(batch, -1, -1, -1)
+            region = region.to(self.device).expand(batch, -1, -1, -1)
             if not region.flatten(1).any(dim=1).all():
                 size = f"{original.shape[-1]} x {original.shape[-2]}"
                 raise ValueError(
@@ -197,16 +200,14 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
 
     def first(self, run: PipelineRun) -> Frame:
         """Frame 0: the original."""
-        batch = len(run.original)
-        generators = item_generators(run.options.seed, batch)
-        return Frame(
-            run.original, None, torch.zeros(batch), torch.arange(batch), generators, torch.zeros_like(run.original)
-        )
+        images, batch = run.original, len(run.original)
+        generators, nothing = item_generators(run.options.seed, batch), torch.zeros(batch, device=images.device)
+        return Frame(images, None, nothing, torch.arange(batch), generators, torch.zeros_like(images))
 
     @torch.no_grad()
     def next(self, run: PipelineRun, frame: Frame, number: int, progress: Progress | None = None) -> Frame:
         """Frame `number` (from 1) of a run, from the one before it; `progress` gets its finished share in [0, 1]."""
-        options, items = run.options, frame.items
+        options, items = run.options, frame.items.to(self.device)
         generators = clone_items(frame.generators)
         texts = at_frame(run.texts, number, options.frames)
         original, region = run.original[items], None if run.region is None else run.region[items]
@@ -230,7 +231,7 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
         moved = (images - frame.images).square().mean(dim=1, keepdim=True) * weight
         change = (moved.sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))).sqrt()
         kept = frame.generators if options.fixed_noise else generators
-        return Frame(images, None, change, items, kept, difference)
+        return Frame(images, None, change, frame.items, kept, difference)
 
     def _edited(
         self,
@@ -242,7 +243,7 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
         generator: torch.Generator,
         progress: Progress,
     ) -> Tensor:
-        """(1, 3, h, w) in [0, 1], on the CPU: what the pipeline makes of (3, h, w); `region` is (1, h, w)."""
+        """(1, 3, h, w) float32 in [0, 1]: what the pipeline makes of (3, h, w); `region` is (1, h, w)."""
         pipeline = sibling(self.pipeline, "image" if region is None else "inpaint")
         height, width = image.shape[-2:]
         scales = {name: at_frame(several(getattr(options, name)), number, options.frames) for name in _given(options)}
@@ -265,7 +266,7 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
             raise ValueError(f"A {name} does not make one picture of the shape of the given one, so it is no editor.")
         if not found.isfinite().all():
             raise ValueError(f"{name} gave numbers that are not finite in {self.dtype}; choose float32 or bfloat16.")
-        found = found.float().cpu()
+        found = found.float().to(image.device)
         if found.shape[-2:] != (height, width):  # a few choose the size themselves
             found = F.interpolate(found, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
         return found
@@ -339,7 +340,7 @@ def _whole_blocks(region: Tensor | None, image: Tensor, block: int) -> PIL.Image
     if region is None:
         return PIL.Image.new("L", (image.shape[-1], image.shape[-2]), 255)
     blocks = F.max_pool2d((region > 0).float()[None], block)
-    return to_pil(F.interpolate(blocks, scale_factor=block, mode="nearest").expand(-1, 3, -1, -1)).convert("L")
+    return to_pil(F.interpolate(blocks, scale_factor=block, mode="nearest"))
 
 
 def _builtin(name: str) -> Any:

@@ -232,7 +232,7 @@ class _Editing:
         """The progressions of one plane; what an interrupted run made is not made again."""
         options, work = self.options, item.work() / f"slice_{number:04d}"
         work.mkdir(exist_ok=True)
-        resume, earlier = _unfinished(work)
+        resume, earlier = _unfinished(work, self.device)
         frames = self._facts(editor).frames
 
         def keep(step: Step) -> None:
@@ -377,15 +377,17 @@ def _keep(path: Path, frame: Frame) -> None:
     save_state(path, {name: value for name, value in kept.items() if value is not None}, {})
 
 
-def _unfinished(work: Path) -> tuple[Step | None, Sequence[Frame]]:
+def _unfinished(work: Path, device: torch.device) -> tuple[Step | None, Sequence[Frame]]:
     """The last step of an interrupted run and all its frames, or nothing."""
     nothing = torch.zeros(0)
     like = Frame(nothing, nothing, nothing, nothing, PerItem(), nothing)
-    step: Any = load_checkpoint(work, like=like)
+    step: Any = load_checkpoint(work, like=like, device=device)
     if step is None:
         return None, []
     frames = []
     for number in range(step.index + 2):
-        kept, _ = load_state(work / f"frame_{number:04d}.safetensors")
+        kept = {
+            name: value.to(device) for name, value in load_state(work / f"frame_{number:04d}.safetensors")[0].items()
+        }
         frames.append(Frame(kept["images"], kept.get("latents"), nothing, nothing, PerItem(), kept["difference"]))
     return step, frames
