@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import html
 import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -12,38 +14,12 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[1]
-TEXTS = [
-    path
-    for pattern in ("*.md", "docs/**/*.md", "configs/*.md", "*/pretrained/**/README.md")
-    for path in sorted(PROJECT.glob(pattern))
-]
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"`(burnish [a-z]+ [^`]+)`")
+from tests.documented import PROJECT, burnish_lines, snippets
 
 
-def command_lines() -> list[tuple[str, str]]:
-    """(place, command line) of every command that begins with `burnish` in the texts and in the commands' own help.
-
-    A line that ends with " ..." leaves out what must be given beside; so may commands inside a sentence.
-    """
-    found = []
-    for path in TEXTS:
-        text = path.read_text(encoding="utf-8")
-        lines = [
-            line for kind, body in _BLOCK.findall(text) if kind in ("", "sh", "bash") for line in body.splitlines()
-        ]
-        lines += [f"{line} ..." for line in _INLINE.findall(_BLOCK.sub("", text).replace("\n", " "))]
-        found += [(str(path.relative_to(PROJECT)), line.strip()) for line in lines]
-    for path in sorted((PROJECT / "scripts").glob("*.py")):
-        told = ast.get_docstring(ast.parse(path.read_text())) or ""
-        found += [(path.name, re.split(r"\s{2,}\(", line.strip())[0]) for line in told.splitlines()]
-    return sorted({(place, line) for place, line in found if line.startswith("burnish ")})
-
-
-@pytest.mark.parametrize("place, line", command_lines(), ids=lambda value: value[:70])
-def test_commands_of_the_documentation_parse(place, line, tmp_path, monkeypatch, capsys):
-    command, *arguments = shlex.split(line.removesuffix(" ..."), comments=True)[1:]
+@pytest.mark.parametrize("line", burnish_lines(), ids=lambda line: line.text[:70])
+def test_commands_of_the_documentation_parse(line, tmp_path, monkeypatch, capsys):
+    command, *arguments = shlex.split(line.text.removesuffix(" ..."), comments=True)[1:]
     if {"--help", "-h"} & {command, *arguments}:
         return
     if command == "completion":
@@ -58,17 +34,8 @@ def test_commands_of_the_documentation_parse(place, line, tmp_path, monkeypatch,
     try:
         importlib.import_module(f"scripts.{command}").parse(arguments)
     except SystemExit:
-        assert line.endswith(" ...") and "must be given" in capsys.readouterr().err, f"{place}: {line}"
-
-
-def snippets() -> list[tuple[str, str]]:
-    """(place, code) of the Python blocks."""
-    return [
-        (f"{path.relative_to(PROJECT)}:{number}", body)
-        for path in TEXTS
-        for number, (kind, body) in enumerate(_BLOCK.findall(path.read_text(encoding="utf-8")))
-        if kind == "python"
-    ]
+        may_leave_out = line.text.endswith(" ...") or not line.whole
+        assert may_leave_out and "must be given" in capsys.readouterr().err, f"{line.place}: {line.text}"
 
 
 @pytest.mark.parametrize("place, code", snippets(), ids=lambda value: value.splitlines()[0][:60])
@@ -86,11 +53,44 @@ def test_snippets_compile_and_import_what_exists(place, code):
                 assert hasattr(module, alias.name), f"{place}: {node.module} has no {alias.name}"
 
 
-def test_the_site_builds_without_a_warning(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The built documentation, without a warning."""
     pytest.importorskip("material", reason="MkDocs Material is in the extra docs")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "site" / "reference" / "vision" / "refine" / "loop.html").is_file()
+    return folder
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
     remote = re.compile(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"https?://", re.IGNORECASE)
-    assert not remote.search((tmp_path / "site" / "index.html").read_text(encoding="utf-8"))
+    for page in site.rglob("*.html"):
+        assert not remote.search(page.read_text(encoding="utf-8")), page
+
+
+def test_links_of_the_site_lead_to_pages_pictures_and_places_that_are_there(site):
+    places = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html") if page.name != "404.html"}
+    names = {page.resolve(): set(re.findall(r'\bid="([^"]+)"', text)) for page, text in places.items()}
+    for page, text in places.items():
+        for link in re.findall(r'<(?:a|img)\b[^>]*?\b(?:href|src)="([^"]+)"', text):
+            address, _, place = html.unescape(link).partition("#")
+            if re.match(r"[a-z]+:", address):
+                continue
+            target = (page.parent / address).resolve() if address else page.resolve()
+            assert target.exists(), f"{page.relative_to(site)} links to {link}"
+            if place and target.suffix == ".html":
+                assert place in names[target] | {"__skip"}, f"{page.relative_to(site)} links to {link}"
+
+
+def test_every_public_name_is_in_the_reference(site):
+    spec = importlib.util.spec_from_file_location("hooks", PROJECT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    missing = []
+    for path in hooks.modules():
+        text = (site / "reference" / path.with_suffix(".html")).read_text(encoding="utf-8")
+        name = hooks.dotted(path)
+        missing += [f"{name}.{inside}" for inside in hooks.defined(path) if f'id="{name}.{inside}"' not in text]
+    assert not missing

@@ -46,6 +46,15 @@ def test_shown_python_runs(block, tmp_path, monkeypatch):
     exec(block.replace("from burnish", "from scripts"), {})
 
 
+def test_figures_of_the_table_stand_in_the_cards_that_it_links():
+    rows = [line.split("|")[1:-1] for line in README.splitlines() if "/pretrained/" in line and line.startswith("|")]
+    assert len(rows) >= 5
+    for _, weights, _, speed, measured, _ in rows:
+        card = (PROJECT / re.findall(r"\]\(([^)]+)\)", weights)[0]).read_text(encoding="utf-8")
+        for number in re.findall(r"(?<![\w.])\.?\d+(?:\.\d+)?", speed + measured):
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", card), f"{number}: {weights}"
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/index.md", "examples/README.md"])
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#:]+)\)", (PROJECT / page).read_text(encoding="utf-8")):

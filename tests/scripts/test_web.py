@@ -36,7 +36,7 @@ def address(folder):
     os.environ |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False"}
     from scripts.web.page import serve
 
-    with serve(WebOptions(folder=folder, port=0, device="cpu", max_files=2, max_megabytes=1)) as url:
+    with serve(WebOptions(folder=folder, port=0, device="cpu", max_files=3, max_megabytes=1)) as url:
         yield url
 
 
@@ -91,22 +91,28 @@ def downloaded(page, name: str) -> zipfile.ZipFile:
 def test_restoring_in_the_browser(page, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
-    page.locator("#restore-files input[type=file]").set_input_files([picture(tmp_path / "leaf.png"), bad])
+    good = [picture(tmp_path / "leaf.png"), picture(tmp_path / "sky.png", (12, 20), (90, 140, 220))]
+    page.locator("#restore-files input[type=file]").set_input_files([*good, bad])
     page.locator("#restore-run").click()
     told(page, "restore", "Done.")
     assert "bad.png" in page.locator("#restore-told").inner_text()
+    decided = page.locator("#restore-why").inner_text()
+    assert "leaf.png" in decided and "iter:" in decided and "since it is small" in decided
     with downloaded(page, "restore") as results:
         assert Image.open(io.BytesIO(results.read("leaf.png"))).size == (64, 48)
         assert json.loads(results.read("run.json"))["problems"]
     assert page.locator("#restore-slider img").count() >= 2
+    shown = page.locator("#restore-slider img").first.get_attribute("src")
+    page.locator("#restore-all button img").nth(1).click()
+    page.wait_for_function("was => document.querySelector('#restore-slider img')?.src !== was", arg=shown)
 
 
 @pytest.mark.slow
 def test_too_many_files_are_refused_and_a_stopped_run_leaves_the_page_usable(page, tmp_path):
-    many = [picture(tmp_path / f"{number}.png") for number in range(3)]
+    many = [picture(tmp_path / f"{number}.png") for number in range(4)]
     page.locator("#restore-files input[type=file]").set_input_files(many)
     page.locator("#restore-run").click()
-    page.get_by_text("At most 2 files at once, got 3.").first.wait_for()
+    page.get_by_text("At most 3 files at once, got 4.").first.wait_for()
     page.reload()
     page.locator("#restore-files input[type=file]").set_input_files([picture(tmp_path / "large.png", (900, 900))])
     page.locator("#restore-run").click()
@@ -163,6 +169,9 @@ def test_editing_in_the_browser(page):
         mask = Image.open(io.BytesIO(results.read(next(name for name in names if name.endswith("mask.png")))))
         assert len(frames) == 3 and mask.getextrema() == (0, 255)
     panel.locator("#edit-frame img").wait_for()
+    assert panel.locator("#edit-strip button img").count() >= 3
+    panel.locator("#edit-strip button img").first.click()
+    page.wait_for_function("() => document.querySelector('#edit-at input[type=number]').value === '0'")
 
 
 @pytest.mark.slow
@@ -185,6 +194,8 @@ def test_judging_and_answering_in_the_browser(page):
     page.locator("#judge-run").click()
     told(page, "judge", "Done.")
     assert page.locator("#judge-reasons textarea").input_value()
+    votes = page.locator("#judge-votes").inner_text()
+    assert votes.count("a red object on white") >= 3 and votes.count("<think>") >= 2  # both orders, and the winner
     page.get_by_role("tab", name="Answer").click()
     page.locator("#answer-picture input[type=file]").set_input_files(SCENE)
     page.locator("#answer-choices textarea").fill("red\ngreen\nblue\nyellow")
