@@ -156,7 +156,8 @@ SECTIONS = (
         auto,
         "Cuts at full size. The cup's rim and spoon are sharper, with a fine grain on the saucer; JPEG's blocks go "
         "out of the sky behind the rocket. The page's letters are sharper, but its paper gets grain: for reading, "
-        "plain enlargement is as good. `whole.png` is copied, byte by byte. [What auto looks at](strategies/selector.md)",
+        "plain enlargement is as good. `whole.png` is copied, byte by byte. "
+        "[What auto looks at](strategies/selector.md)",
     ),
     (
         "How a condition might progress",

@@ -3,7 +3,7 @@
     burnish restore photo.jpg --out restored                   (four times larger, weights that come with the project)
     burnish restore photos --out restored --compare            (a folder with its sub-folders)
     burnish restore photo.jpg --out restored --best-of 4 --fidelity 0.5       (four seeds; a judge keeps one)
-    burnish restore photos --out restored --system pasd --help (options of the other system)
+    burnish restore photos --out restored --system pasd --help       (options of the other system)
     accelerate launch --num_processes 8 scripts/restore.py photos --out restored
 
 Finished images are kept: the same command again goes on with the rest. An image that cannot be restored costs one

@@ -19,7 +19,6 @@ from tests.documented import PROJECT, Line, burnish_lines, shell_lines, snippets
 from tests.documented_inputs import WEIGHTS, write_inputs
 
 OBJECT = "--volume-steps 60 --geometry-steps 1 --texture-steps 1 --view-size 48 --texture-size 64 --max-faces 300"
-DPO = "--dpo.epochs 1 --dpo.batch-size 2 --dpo.accumulate 1"
 SMALLER = {
     r"burnish restore .*--system pasd": "--steps 1",
     r"burnish edit": "--frames 2 --steps 2",
@@ -31,7 +30,7 @@ SMALLER = {
     r"burnish benchmark restorers": "--cuts 1 --size 64 --kinds blind --systems none iter:clean@1",
     r"burnish benchmark pie": "--steps 4 --rounds 1 --source builtin:tiny",
     r"burnish train r1 --stage": "--steps 1 --batch-size 2 --accumulate 1 --max-new-tokens 4 --start runs/sft/weights",
-    r"burnish train scl --(pairs|recipe rounds)": f"{DPO} --dpo.lora.rank 0",
+    r"burnish train scl --pairs": "--dpo.epochs 1 --dpo.batch-size 2 --dpo.accumulate 1 --dpo.lora.rank 0",
 }
 """Beginning of a line (a regular expression) -> options that make it short; the first that fits."""
 NOT_RUN = {
@@ -41,6 +40,7 @@ NOT_RUN = {
     r"burnish train iter --stage": "the published network is large; see tests/restoration/iter/test_train.py",
     r"burnish train r1 --recipe judgements": "needs a served model; tests/reward_vlm/r1/test_judgements.py serves one",
     r"burnish train r1 --recipe mini-restoration": "needs the photographs; tests/reward_vlm/r1 trains it in small",
+    r"burnish train scl --recipe rounds": "trains for minutes; tests/reward_vlm/scl/test_rounds.py has small rounds",
     r"burnish train (r1|scl) --recipe mini": "trains for minutes; tests/reward_vlm trains them in small",
     r"burnish benchmark restorers --hr photos --out": "run once, before what reads its result",
     r"burnish benchmark restorers .*network:": "names a network of yours; tests/restoration/test_networks.py makes one",
