@@ -13,8 +13,8 @@ from tests.documented import PROJECT
 EXAMPLES = PROJECT / "examples"
 WEIGHTS = {
     "iter": PROJECT / "restoration/pretrained/iter-mini/photo",
-    "pasd": PROJECT / "restoration/pretrained/pasd-mini",
     "edit": PROJECT / "vision/pretrained/pie-brain-mini",
+    "pasd": PROJECT / "restoration/pretrained/pasd-mini",
     "judge": PROJECT / "reward_vlm/pretrained/r1-mini/scenes",
     "answer": PROJECT / "reward_vlm/pretrained/scl-mini",
     "selector": PROJECT / "restoration/pretrained/selector",

@@ -24,7 +24,7 @@ SMALLER = {
     r"burnish edit": "--frames 2 --steps 2",
     r"burnish reconstruct": OBJECT,
     r"burnish evaluate gtr": f"{OBJECT} --views 6",
-    r"burnish evaluate (iter|pasd)": "--crop 48",
+    r"burnish evaluate (iter|pasd)": "--crop 48 --peers animevideov3",
     r"burnish evaluate r1-restorations": "--crop 64 --windows 1 --seeds 1",
     r"burnish evaluate scl .*votes": "--rows test.jsonl",
     r"burnish benchmark restorers": "--cuts 1 --size 64 --kinds blind --systems none iter:clean@1",
