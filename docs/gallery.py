@@ -169,9 +169,9 @@ SECTIONS = (
     (
         "An object from pictures",
         rebuild,
-        "The given views, the surface before refinement, after it, lit, and the bare shape. The paint comes back nearly "
-        "as it was; the bare shape has dents and wrinkles that the paint hides, and the lid sinks in, since nothing in "
-        "unlit pictures tells it from a hollow. [GTR](gtr.md)",
+        "The given views, the surface before refinement, after it, lit, and the bare shape. The paint comes back "
+        "nearly as it was; the bare shape has dents and wrinkles that the paint hides, and the lid sinks in, since "
+        "nothing in unlit pictures tells it from a hollow. [GTR](gtr.md)",
     ),
     (
         "A judge, and answers that are reviewed",

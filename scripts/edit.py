@@ -1,7 +1,7 @@
 """Edit pictures frame by frame, or simulate how a condition progresses: `burnish edit INPUT... --out FOLDER`.
 
     burnish edit                                               (a brain, the embedded weights: to try it out)
-    burnish edit scan.png --mask region.png --prompt "A brain MRI image, large lesion" --source SD_FOLDER --out runs/scan
+    burnish edit scan.png --mask region.png --prompt "A brain MRI image, large lesion" --source SD_FOLDER
     burnish edit scan.png --ellipse 0.4 0.5 0.1 0.1 --feather 5 --trajectories 8 --seed 3
     burnish edit brain.nii.gz --mask lesion.nii.gz --slices 90 91                  (volumes keep their header)
     burnish edit slice.dcm --ellipse 0.4 0.5 0.1 0.1 --window 0 1200
