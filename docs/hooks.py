@@ -31,13 +31,13 @@ def modules() -> list[Path]:
 
 
 def defined(path: Path) -> list[str]:
-    """Public names that a module defines at its top: functions, classes, and constants with a docstring."""
+    """Public names that a module defines at its top: functions, classes, and constants with docstrings of their own."""
     body = ast.parse((PROJECT / path).read_text(encoding="utf-8")).body
     names = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     for node, told in pairwise(body):
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(told, ast.Expr):
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            names.append(ast.unparse(target))
+            names += [target.id] if isinstance(target, ast.Name) else []
     return [name for name in names if not name.startswith("_")]
 
 

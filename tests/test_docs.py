@@ -29,7 +29,7 @@ def test_commands_of_the_documentation_parse(line, tmp_path, monkeypatch, capsys
     for _, code in snippets():
         if "class MyRestorer" in code:
             (tmp_path / "my_file.py").write_text(code)
-    for folder in re.findall(r"one-step:(\S+)", line):
+    for folder in re.findall(r"one-step:(\S+)", line.text):
         (tmp_path / folder).mkdir(parents=True)
     try:
         importlib.import_module(f"scripts.{command}").parse(arguments)
