@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,7 +26,7 @@ from torch import Tensor
 from restoration.features import features
 from restoration.kinds import KINDS, Item, items, needs
 from restoration.restorer import Restorer, System, find_system
-from vision.images import to_uint8
+from vision.images import save_image, to_uint8
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr, texture_distance
 from vision.refine import Verdict
@@ -39,6 +39,8 @@ REGISTRY = ("none", "iter:clean@1", "iter:clean@0.5", "iter:photo@1")
 """What `--system auto` chooses from with the selector that comes with the project."""
 ACTIONS = ("none", "enlarge", "restore")
 """What a picture may need."""
+PICTURES, INPUT, TRUTH = "pictures", "input.png", "truth.png"
+"""Folder of the pictures that are kept, and names in the folder of every item."""
 NEED = "need"
 """Folder, beside the trace of restorers, of the trace of needs."""
 
@@ -64,7 +66,11 @@ class RestorerBenchmark:
     cost: float = 0.5
     """How much the CPU time counts in the table; 0: not at all."""
     seed: int = 0
-    """Of what is drawn and degraded, and of the restorations."""
+    """Of what is drawn and degraded, and the first of the restorations."""
+    seeds: int = 1
+    """Restorations by every system that samples."""
+    keep: bool = False
+    """Also write pictures/: what was restored, the truth, and all restorations."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
@@ -81,6 +87,8 @@ class RestorerBenchmark:
                 f"cuts and scale must be at least 1 and size a multiple of scale from 16 times it, got {self.cuts}, "
                 f"{self.scale} and {self.size}."
             )
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}.")
         if self.cost < 0:
             raise ValueError(f"cost must be at least 0, got {self.cost}.")
 
@@ -96,11 +104,12 @@ def benchmark(options: RestorerBenchmark, show: Show = silent) -> Outcome:
     done = {choice.task for choice in read_choices(options.out)} if (options.out / NAME).is_file() else set()
     wanted = {"cuts_each": options.cuts, "size": options.size, "scale": options.scale, "seed": options.seed}
     _measure_needs(options)
-    loaded = [_Loaded.of(find_system(name), options) for name in options.systems]
+    loaded = [made for name in options.systems for made in _Loaded.of(find_system(name), options)]
+    kept = options.out / PICTURES if options.keep else None
     total = options.cuts * len(options.kinds)
     for number, item in enumerate(items(options.hr, options.kinds, **wanted), 1):
         if item.name not in done:
-            write_choices(options.out, [measured(item, loaded)])
+            write_choices(options.out, [measured(item, loaded, kept)])
         job.made[item.name] = {"was_done": item.name in done}
         job.progress("measuring", number, max(total, number))
     rows, ranking = ranked(read_choices(options.out), options.cost)
@@ -168,11 +177,19 @@ class _Loaded:
     options: object
     """With the scale."""
 
+    seed: int | None
+    """Of the options; None: the result depends on none."""
+
     @classmethod
-    def of(cls, system: System, options: RestorerBenchmark) -> _Loaded:
+    def of(cls, system: System, options: RestorerBenchmark) -> list[_Loaded]:
+        """Once, or with every seed."""
         chosen = system.asked(scale=options.scale, seed=options.seed)
         placed = {"device": choose_device(options.device), "dtype": torch.float32}
-        return cls(system.name, system.load(None, chosen, **placed), chosen)
+        restorer = system.load(None, chosen, **placed)
+        if not restorer.facts(chosen).seed:
+            return [cls(system.name, restorer, chosen, None)]
+        seeds = range(options.seed, options.seed + options.seeds)
+        return [cls(system.name, restorer, replace(chosen, seed=seed), seed) for seed in seeds]
 
     def __call__(self, low: Tensor) -> tuple[Tensor, Cost]:
         """The restoration in 8 bit, and its CPU time."""
@@ -183,8 +200,18 @@ class _Loaded:
 
 
 @torch.inference_mode()
-def measured(item: Item, restorers: Sequence[_Loaded]) -> Choice:
-    """What every restorer made of a picture, as a choice of the best: candidates in the order of their cost."""
+def measured(item: Item, restorers: Sequence[_Loaded], folder: Path | None = None) -> Choice:
+    """What every restorer made of a picture, as a choice of the best: candidates in the order of their cost.
+
+    Args:
+        item: the picture and its truth.
+        restorers: all that restore it.
+        folder: where the pictures are kept, as ITEM/INPUT.png, ITEM/TRUTH.png and a file per candidate; None: nowhere.
+    """
+    pictures = None if folder is None else folder / item.name
+    if pictures is not None:
+        save_image(item.low, pictures / INPUT)
+        save_image(item.high, pictures / TRUTH)
     found = []
     for restore in restorers:
         result, cost = restore(item.low)
@@ -192,7 +219,10 @@ def measured(item: Item, restorers: Sequence[_Loaded]) -> Choice:
             "psnr_y": float(psnr(result, item.high, border=4)),
             "tex": float(texture_distance(result, item.high)),
         }
-        found.append((Candidate(item.name, None, restore.name, cost), numbers))
+        path = None if pictures is None else pictures / f"{len(found):02d}.png"
+        if path is not None:
+            save_image(result, path)
+        found.append((Candidate(item.name, path, restore.name, cost, restore.seed), numbers))
     found.sort(key=lambda pair: pair[0].cost.seconds)
     verdicts = scored([numbers for _, numbers in found])
     best = max(range(len(found)), key=lambda place: verdicts[place].score)

@@ -65,6 +65,8 @@ class RestoreOptions(Generic[T]):
     """Restore so often, with seeds from the given one on, and keep the result that the judge prefers."""
     judge: str | None = None
     """Weights of the judge: a folder or org/name on the model hub; None takes those that come with the project."""
+    effort: Literal["full", "auto"] = "full"
+    """full restores every tile of a picture; auto only those in which plain enlargement would lose detail."""
     overwrite: bool = False
     """Replace files in --out that this job did not make, or made from other inputs."""
     only_if_needed: bool = False
@@ -88,6 +90,8 @@ class RestoreOptions(Generic[T]):
             raise ValueError(f"frames must be at least 1, or all, got {self.frames}.")
         if self.frames == "all" and (self.best_of > 1 or self.compare or self.previews):
             raise ValueError("frames all goes without best_of, compare and previews.")
+        if self.effort == "auto" and self.previews:
+            raise ValueError("previews show the steps of whole pictures, and effort auto restores parts; give one.")
         if not self.inputs:
             raise ValueError("Name at least one image, folder or .txt list to restore.")
         if self.max_pixels < 1:
@@ -216,11 +220,11 @@ class _Restoring:
                 for sentence in filter(None, (*loaded.remarks, left_out(loaded, item.path))):
                     self.job.note(f"{item.input}: {sentence}")
                 self._restore(item, loaded, result, folder / previews if options.previews else None)
-                item.tell(**_told(plan))
+                item.tell(**self._told(plan, loaded))
             if options.compare:
                 _compare(loaded, result, folder / compared)
         if redo:
-            self._tell(item, plan)
+            self._tell(item, plan, loaded)
 
     def _read(self, item: Item) -> Any:
         from vision.images import load_image
@@ -246,10 +250,20 @@ class _Restoring:
         system = self.system.name if self.system.restores else None
         return self.selection.plan(to_tensor(loaded), to_dict(self.asked).get("scale"), system)
 
-    def _tell(self, item: Item, plan: Any) -> None:
-        """Say what was decided about a picture."""
-        if plan is not None:
-            self.job.note(f"{item.input}: {plan}")
+    def _tell(self, item: Item, plan: Any, loaded: Any = None) -> None:
+        """Say what was decided about a picture and its tiles."""
+        if said := [str(part) for part in (plan, self._route(loaded)) if part is not None]:
+            self.job.note(f"{item.input}: {'; '.join(said)}")
+
+    def _told(self, plan: Any, loaded: Any = None) -> dict[str, Any]:
+        """What run.json tells of what was decided."""
+        names, route = ("need", "system", "why", "chance", "facts"), self._route(loaded)
+        told = {} if plan is None else {name: getattr(plan, name) for name in names}
+        if route is None:
+            return told
+        told = {"system": self.system.name, "why": "", "chance": 1.0, "facts": {}} | told
+        why = "; ".join(filter(None, (told["why"], str(route))))
+        return told | {"why": why, "facts": {**told["facts"], **route.numbers}}
 
     def _trace(self, items: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the trace of choices about all pictures that are done; what it says of others stays."""
@@ -264,6 +278,14 @@ class _Restoring:
         if chosen:
             write_choices(self.job.out, chosen, anew=True)
 
+    def _route(self, loaded: Any) -> Any:
+        """Which tiles of a picture were restored; None: nothing chose among them."""
+        if self.options.effort == "full" or loaded is None or self.restorer.facts(self.chosen).copies:
+            return None
+        from vision.images import to_tensor
+
+        return self.restorer.route(to_tensor(loaded))
+
     def _ready(self, plan: Any) -> tuple[Restorer, Any]:
         """The restorer of a picture, and its options; it is loaded once."""
         system, options = self.system, self.asked
@@ -272,7 +294,12 @@ class _Restoring:
             options = system.asked(scale=plan.scale, seed=to_dict(self.asked).get("seed", 0))
         if system.name not in self.restorers:
             self.restorers[system.name] = self.job.needs(self._load, system, options)
-        return self.restorers[system.name], options
+        restorer = self.restorers[system.name]
+        if self.options.effort == "auto" and not restorer.facts(options).copies:
+            from restoration.effort import RoutedRestorer
+
+            restorer = RoutedRestorer(restorer)
+        return restorer, options
 
     def _frames(self, item: Item, frames: Any) -> None:
         """Restore an animation or a document."""
@@ -295,7 +322,7 @@ class _Restoring:
             self.job.progress("restoring", item.number + part, item.total)
 
         with item.results() as folder:
-            item.tell(frames=frames.count, **_told(plan))
+            item.tell(frames=frames.count, **self._told(plan))
             save_frames(
                 restore_frames(self.restorer, frames, self.chosen, options.background, progress),
                 folder / item.name,
@@ -371,12 +398,6 @@ class _Restoring:
 
         source = self.options.source if system is self.system else None
         return system.load(source, options, device=self.device, dtype=getattr(torch, self.options.dtype))
-
-
-def _told(plan: Any) -> dict[str, Any]:
-    """What run.json tells of a plan."""
-    names = ("need", "system", "why", "chance", "facts")
-    return {} if plan is None else {name: getattr(plan, name) for name in names}
 
 
 def _copied(source: Path, result: Path) -> bool:

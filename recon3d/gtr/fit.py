@@ -15,6 +15,7 @@ from recon3d.isosurface import extract_sparse, solid_core
 from recon3d.mesh import Mesh
 from recon3d.projection import Paint, paint_of, painted
 from vision.refine import Step, Verdict, any_of, max_seconds, no_progress
+from vision.strategies.progress import stalled
 
 Weights = dict[str, Tensor]
 
@@ -214,6 +215,9 @@ class Budget:
     """Verdicts without a better one; None: all steps are made."""
     evaluate_every: int = 1
     """Moves between verdicts."""
+    progress: float | None = None
+    """Decibels per move: a verdict that gained less, over the moves since the one before, ends the stage; None: never
+    does."""
 
     def stop(self) -> Callable[[Step], bool] | None:
         """The rule for the refinement core."""
@@ -222,6 +226,8 @@ class Budget:
             rules.append(max_seconds(self.seconds, sync_every=5))
         if self.patience is not None:
             rules.append(no_progress(self.patience))
+        if self.progress is not None:
+            rules.append(stalled(self.progress * self.evaluate_every))
         return any_of(*rules) if rules else None
 
     def judged(self, at: At | None) -> bool:

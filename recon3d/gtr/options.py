@@ -90,6 +90,8 @@ class GTROptions:
     """Time limit of the texture refinement; None: no limit."""
     patience: int | None = None
     """End a stage after so many measurements without progress; None: make all steps."""
+    stop: Literal["end", "progress"] = "end"
+    """progress ends a stage when its pictures get closer to the views too slowly to be worth the time."""
     view_size: int = 128
     """The views are scaled down to this height for fitting and refining."""
     rays: int = 768

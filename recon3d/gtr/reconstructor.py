@@ -42,6 +42,8 @@ from vision.weights import load_weights, save_weights
 COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
 MAX_FACES = 200_000
 """Meshes with more faces are simplified before they are refined."""
+PROGRESS = 0.01
+"""Decibels per move below which a stage that stops by progress ends."""
 ADAPTS = 1.5
 """Decibels by which a smooth surface may show the views worse than the rough one that the colours of the field were
 fitted on: the texture refinement adapts them."""
@@ -234,7 +236,7 @@ class GTRReconstructor(Pretrained):
         steps = options.volume_steps if options.volume_steps is not None else (250 if self.generator is None else 0)
         rates = VolumeRates(rays=options.rays)
         if steps:
-            budget = Budget(steps, options.volume_seconds, options.patience, evaluate_every=25)
+            budget = _budget(options, steps, options.volume_seconds, evaluate_every=25)
             prior = None if run.mesh is None else _unseen_sides(run.mesh, views)
             yield from run.stage(volume_stage(fit, views, budget, rates, prior=prior))
         if not len(fit.surface(options.grid_size, level)[1]):
@@ -243,7 +245,7 @@ class GTRReconstructor(Pretrained):
                 + ("give it more volume_steps, or check the masks." if steps else "set volume_steps to fit the object.")
             )
         if options.refines_geometry:
-            budget = Budget(options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=10)
+            budget = _budget(options, options.geometry_steps, options.geometry_seconds, evaluate_every=10)
             sizes = (options.grid_size // 2, options.grid_size) if options.coarse_to_fine else (options.grid_size,)
             yield from run.stage(geometry_stage(fit, views, budget, level=level, resolutions=sizes))
         surface = Mesh(*(part.detach() for part in fit.surface(options.grid_size, level)))
@@ -258,7 +260,7 @@ class GTRReconstructor(Pretrained):
                 if published
                 else covered_points(vertices, faces, views)
             )
-            budget = Budget(options.texture_steps, options.texture_seconds, options.patience)
+            budget = _budget(options, options.texture_steps, options.texture_seconds)
             stage = texture_stage(fit, points, views.images, budget, mode=options.texture_mode)
             yield from run.stage(stage, keep_last=published)
         return surface, fit
@@ -289,7 +291,7 @@ class GTRReconstructor(Pretrained):
         options = run.options
         surface = drop_crumbs(drop_hidden(surface))
         shape = new_mesh_fit(smooth(surface), torch.Generator().manual_seed(options.seed))
-        budget = Budget(2 * options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=20)
+        budget = _budget(options, 2 * options.geometry_steps, options.geometry_seconds, evaluate_every=20)
         stage = vertex_stage(shape, run.views, budget, color=fit.color, name="surface")
         rough = stage.evaluate(new_mesh_fit(surface, shape.generator), None).score
         yield from run.stage(stage)
@@ -305,7 +307,7 @@ class GTRReconstructor(Pretrained):
         if options.refines_geometry:
             if options.refines_texture:
                 yield from self._painted(run, fit, "paint")
-            budget = Budget(options.geometry_steps, options.geometry_seconds, options.patience, evaluate_every=10)
+            budget = _budget(options, options.geometry_steps, options.geometry_seconds, evaluate_every=10)
             yield from run.stage(vertex_stage(fit, run.views, budget))
         if options.refines_texture:
             yield from self._painted(run, fit, "texture")
@@ -320,12 +322,15 @@ class GTRReconstructor(Pretrained):
         options = run.options
         with torch.no_grad():
             projector = Projector(fit.current(), run.full)
-        budget = Budget(
-            helpful_moves(fit, projector, min(PAINT_MOVES, options.texture_steps)),
-            options.texture_seconds,
-            options.patience,
-        )
+        moves = helpful_moves(fit, projector, min(PAINT_MOVES, options.texture_steps))
+        budget = _budget(options, moves, options.texture_seconds)
         yield from run.stage(paint_stage(fit, projector, budget, name=name))
+
+
+def _budget(options: GTROptions, steps: int, seconds: float | None, evaluate_every: int = 1) -> Budget:
+    """Of a stage, with what the call says of stages that gain nothing more."""
+    progress = PROGRESS if options.stop == "progress" else None
+    return Budget(steps, seconds, options.patience, evaluate_every, progress)
 
 
 def _in_box(mesh: Mesh, centre: Tensor, scale: float, device: torch.device) -> Mesh:

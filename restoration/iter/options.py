@@ -74,6 +74,8 @@ class ITEROptions:
     """Above 1 the choice of visible positions is more random, below 1 less."""
     adaptive: bool = True
     """Start from the trusted first tokens; otherwise from nothing."""
+    stop: Literal["end", "progress"] = "end"
+    """progress ends sampling with the step after which the evaluation net trusts its tokens no more than before."""
     batch_counts: bool = False
     """Count tokens over the whole batch, as the published code does."""
     padding: Literal["published", "minimal"] | None = None
@@ -103,6 +105,8 @@ class ITEROptions:
         for name in ("temperature_tokens", "temperature_mask"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.stop not in ("end", "progress"):
+            raise ValueError(f"stop must be end or progress, got {self.stop}.")
         if self.padding not in (None, "published", "minimal"):
             raise ValueError(f"padding must be published or minimal, got {self.padding}.")
         if self.tile is not None and self.tile < 0:

@@ -32,6 +32,9 @@ from vision.tiles import Box, Tiles
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "iter-mini"
 """Folder of the embedded default: one sub-folder per variant."""
 
+PROGRESS = 0.002
+"""Smallest gain, in probability that tokens are right, that sampling goes on for; chosen on training photographs."""
+
 
 class ITERRestorer(TileRestorer[ITEROptions], hub.Pretrained):
     """Restores pictures with one network.
@@ -248,6 +251,7 @@ class ITERRestorer(TileRestorer[ITEROptions], hub.Pretrained):
             options.temperature_mask,
             options.adaptive,
             options.batch_counts,
+            PROGRESS if options.stop == "progress" else None,
         )
 
     def _cut(self, options: ITEROptions) -> Tiles | None:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from restoration.iter.model import ITERModel, Observed
 from vision.refine import PerItem, Step, Verdict, refine_steps
+from vision.strategies.progress import stalled
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class SamplingOptions:
     """Start from the trusted tokens; False starts with everything masked."""
     batch_counts: bool = False
     """Count tokens as the published code does (see the module docstring)."""
+    progress: float | None = None
+    """End when a step adds less than this to the mean probability that the tokens are right; None: make all steps."""
 
 
 class Noise(Protocol):
@@ -255,13 +258,14 @@ class TokenSampler:
             schedule,
             evaluate=self.evaluate,
             accept=self.accept,
+            stop=None if self.options.progress is None else stalled(self.options.progress),
             begins=state.start - schedule[0].index if schedule else None,
             resume=resume,
         )
 
     def reports(self, state: TokenState, steps: list[Step[TokenState, Keep]]) -> tuple[list[Tensor], list[Tensor]]:
-        """Tokens after, and the visible mask in, every step of the full schedule, skipped ones included."""
-        skipped = self.options.steps - len(steps)
+        """Tokens after, and the visible mask in, every step of the schedule that was made or skipped at its begin."""
+        skipped = steps[0].at.index if steps else self.options.steps
         tokens = [state.tokens] * skipped + [step.state.tokens for step in steps]
         before = [state, *[step.state for step in steps[:-1]]] if steps else []
         return tokens, [state.visible] * skipped + [s.visible for s in before]

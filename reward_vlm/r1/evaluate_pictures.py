@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from reward_vlm.photo_pairs import KINDS, spoil
 from reward_vlm.r1.pictures import PictureJudge
+from vision.faults import KINDS, spoil
 from vision.images import to_pil, to_tensor
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr, ssim

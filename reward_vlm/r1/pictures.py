@@ -15,9 +15,10 @@ import torch.nn.functional as F
 
 from reward_vlm.audit import Watched, told
 from reward_vlm.judges import Judge, Judged, Query, higher, rated, tally
-from reward_vlm.photo_pairs import QUESTION, SIDE
+from reward_vlm.photo_pairs import QUESTION
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
+from vision.faults import SIDE
 from vision.images import ImageLike, to_pil, to_tensor
 from vision.job import Job
 

@@ -17,7 +17,7 @@ from recon3d.gtr.texture import cosine_factor, covered_points, surface_points, t
 from recon3d.mesh import Mesh
 from recon3d.render import render
 from recon3d.vase import vase
-from vision.refine import refine
+from vision.refine import Step, refine
 
 QUICK = GTROptions(
     volume_steps=60, rays=160, geometry_steps=4, texture_steps=6, view_size=32, grid_size=24, texture_size=64,
@@ -132,6 +132,8 @@ def test_a_stage_ends_with_its_time_and_without_progress(views):
         fit, lambda state, at: state, stage.schedule, evaluate=stage.evaluate, stop=stage.stop, evaluate_start=True
     )
     assert run.steps == 1
+    slow = Budget(100, evaluate_every=2, progress=0.01)
+    assert [slow.stop()(Step(9, None, None, None, gain=gain)) for gain in (None, 0.03, 0.01)] == [False, False, True]
 
 
 def test_box_of_the_object_holds_it(views):

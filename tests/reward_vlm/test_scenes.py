@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from reward_vlm import photo_pairs
-from reward_vlm.photo_pairs import KINDS, PhotoPairs, level, spoil
+from reward_vlm.photo_pairs import PhotoPairs, level
 from reward_vlm.r1.rewards import rule_consistency
 from reward_vlm.scenes import GROUNDS, OBJECTS, scene_corpus, scene_pair, scene_pairs
 from reward_vlm.tiny import build_tokenizer
+from vision.faults import KINDS, spoil
 from vision.strategies.best import best_of
 
 

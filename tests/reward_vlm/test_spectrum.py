@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from reward_vlm.photo_pairs import KINDS, SIDE, spoil
 from reward_vlm.spectrum import cosines, start_with_spectra
 from reward_vlm.tiny import TinySize, tiny_chat_model
+from vision.faults import KINDS, SIDE, spoil
 
 SIZE = TinySize(hidden=64, layers=2, image_layers=1, image_hidden=96)
 

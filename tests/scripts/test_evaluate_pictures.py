@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reward_vlm.photo_pairs import KINDS
 from reward_vlm.r1.evaluate_pictures import agreement
 from scripts import evaluate_pictures
 from scripts.evaluate import parse
 from scripts.evaluate_pictures import PictureEvaluation
+from vision.faults import KINDS
 
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from restoration.iter import ITEROptions
 from restoration.job import restore as restore_job
-from reward_vlm.photo_pairs import KINDS, spoil
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.pictures import PictureJudge
 from scripts import restore
 from scripts.restore import RestoreOptions, main
+from vision.faults import KINDS, spoil
 
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 

@@ -21,7 +21,10 @@ from vision.edit.progression import COLUMNS, Frame, Progression, Run, Score
 from vision.hub import Pretrained
 from vision.images import ImageLike
 from vision.refine import Step, Verdict, any_of, drain, observed, reaches, refine_steps
+from vision.strategies.progress import stalled
 
+PROGRESS = 0.01
+"""Smallest rise of the classifier's probability that another frame is made for, where progress decides."""
 Prompt = str | Sequence[str | Sequence[str]]
 """A text for all; or a list that is spread evenly over the frames, whose entries may be a list, one per picture."""
 Frames = list[PIL.Image.Image] | list[list[PIL.Image.Image]] | Tensor
@@ -216,8 +219,8 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
             batch_size: computed at once.
         """
         options = options or self.Options()
-        if options.stop_score is not None or options.tolerance is not None:
-            raise ValueError("Trajectories are compared frame by frame; leave stop_score and tolerance out.")
+        if options.stop_score is not None or options.tolerance is not None or options.stop == "progress":
+            raise ValueError("Trajectories are compared frame by frame; leave stop_score, tolerance and stop out.")
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}.")
         parts = []
@@ -261,6 +264,8 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
         options, rules = run.options, []
         if options.stop_score is not None:
             rules.append(reaches(options.stop_score))
+        if options.stop == "progress":
+            rules.append(stalled(PROGRESS))
         if options.tolerance is not None:
             rules.append(lambda step: step.state.change < options.tolerance)
         return refine_steps(
@@ -276,7 +281,8 @@ class ProgressiveEditor(Pretrained, Generic[Options]):
     def _unscored(self, image: Any, prompt: Prompt | None, mask: Any, options: Options | None) -> Run:
         """A run without the classifier, which nobody is told of, unless a rule to stop asks it."""
         run = self.start(image, prompt, mask, options)
-        return run if run.options.stop_score is not None else replace(run, score=None)
+        asked = run.options.stop_score is not None or run.options.stop == "progress"
+        return run if asked else replace(run, score=None)
 
 
 def scored_by(options: ProgressionOptions, score: Score | None) -> Score | None:
@@ -285,8 +291,9 @@ def scored_by(options: ProgressionOptions, score: Score | None) -> Score | None:
     Raises:
         ValueError: the options stop at a score, and there is none.
     """
-    if options.stop_score is not None and score is None:
-        raise ValueError("stop_score needs a classifier, and these weights come without one; give one as score.")
+    if score is None and (options.stop_score is not None or options.stop == "progress"):
+        asked = "stop progress" if options.stop_score is None else "stop_score"
+        raise ValueError(f"{asked} needs a classifier, and these weights come without one; give one as score.")
     return score
 
 

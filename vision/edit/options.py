@@ -74,6 +74,8 @@ class ProgressionOptions:
     tolerance: float | None = None
     """End when a frame changes less than this: root mean square of the latents' change (of the pixels' for pipelines of
     diffusers), in the mask if there is one."""
+    stop: Literal["end", "progress"] = "end"
+    """progress ends with the frame that makes the classifier no surer than the frame before."""
     resolution: int | None = None
     """Pixels per side that the networks see; 0 keeps the picture's size."""
 
@@ -90,6 +92,8 @@ class ProgressionOptions:
         for scale in several(self.guidance_scale):
             if not 0 <= scale < float("inf"):
                 raise ValueError(f"guidance_scale must be a number of at least 0, got {scale:g}.")
+        if self.stop not in ("end", "progress"):
+            raise ValueError(f"stop must be end or progress, got {self.stop!r}.")
         if self.stop_score is not None and not 0 < self.stop_score <= 1:
             raise ValueError(f"stop_score must lie in (0, 1], got {self.stop_score:g}.")
         if self.tolerance is not None and self.tolerance <= 0:

@@ -187,6 +187,7 @@ def _carried(step: Step, memory: Step | None) -> Step:
         score=memory.score,
         best=memory.best,
         best_score=memory.best_score,
+        gain=memory.gain,
         steps_since_best=memory.steps_since_best,
     )
 
@@ -207,6 +208,7 @@ def _judged(
     if not isinstance(score, Tensor) or score.dim() == 0:
         # NaN never wins and is never kept as the best when a number comes.
         better = old_best is None or bool(score > old_best) or bool(old_best != old_best)
+        step = replace(step, gain=None if old_best is None else score - memory.score)
         if not better:
             since = memory.steps_since_best + 1
             return replace(step, score=score, best=memory.best, best_score=old_best, steps_since_best=since)
@@ -219,22 +221,25 @@ def _judged(
     if old_best is None:
         since = torch.zeros_like(score, dtype=torch.long)
         if items is None and live is None:
-            return replace(step, score=score, best=best, best_score=score, steps_since_best=since)
+            nothing = torch.full_like(score, torch.nan)
+            return replace(step, score=score, best=best, best_score=score, gain=nothing, steps_since_best=since)
         memory = _never_judged(step, state, batch, score, keep_best)
         old_best = memory.best_score
-    old_since = memory.steps_since_best
+    old_since, old_score = memory.steps_since_best, memory.score
     if items is not None:
+        old_score = old_score[items]
         old_best, old_since = old_best[items], old_since[items]
     better = (score > old_best) | old_best.isnan()
     if live is not None:
         better = better & live
     since = torch.where(better, 0, old_since + (1 if live is None else live.long()))
     new_score = score if live is None else torch.where(live, score, memory.score)
+    gain = score - old_score if live is None else torch.where(live, score - old_score, memory.gain)
     new_best = torch.where(better, score, old_best)
     if items is None:
         if keep_best:
             best = where_items(better, best, memory.best)
-        return replace(step, score=new_score, best=best, best_score=new_best, steps_since_best=since)
+        return replace(step, score=new_score, best=best, best_score=new_best, gain=gain, steps_since_best=since)
     if keep_best:
         best = put_items(memory.best, items, where_items(better, best, take_items(memory.best, items)))
     return replace(
@@ -242,6 +247,7 @@ def _judged(
         score=put_items(memory.score, items, new_score),
         best=best,
         best_score=put_items(memory.best_score, items, new_best),
+        gain=put_items(memory.gain, items, gain),
         steps_since_best=put_items(memory.steps_since_best, items, since),
     )
 
@@ -251,14 +257,14 @@ def _never_judged(step: Step, state: Any, batch: int, score: Tensor, keep_best: 
     nothing = torch.full((batch,), torch.nan, dtype=score.dtype, device=score.device)
     since = torch.zeros(batch, dtype=torch.long, device=score.device)
     best = keep_best(state) if keep_best else None
-    return replace(step, score=nothing, best=best, best_score=nothing, steps_since_best=since)
+    return replace(step, score=nothing, best=best, best_score=nothing, gain=nothing, steps_since_best=since)
 
 
 def _only(step: Step, items: Tensor) -> Step:
     """The step restricted to the items that were proposed for, as an accept rule sees it."""
     if not isinstance(step.score, Tensor) or step.score.dim() == 0:
         return step
-    names = ("score", "best", "best_score", "start_score", "steps_since_best")
+    names = ("score", "best", "best_score", "gain", "start_score", "steps_since_best")
     return replace(step, **take_items({name: getattr(step, name) for name in names}, items))
 
 

@@ -14,11 +14,11 @@ from vision.checkpoints import load_state, save_state
 from vision.refine.items import PerItem
 from vision.refine.step import Step
 
-VERSION = 4
+VERSION = 5
 """Of saved steps; in those before 3, some runs counted the judged start as a step, and they were several files."""
 SAVED = "step.safetensors"
 """Name of the file."""
-KEPT = ("score", "best_score", "start_score", "steps_since_best", "active")
+KEPT = ("score", "best_score", "gain", "start_score", "steps_since_best", "active")
 """What a saved step holds besides its place, time and states."""
 
 

@@ -46,6 +46,8 @@ class Step(Generic[State, At]):
     """The score that `best` got."""
     start_score: Tensor | float | None = None
     """Of the start, where it was judged."""
+    gain: Tensor | float | None = None
+    """What the latest score lies above the one before it, per item when scores are; None, or NaN, at the first."""
     steps_since_best: Tensor | int = 0
     """Steps since the best score rose, per item when scores are."""
     active: Tensor | None = None

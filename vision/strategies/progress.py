@@ -11,9 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Generic
 
-from vision.refine.step import At, Propose, State, Step, Stop
+from vision.refine.step import Stop
 
 
 def progress(values: Sequence[float]) -> list[float]:
@@ -60,37 +59,12 @@ def effective(values: Sequence[float], prover: Callable[[float], float], alpha: 
     return [value + alpha * gain for value, gain in zip(values[1:], gains, strict=True)]
 
 
-@dataclass(frozen=True)
-class Valued(Generic[State]):
-    """A state and the values that it and those before it had: what a rule about progress needs to know."""
-
-    state: State
-    """What is refined."""
-    values: tuple[float, ...]
-    """Its value, preceded by those of all states before; higher is better."""
-
-
-def valued(propose: Propose[State, At], value: Callable[[State], float]) -> Propose[Valued[State], At]:
-    """A move that takes down the value of what it made; begin with `Valued(state, (value(state),))`."""
-
-    def move(before: Valued[State], at: At) -> Valued[State]:
-        made = propose(before.state, at)
-        return Valued(made, (*before.values, value(made)))
-
-    return move
-
-
-def stalled(epsilon: float, patience: int = 1) -> Stop:
-    """Stop once the last `patience` steps together gained less than `epsilon`; the state is `Valued`.
+def stalled(epsilon: float) -> Stop:
+    """Stop items whose latest step gained less than `epsilon`; a step without a score before it goes on.
 
     Raises:
-        ValueError: patience is below 1 or epsilon is negative.
+        ValueError: epsilon is negative or infinite.
     """
-    if patience < 1 or not 0 <= epsilon < math.inf:
-        raise ValueError(f"stalled takes epsilon >= 0 and patience >= 1, got {epsilon} and {patience}.")
-
-    def stop(step: Step) -> bool:
-        values = step.state.values
-        return len(values) > patience and not values[-1] - values[-1 - patience] >= epsilon
-
-    return stop
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon must be at least 0, got {epsilon}.")
+    return lambda step: False if step.gain is None else step.gain < epsilon

@@ -13,6 +13,7 @@ from restoration.iter import ITERConfig, ITEROptions, ITERRestorer
 from restoration.iter.convert import infer_config, published_shapes
 from restoration.iter.options import BUILTIN
 from restoration.iter.published import PublishedConfig, PublishedITER
+from restoration.iter.restorer import PROGRESS
 from restoration.iter.sampling import PlacedNoise, SamplingOptions, TokenSampler, keep_counts, mask_schedule
 from restoration.iter.tokens import LQEncoderConfig, TokenNetConfig
 from restoration.iter.vqgan import VQGANConfig
@@ -227,6 +228,19 @@ def test_items_wait_for_their_own_starts(restorer):
         assert torch.equal(last.state.tokens[:1], alone[0].tokens)
         assert torch.equal(last.state.tokens[1:], late_alone.tokens)
     assert not torch.equal(late_alone.tokens, alone[1].tokens)
+
+
+def test_sampling_ends_for_every_item_when_its_trust_rises_no_more(restorer):
+    image, options = noise_picture(3, 3, 16, 16), ITEROptions(threshold=1.1, steps=6)
+    whole = list(restorer.steps(image, options))
+    ended = list(restorer.steps(image, replace(options, stop="progress")))[-1].state.tokens
+    scores = torch.stack([step.score for step in whole])
+    for item in range(3):
+        gains = scores[:, item].diff()
+        last = next((number + 1 for number, gain in enumerate(gains) if gain < PROGRESS), 5)
+        assert torch.equal(ended[item], whole[last].state.tokens[item])
+    shown = restorer.token_grid(image[:1], replace(options, stop="progress"))
+    assert torch.equal(shown, restorer.token_grid(image[:1], options)[..., : shown.shape[-1]])
 
 
 def test_one_generator_draws_what_torch_draws(published):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from reward_vlm.data import write_rows
 from reward_vlm.judges import Vote, tally
-from reward_vlm.photo_pairs import QUESTION, spoil
+from reward_vlm.photo_pairs import QUESTION
 from reward_vlm.r1.job import JudgeOptions, judge_question, judge_rows
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
@@ -20,6 +20,7 @@ from reward_vlm.scenes import QUESTION as SCENES
 from reward_vlm.vlm import Reply
 from scripts.judge import main
 from scripts.main import start
+from vision.faults import spoil
 
 CAT = Path(__file__).parents[3] / "examples" / "cat.jpg"
 QUICK = R1Options(max_new_tokens=3, batch_size=2)

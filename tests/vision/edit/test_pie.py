@@ -12,6 +12,7 @@ import torch
 from tests.vision.edit.conftest import picture
 from vision.diffusion.latents import decode_latents
 from vision.edit import PIEConfig, PIEEditor, PIEOptions, one_edit
+from vision.edit.editor import PROGRESS
 from vision.edit.options import at_frame, several
 from vision.refine import checkpoints, load_checkpoint
 
@@ -156,6 +157,20 @@ def test_items_that_reach_the_score_stay(editor):
             torch.testing.assert_close(
                 found.images[:, i], plain.images[: len(found.images), i], rtol=0, atol=1.01 / 255
             )
+
+
+def test_items_whose_score_rises_no_more_stay(editor):
+    images, brightness = [picture(i) for i in range(3)], lambda x: x.mean(dim=(1, 2, 3))
+    plain = frames(editor, images, replace(QUICK, frames=4), score=brightness)
+    found = frames(editor, images, replace(QUICK, frames=4, stop="progress"), score=brightness)
+    gains = plain.scores.diff(dim=0)
+    for i in range(3):  # frame 1 has no frame before it that was scored
+        ends = next((number for number in range(2, 5) if gains[number - 1, i] < PROGRESS), 4)
+        last = found.images[: ends + 1, i]
+        torch.testing.assert_close(last, plain.images[: len(last), i], rtol=0, atol=1.01 / 255)
+        assert all(torch.equal(frame, last[-1]) for frame in found.images[ends:, i])
+    with pytest.raises(ValueError, match="stop must be end or progress"):
+        PIEOptions(stop="soon")
 
 
 def test_pictures_alone_spare_the_classifier(editor, image):

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from vision.refine import Verdict, refine_steps
 from vision.strategies.interleave import clears_the_others, interleave, says_yes
 from vision.strategies.lookahead import find_first_error, step_score, td_lookahead
-from vision.strategies.progress import BestOfKProver, Valued, effective, progress, stalled, valued
+from vision.strategies.progress import BestOfKProver, effective, progress, stalled
 from vision.strategies.repair import first_bad, from_first_bad, refine_and_rerank
 from vision.strategies.routing import route
 from vision.strategies.values import Candidate, best
@@ -169,23 +170,39 @@ def test_provers_have_their_limits():
 
 
 def run(values, rule, resume=None):
-    move = valued(lambda state, at: state + 1, lambda state: values[state])
-    return list(refine_steps(Valued(0, (values[0],)), move, range(len(values) - 1), stop=rule, resume=resume))
+    """A run whose state is its place in the values; they are scores."""
+    judge = lambda state, at: Verdict(values[state])  # noqa: E731
+    schedule = range(len(values) - 1)
+    return list(
+        refine_steps(0, lambda s, at: s + 1, schedule, evaluate=judge, stop=rule, resume=resume, evaluate_start=True)
+    )
 
 
 def test_a_run_stops_when_its_progress_ends():
     values = [0.0, 0.5, 0.8, 0.805, 0.806, 0.9]
-    assert len(run(values, stalled(0.01))) == 3
-    assert len(run(values, stalled(0.01, patience=2))) == 4
-    assert len(run(values, stalled(0.0))) == 5
-    assert len(run([0.0, math.nan, 1.0, 2.0], stalled(0.01))) == 1  # NaN is no progress
+    whole = run(values, None)
+    assert [step.gain for step in whole[1:]] == progress(values) and whole[0].gain is None
+    assert [step.index for step in run(values, stalled(0.01))] == [-1, 0, 1, 2]
+    assert len(run(values, stalled(0.0))) == 6
+    assert len(run([0.0, 0.5, 0.4, 0.9], stalled(0.0))) == 3  # a step back is no progress
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        stalled(-1)
 
 
 def test_a_stalled_run_that_is_resumed_stops_where_the_whole_one_does():
-    values, rule = [0.0, 0.5, 0.8, 0.805, 0.806, 0.9], stalled(0.01, 2)
+    values, rule = [0.0, 0.5, 0.8, 0.805, 0.806, 0.9], stalled(0.01)
     whole = run(values, rule)
-    assert [step.index for step in run(values, rule, resume=whole[1])] == [2, 3]
+    assert [step.index for step in run(values, rule, resume=whole[2])] == [2]
     assert run(values, rule, resume=whole[-1]) == []
+
+
+def test_items_of_a_batch_stall_each_for_itself():
+    scores = torch.tensor([[0.1, 0.1], [0.5, 0.2], [0.5, 0.6], [0.9, 0.6], [0.9, 0.9]])
+    judge = lambda state, at: Verdict(scores[int(state.max()), : len(state)])  # noqa: E731
+    state, schedule = torch.zeros(2, 1), range(4)
+    steps = list(refine_steps(state, lambda s, at: s + 1, schedule, evaluate=judge, stop=stalled(0.05)))
+    assert steps[0].gain.isnan().all() and len(steps) == 3
+    assert [step.active.tolist() for step in steps] == [[True, True], [False, True], [False, False]]
 
 
 # Look-ahead

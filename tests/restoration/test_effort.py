@@ -1,0 +1,86 @@
+"""The expensive restorer where it gains: which tiles it gets, and that they are as it alone would make them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from restoration.effort import RoutedRestorer, lost_by_enlarging
+from restoration.plain import PlainRestorer
+from restoration.restorer import Facts
+from vision.strategies.routing import worth_most
+
+
+class Counting:
+    """Enlarges by repeating pixels, and counts the input pixels that it was given."""
+
+    @dataclass(frozen=True)
+    class Options:
+        scale: float | None = None
+        seed: int = 0
+
+    def __init__(self):
+        self.pixels = 0
+
+    def facts(self, options=None):
+        return Facts("counting", 2 if options is None or options.scale is None else options.scale)
+
+    def output_size(self, height, width, options=None):
+        scale = self.facts(options).scale
+        return round(height * scale), round(width * scale)
+
+    def bands(self, image, options=None, *, finish=None, observers=(), progress=None):
+        self.pixels += image[0, 0].numel()
+        result = image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        yield result if finish is None else finish(result)
+
+
+def half_flat(side: int = 256) -> torch.Tensor:
+    """(1, 3, side, side): noise in the left half, grey in the right one."""
+    image = torch.full((1, 3, side, side), 0.5)
+    image[..., : side // 2] = torch.rand(1, 3, side, side // 2, generator=torch.Generator().manual_seed(0))
+    return image
+
+
+def run(restorer, image, options=None):
+    return torch.cat(list(restorer.bands(image, options)), 2)
+
+
+def test_the_fewest_tasks_that_hold_the_share_are_worth_most():
+    gains = [1.0, 0.0, 5.0, -2.0, 4.0]
+    assert worth_most(gains, 0.5) == {2} and worth_most(gains, 0.9) == {2, 4} and worth_most(gains, 1.0) == {0, 2, 4}
+    assert worth_most([0.0, -1.0], 0.9) == worth_most([], 1.0) == frozenset()
+    with pytest.raises(ValueError, match="share must lie in"):
+        worth_most(gains, 0)
+
+
+def test_flat_tiles_are_enlarged_plainly_and_the_others_are_the_restorers():
+    image, inner = half_flat(), Counting()
+    route = RoutedRestorer(inner).route(image)
+    assert 0 < len(route.expensive) < len(route.boxes) and not route.whole
+    made, alone = run(RoutedRestorer(inner), image), run(Counting(), image)
+    assert made.shape == alone.shape and inner.pixels < 256 * 256
+    assert torch.allclose(made[..., :200], alone[..., :200], atol=1e-6)
+    assert torch.allclose(made[..., 320:], torch.tensor(0.5), atol=1e-6)
+
+
+def test_what_has_detail_everywhere_is_restored_as_one_and_what_has_none_not_at_all():
+    inner, image = Counting(), half_flat(96)[..., :48]
+    assert torch.equal(run(RoutedRestorer(inner), image), run(Counting(), image)) and inner.pixels == 96 * 48
+    flat, inner = torch.full((1, 3, 90, 131), 0.25), Counting()
+    made = run(RoutedRestorer(inner), flat)
+    assert inner.pixels == 0 and made.shape == (1, 3, 180, 262) and torch.allclose(made, torch.tensor(0.25))
+    assert float(lost_by_enlarging(torch.full((1, 3, 8, 8), 0.3)).max()) < 1e-12
+
+
+def test_any_scale_is_reached_and_pieces_are_finished():
+    image, asked = half_flat(), Counting.Options(scale=1.5)
+    assert run(RoutedRestorer(Counting()), image, asked).shape == (1, 3, 384, 384)
+    shown = []
+    bands = list(RoutedRestorer(Counting()).bands(image, finish=lambda t: t.half(), progress=shown.append))
+    assert all(band.dtype == torch.float16 for band in bands) and sum(band.shape[2] for band in bands) == 512
+    assert shown[-1] == 1.0 and shown == sorted(shown)
+    with pytest.raises(ValueError, match=r"own scale is a whole number, got 1\.5"):
+        list(RoutedRestorer(PlainRestorer(1.5)).bands(image))
