@@ -11,22 +11,18 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from vision.consistency import consistency as measured
 from vision.images import to_tensor
 from vision.niqe import niqe
 from vision.refine import Verdict
-from vision.resize import imresize
 from vision.strategies.values import Candidate, Evaluator
 
 InputOf = Callable[[str], Any]
 """The picture that a task started from, by the task's name."""
 Make = Callable[[str], Evaluator]
 """An evaluator of a kind, from what stands after the colon."""
-BLURS = (0.0, 0.5, 1.0, 1.5, 2.0)
-"""Widths, in pixels of the input, of the blurs that `consistency` tries."""
 
 
 def evaluator(name: str, input_of: InputOf | None = None, more: Mapping[str, Make] | None = None) -> Evaluator:
@@ -53,34 +49,15 @@ def evaluator(name: str, input_of: InputOf | None = None, more: Mapping[str, Mak
 
 
 def consistency(candidate: Candidate, image: Tensor) -> Verdict:
-    """How well the input follows from a result: the result, blurred and shrunk to the input's size, against the input.
-
-    The blur that fits best is taken, since a blurred input may come from a sharp picture. A plain enlargement is
-    consistent with its input and still no better than it: compare restorations with each other.
-
-    Args:
-        candidate: its value is a picture of any form that `to_tensor` takes.
-        image: (1, 3, height, width) the input, RGB in [0, 1].
-
-    Returns:
-        Minus the root of the mean squared difference, in [-1, 0]; the detail has the width of the blur in pixels of the
-        input.
+    """How well the input (1, 3, h, w) follows from a result, see `vision.consistency`; the detail has the blur.
 
     Raises:
         ValueError: the result is smaller than the input.
     """
-    result = to_tensor(candidate.value).to(image)
-    (height, width), (rows, columns) = image.shape[-2:], result.shape[-2:]
-    if rows < height or columns < width:
-        raise ValueError(
-            f"{candidate.task}: a result of {columns} x {rows} pixels is smaller than its input of {width} x {height}."
-        )
-    found = []
-    for blur in BLURS:
-        soft = _gaussian(result, (blur * rows / height, blur * columns / width))
-        small = soft if (rows, columns) == (height, width) else imresize(soft, size=(height, width))
-        found.append((-float((small.clamp(0, 1) - image).square().mean().sqrt()), blur))
-    score, blur = max(found, key=lambda pair: pair[0])
+    try:
+        score, blur = measured(to_tensor(candidate.value).to(image), image)
+    except ValueError as error:
+        raise ValueError(f"{candidate.task}: {error}") from None
     return Verdict(score, {"blur": blur})
 
 
@@ -148,20 +125,3 @@ def _no_argument(name: str, argument: str, made: Evaluator) -> Evaluator:
 
 
 _MAKERS: dict[str, Make] = {"niqe": _niqe, "brisque": _brisque, "pyiqa": _pyiqa}
-
-
-def _gaussian(image: Tensor, widths: tuple[float, float]) -> Tensor:
-    """Gaussian blur of (batch, channels, height, width), widths in pixels of rows and columns, edges repeated."""
-    for axis, width in zip((-2, -1), widths, strict=True):
-        if width == 0:
-            continue
-        radius = min(math.ceil(3 * width), image.shape[axis] - 1)
-        offsets = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
-        taps = torch.exp(-(offsets**2) / (2 * width**2))
-        shape = (1, 1, -1, 1) if axis == -2 else (1, 1, 1, -1)
-        pad = (0, 0, radius, radius) if axis == -2 else (radius, radius, 0, 0)
-        padded = F.pad(image, pad, mode="replicate")
-        channels = image.shape[1]
-        kernel = (taps / taps.sum()).view(shape).expand(channels, -1, -1, -1)
-        image = F.conv2d(padded, kernel, groups=channels)
-    return image
