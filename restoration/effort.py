@@ -10,17 +10,16 @@ h, w: pixels of the input; s: output pixels per input pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from restoration.bands import Finish, resized, scaled, tiled
+from restoration.bands import Finish, Observers, Progress, TileRestorer, Work
 from restoration.restorer import Facts, Restorer
-from vision.images import keep_grey, pad_to_multiple, to_y
+from vision.images import is_grey, pad_to_multiple, to_y
 from vision.resize import imresize
 from vision.strategies.routing import worth_most
 from vision.tiles import Box, Tiles
@@ -94,8 +93,8 @@ class RoutedRestorer:
         options: Any = None,
         *,
         finish: Finish | None = None,
-        observers: Iterable[Callable[[Any], object]] = (),
-        progress: Callable[[float], object] | None = None,
+        observers: Observers = (),
+        progress: Progress | None = None,
     ) -> Iterator[Tensor]:
         """The result of (b, 3, h, w) RGB in [0, 1] as bands (b, 3, rows, W) from top to bottom.
 
@@ -103,40 +102,37 @@ class RoutedRestorer:
             ValueError: the restorer has no whole scale of its own.
         """
         options, route = self.restorer.Options() if options is None else options, self.route(image)
-        if route.whole:
-            yield from self.restorer.bands(image, options, finish=finish, observers=observers, progress=progress)
-            return
-        size, asked = self.output_size(*image.shape[-2:], options), self.facts(options).scale
-        if asked != round(asked):
-            options = replace(options, scale=None)
-        scale = self.facts(options).scale
+        coloured = not self.restorer.facts(options).keeps_grey and bool(is_grey(image).any())
+        maker = self.restorer if route.whole or coloured else _Mixed(self.restorer, route, options)
+        yield from maker.bands(image, options, finish=finish, observers=observers, progress=progress)
+
+
+class _Mixed(TileRestorer[Any]):
+    """The restorer in the tiles of a route, plain enlargement in the others, at the restorer's own scale."""
+
+    def __init__(self, restorer: Restorer, route: Route, options: Any):
+        self.restorer, self.Options, self.facts = restorer, restorer.Options, restorer.facts
+        asked = restorer.facts(options).scale
+        self.own = options if asked == round(asked) else replace(options, scale=None)
+        scale = restorer.facts(self.own).scale
         if scale != round(scale):
             raise ValueError(f"effort needs a restorer whose own scale is a whole number, got {scale:g}.")
-        own = scaled(*image.shape[-2:], round(scale))
-        make = partial(self._bands, image, options, round(scale), route, progress)
-        yield from resized(size, own, make, keep_grey(image, finish))
+        self.scale = round(scale)
+        self.expensive = {route.boxes[place]: place for place in route.expensive}
 
-    def _bands(
-        self,
-        image: Tensor,
-        options: Any,
-        scale: int,
-        route: Route,
-        progress: Callable[[float], object] | None,
-        finish: Finish,
-    ) -> Iterator[Tensor]:
-        place = {box: number for number, box in enumerate(route.boxes)}
+    def _cut(self, options: Any) -> Tiles:
+        return TILES
 
-        def restore(boxes: list[Box], tile: Tensor) -> Tensor:
-            number = place[boxes[0]]
-            if progress is not None:
-                progress((number + 1) / len(place))
-            if number not in route.expensive:
-                return imresize(tile, scale).clamp(0, 1)
-            chosen = replace(options, seed=options.seed + number) if self.facts(options).seed else options
-            return torch.cat(list(self.restorer.bands(tile, chosen)), dim=2).float()
-
-        yield from tiled(image, restore, TILES, scale, finish)
+    def _restore(self, boxes: list[Box], image: Tensor, *, work: Work, **how: Any) -> Tensor:
+        number = self.expensive.get(boxes[0])
+        if number is None:
+            result = imresize(image, self.scale).clamp(0, 1)
+        else:
+            seeded = self.restorer.facts(self.own).seed
+            chosen = replace(self.own, seed=self.own.seed + number) if seeded else self.own
+            result = torch.cat(list(self.restorer.bands(image, chosen)), dim=2).float()
+        work.report()
+        return result
 
 
 def lost_by_enlarging(image: Tensor) -> Tensor:

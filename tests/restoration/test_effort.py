@@ -25,7 +25,8 @@ class Counting:
         self.pixels = 0
 
     def facts(self, options=None):
-        return Facts("counting", 2 if options is None or options.scale is None else options.scale)
+        scale = 2 if options is None or options.scale is None else options.scale
+        return Facts("counting", scale, keeps_grey=True)
 
     def output_size(self, height, width, options=None):
         scale = self.facts(options).scale
