@@ -148,7 +148,7 @@ def test_consistency_prefers_what_the_input_could_come_from():
 
 
 def test_consistency_finds_the_blur_of_the_input():
-    from vision.strategies.evaluators import _gaussian
+    from vision.consistency import _gaussian
 
     truth = picture(160, 192)
     low = imresize(_gaussian(truth, (1.5 * 4, 1.5 * 4)), 0.25).clamp(0, 1)
