@@ -72,19 +72,20 @@ def called(cls: type, task: Task) -> type | None:
     Returns:
         None where no class edits.
     """
-    if takes(cls, "image"):
-        alone = takes(cls, "prompt") and "controlnet" not in _arguments(
-            cls
-        )  # whose picture is another than the edited one
-        return cls if alone else None
-    from diffusers.pipelines import auto_pipeline
+    import diffusers
 
-    def table(kind: str) -> Mapping[str, type]:
-        return getattr(auto_pipeline, f"AUTO_{kind}_PIPELINES_MAPPING")
-
-    family = next((name for name, known in table("TEXT2IMAGE").items() if known is cls), None)
-    image, inpaint = table("IMAGE2IMAGE").get(family), table("INPAINT").get(family)
-    return (inpaint or image) if task == "inpaint" else image
+    stem = cls.__name__.removesuffix("Pipeline")  # diffusers names siblings by what they start from
+    kinds = [] if takes(cls, "image") else ["Inpaint", "Img2Img"] if task == "inpaint" else ["Img2Img"]
+    for found in [cls, *(getattr(diffusers, f"{stem}{kind}Pipeline", None) for kind in kinds)]:
+        # A ControlNet's picture is another than the edited one.
+        if (
+            found is not None
+            and takes(found, "image")
+            and takes(found, "prompt")
+            and "controlnet" not in _arguments(found)
+        ):
+            return found
+    return None
 
 
 def sibling(pipeline: Any, task: Task) -> Any:

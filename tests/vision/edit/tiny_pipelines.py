@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -166,16 +167,18 @@ TEXT_TO_IMAGE: dict[str, Callable[[], dict[str, Any]]] = {
 
 def see_little(monkeypatch: Any) -> None:
     """Qwen-Image-Edit sees every picture at a megapixel; here at 64 x 64 pixels, of which tests take less time."""
-    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_inpaint
-
-    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_inpaint):
-        known = module.calculate_dimensions
-        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, known=known: known(64 * 64, ratio))
-    if hasattr(diffusers, "QwenImageEditPlusPipeline"):
-        from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus
-
-        monkeypatch.setattr(pipeline_qwenimage_edit_plus, "VAE_IMAGE_SIZE", 64 * 64)
-        monkeypatch.setattr(pipeline_qwenimage_edit_plus, "CONDITION_IMAGE_SIZE", 64 * 64)
+    changes = {
+        "QwenImageEditPipeline": {"calculate_dimensions": lambda known: lambda area, ratio: known(64 * 64, ratio)},
+        "QwenImageEditPlusPipeline": {
+            name: lambda known: 64 * 64 for name in ("VAE_IMAGE_SIZE", "CONDITION_IMAGE_SIZE")
+        },
+    }
+    changes["QwenImageEditInpaintPipeline"] = changes["QwenImageEditPipeline"]
+    for pipeline, values in changes.items():
+        if (cls := getattr(diffusers, pipeline, None)) is not None:
+            module = sys.modules[cls.__module__]
+            for name, change in values.items():
+                monkeypatch.setattr(module, name, change(getattr(module, name)))
 
 
 def tiny_pipeline(name: str) -> Any | None:
