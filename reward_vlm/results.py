@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vision.files import Exclusive, atomic_path
+from vision.files import Exclusive, append, atomic_path
 from vision.job import Unusable, keep_to
 
 
@@ -76,8 +76,7 @@ class Results:
             Unusable: they cannot be written.
         """
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        except OSError as error:
-            raise Unusable(f"Cannot write {self.path}: {error.strerror}.") from error
+            append(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        except ValueError as error:
+            raise Unusable(str(error)) from error
         self.rows += [dict(row) for row in rows]

@@ -18,6 +18,7 @@ import torch
 from reward_vlm.vlm import ChatModel, load_model
 from vision.checkpoints import Log, forget_after, publish
 from vision.config import check_trackers, one_line
+from vision.files import append, library_writes
 from vision.libraries import silent
 
 
@@ -111,6 +112,16 @@ def _is_complete(checkpoint: Path) -> bool:
     except (FileNotFoundError, json.JSONDecodeError):
         return False
     return True
+
+
+def go_on(trainer: Any, checkpoint: str | None) -> None:
+    """Train to the end, from a checkpoint if there is one.
+
+    Raises:
+        ValueError: a checkpoint cannot be written.
+    """
+    with library_writes(Path(trainer.args.output_dir)):
+        trainer.train(resume_from_checkpoint=checkpoint)
 
 
 @torch.no_grad()
@@ -213,7 +224,7 @@ def supervise(
         )
         done = 0 if checkpoint is None else _number(Path(checkpoint))
         if not (done and reached and reached(done)):  # a kill may follow the look
-            quiet(trainer).train(resume_from_checkpoint=checkpoint)
+            go_on(quiet(trainer), checkpoint)
     return trainer
 
 
@@ -254,7 +265,7 @@ def finish(trainer: Any, processor: Any, weights: Path, complete: Callable[[Path
         shutil.rmtree(part, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    with silent():
+    with silent(), library_writes(part):
         if not hasattr(model, "merge_and_unload"):
             trainer.save_model(str(part))
         else:
@@ -282,9 +293,7 @@ def _merge(model: Any, folder: Path, start: Path) -> None:
 
 def log_row(path: Path, row: dict[str, Any]) -> None:
     """Append a row to a JSON-lines file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append(path, json.dumps(row) + "\n")
 
 
 def _blocks(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 
 MAX_NAME = 255
 """Bytes of a file's name on all common systems."""
+TORCH_WRITER = ("PytorchStreamWriter", "inline_container")
+"""What torch names when it cannot write a file."""
 RECORDS = ".done"
 """Folder, in a folder of results, that says what was made from what (see `vision.job`)."""
 
@@ -70,6 +72,44 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"Cannot write {path}: {_reason(error)}.") from error
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file, all of it or nothing; a kill in between leaves the beginning.
+
+    Raises:
+        ValueError: it cannot be written; the sentence says why.
+    """
+    data = memoryview(text.encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            length = file.tell()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(length)
+                raise
+    except OSError as error:
+        raise ValueError(f"Cannot write {path}: {_reason(error)}.") from error
+
+
+@contextmanager
+def library_writes(path: Path) -> Iterator[None]:
+    """What safetensors and torch make of a full disk inside, as a sentence about `path`.
+
+    Raises:
+        ValueError: they cannot write.
+    """
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in TORCH_WRITER):
+            raise
+        raise ValueError(
+            f"Cannot write {path}: the disk may be full ({_reason(error).splitlines()[0][:200]})."
+        ) from error
 
 
 def read_file(path: str | Path) -> bytes:

@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vision.checkpoints import Log, forget_after, load_state, save_state
 from vision.config import check_trackers
+from vision.files import append
 from vision.weights import fill, refuse_mismatch
 
 Batch = Any
@@ -390,9 +391,7 @@ class _Run:
             self.accelerator.log(dict(row), step=progress.step)
         if not self.accelerator.is_main_process:
             return
-        self.options.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": progress.step, "seconds": round(progress.seconds, 1), **row}) + "\n")
+        append(self.log, json.dumps({"step": progress.step, "seconds": round(progress.seconds, 1), **row}) + "\n")
         if log is not None:
             values = "  ".join(f"{key} {value:.4g}" for key, value in row.items())
             log(f"{progress.step}/{self.options.steps}  {progress.seconds:.0f} s  {values}")

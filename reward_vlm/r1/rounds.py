@@ -27,6 +27,7 @@ from reward_vlm.rl.curriculum import AdaptiveCurriculum
 from reward_vlm.rl.reference import ReferenceReset
 from reward_vlm.training import (
     configured,
+    go_on,
     last_checkpoint,
     load_checkpoint_weights,
     log_callback,
@@ -149,7 +150,7 @@ class Rounds:
         load_checkpoint_weights(self.chat.model, self.checkpoint)
         with torch.random.fork_rng(devices=[]):
             self.trainer = self._trainer(number)
-            self.trainer.train(resume_from_checkpoint=self.checkpoint)
+            go_on(self.trainer, self.checkpoint)
         return self.policy() if self.options.rounds > 1 else policy
 
     def evaluate(self, policy: Policy, number: int | None) -> Verdict:

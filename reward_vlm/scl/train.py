@@ -38,6 +38,7 @@ from reward_vlm.training import (
     common_arguments,
     configured,
     finish,
+    go_on,
     kept_start,
     last_checkpoint,
     load_checkpoint_weights,
@@ -78,7 +79,7 @@ def train(options: SCLTraining, *, log: Log | None = None) -> Path:
         trainer = make_trainer(corrector.model, start, pairs, options, say)
         if checkpoint is None and trainer.is_world_process_zero():
             say(length_report(trainer, pairs))
-        trainer.train(resume_from_checkpoint=checkpoint)
+        go_on(trainer, checkpoint)
     return finish(
         trainer, corrector.model.processor, weights, lambda part: save_config(corrector.config, part / CONFIG)
     )

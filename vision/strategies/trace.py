@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from vision.config import from_dict
-from vision.files import atomic_path
+from vision.files import append, atomic_path
 from vision.refine import Verdict
 from vision.strategies.values import Candidate, Choice, Cost
 
@@ -46,8 +46,7 @@ def write_choices(folder: Path, choices: Iterable[Choice], *, anew: bool = False
     if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
         with atomic_path(path) as part:
             part.write_bytes(data[: data.rfind(b"\n") + 1])
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(lines)
+    append(path, lines)
     return path
 
 
