@@ -40,13 +40,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
-        with _held(part):
+        with _held(part), library_writes(path):
             try:
                 yield part
                 os.replace(part, path)
             finally:
                 _remove(part)
-    except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of a full disk
+    except OSError as error:
         raise ValueError(f"Cannot write {path}: {_reason(error)}.") from error
 
 
@@ -65,12 +65,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        try:
-            yield part
-            part.rename(path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
+        with library_writes(path):
+            try:
+                yield part
+                part.rename(path)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
         raise ValueError(f"Cannot write {path}: {_reason(error)}.") from error
 
 
@@ -96,7 +97,7 @@ def append(path: Path, text: str) -> None:
 
 
 @contextmanager
-def library_writes(path: Path) -> Iterator[None]:
+def library_writes(path: str | Path) -> Iterator[None]:
     """What safetensors and torch make of a full disk inside, as a sentence about `path`.
 
     Raises:

@@ -1,0 +1,53 @@
+"""Files on a full disk: what is written is whole or not there, and costs one sentence."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vision.files import append, atomic_folder, atomic_path, library_writes
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file becomes larger."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_row_that_does_not_fit_leaves_the_rows_before_it(tmp_path):
+    path = tmp_path / "rows" / "log.jsonl"
+    append(path, '{"step": 1}\n')
+    with full_disk(16), pytest.raises(ValueError, match=r"Cannot write .*log\.jsonl: File too large\."):
+        append(path, '{"step": 2}\n')
+    append(path, '{"step": 2}\n')
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+TENSORS = {"weight": torch.zeros(1000)}
+
+
+@pytest.mark.parametrize("write", [lambda path: save_file(TENSORS, path), lambda path: torch.save(TENSORS, path)])
+def test_what_libraries_make_of_a_full_disk_is_a_sentence(tmp_path, write):
+    with full_disk(100), pytest.raises(ValueError, match=r"Cannot write run: the disk may be full \("):
+        with library_writes("run"):
+            write(tmp_path / "model")
+    with full_disk(100), pytest.raises(ValueError, match="Cannot write"), atomic_path(tmp_path / "whole") as part:
+        write(part)
+    with full_disk(100), pytest.raises(ValueError, match="Cannot write"), atomic_folder(tmp_path / "folder") as part:
+        write(part / "model")
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["model"])
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="size mismatch"), library_writes("run"):
+        raise RuntimeError("size mismatch")
