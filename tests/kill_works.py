@@ -138,17 +138,19 @@ def measuring_scl(inputs: Path, out: Path) -> object:
 
 MEASURED = ("cpu_per_mp", "peak_mb", "means.png")
 """What depends on time and memory in tables of restorers."""
+ASKED = ("judge",)
+"""What a judge was worth is told of the process that asked it."""
 WORKS: dict[str, Work] = {
     "restore iter": Work(inputs_of.pictures, restoring()),
     "restore iter by two": Work(inputs_of.pictures, restoring(), processes=2),
-    "restore best of two": Work(inputs_of.pictures, restoring(best_of=2)),
+    "restore best of two": Work(inputs_of.pictures, restoring(best_of=2), clocked=ASKED),
     "restore with previews": Work(inputs_of.pictures, restoring(previews=True, compare=True)),
     "restore auto": Work(inputs_of.pictures, restoring("auto")),
     "restore pasd": Work(inputs_of.pictures, restoring("pasd")),
     "restore pasd by two": Work(inputs_of.pictures, restoring("pasd"), processes=2),
     "edit": Work(inputs_of.pictures, editing),
     "reconstruct": Work(inputs_of.views, rebuilding),
-    "judge": Work(inputs_of.judgements, judging),
+    "judge": Work(inputs_of.judgements, judging, clocked=ASKED),
     "answer": Work(inputs_of.questions, answering),
     "evaluate iter": Work(inputs_of.large_pictures, measuring_iter, clocked=MEASURED),
     "evaluate pasd": Work(inputs_of.large_pictures, measuring_pasd, clocked=MEASURED),
