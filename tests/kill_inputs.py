@@ -153,6 +153,12 @@ def choices(folder: Path) -> None:
     traces(folder / "restorers")
 
 
+def served(folder: Path) -> None:
+    """Judgements to be written, and who writes them."""
+    judgements(folder)
+    server()
+
+
 @cache
 def server() -> str:
     """The address of a server that writes judgements: of a pair it always says the same."""

@@ -225,7 +225,7 @@ MORE: dict[str, tuple[Callable[[Path], object], Callable[[Path, Path], Recipe]]]
     "pie mini": (inputs_of.brains, brain_mini),
     "r1 mini": (inputs_of.nothing, r1_mini),
     "r1 pictures": (inputs_of.named_photos, r1_pictures),
-    "judgements": (inputs_of.judgements, judgement_writing),
+    "judgements": (inputs_of.served, judgement_writing),
     "selector": (inputs_of.choices, selector),
     "pairs": (inputs_of.questions, pairs),
     "scl rounds": (inputs_of.questions, scl_rounds),
