@@ -20,6 +20,7 @@ from vision.checkpoints import Log, forget_after, publish
 from vision.config import check_trackers, one_line
 from vision.files import append, library_writes
 from vision.libraries import silent
+from vision.weights import save_tokenizer
 
 
 def common_arguments(folder: Path, seed: int, save_every: int, trackers: Sequence[str] = ()) -> dict[str, Any]:
@@ -273,7 +274,7 @@ def finish(trainer: Any, processor: Any, weights: Path, complete: Callable[[Path
             if main:
                 _merge(model, part, weights.with_name("start"))
     if main:
-        processor.save_pretrained(part)
+        save_tokenizer(processor, part)
         if complete is not None:
             complete(part)
         (part / "training_args.bin").unlink(missing_ok=True)

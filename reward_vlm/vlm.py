@@ -99,7 +99,7 @@ class ChatModel:
         with libraries.silent():
             self.model.save_pretrained(folder)
         self.model.to(own)
-        self.processor.save_pretrained(folder)
+        weights.save_tokenizer(self.processor, folder)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ChatModel:
         """Move the model; returns this object."""

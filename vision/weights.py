@@ -134,6 +134,15 @@ def load_tokenizer(cls: Any, folder: str | Path, **options: Any) -> Any:
         return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
 
 
+def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
+    """Write a tokenizer, or a processor with its own, to a folder; how its last call padded and cut is no part of it."""
+    own = getattr(tokenizer, "tokenizer", tokenizer)
+    if (backend := getattr(own, "backend_tokenizer", None)) is not None:
+        backend.no_padding()
+        backend.no_truncation()
+    tokenizer.save_pretrained(folder)
+
+
 def save_weights(
     module: nn.Module,
     folder: str | Path,

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from restoration import OneStepRestorer, PASDRestorer
-from vision.diffusion.backbone import load_backbone, load_text
+from vision.diffusion.backbone import load_backbone, load_text, token_ids
 from vision.edit import PIEEditor
+from vision.weights import save_tokenizer
 
 PARTS = {
     "unet": "diffusion_pytorch_model",
@@ -151,3 +152,13 @@ def test_loading_is_silent(saved, capfd, caplog):
         pipeline.from_pretrained(folder)
     captured = capfd.readouterr()
     assert captured.out + captured.err == "" and not caplog.records
+
+
+def test_a_tokenizer_is_saved_as_it_was_before_it_was_used(tmp_path):
+    tokenizer = PIEEditor.from_pretrained("builtin:tiny").text.tokenizers[0]
+    save_tokenizer(tokenizer, tmp_path / "before")
+    token_ids(tokenizer, ["a picture"])
+    tokenizer(["a picture of something"], truncation=True, max_length=2)
+    save_tokenizer(tokenizer, tmp_path / "after")
+    for path in (tmp_path / "before").iterdir():
+        assert path.read_bytes() == (tmp_path / "after" / path.name).read_bytes()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vision.config import read_json
 from vision.hub import write_index
 from vision.libraries import library_errors
-from vision.weights import load_pretrained, load_tokenizer, read_tensors
+from vision.weights import load_pretrained, load_tokenizer, read_tensors, save_tokenizer
 
 PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -184,7 +184,7 @@ def save_backbone(
     for i, (encoder, tokenizer) in enumerate(zip(text.encoders, text.tokenizers, strict=True)):
         suffix = f"_{i + 1}" if i else ""
         modules[f"text_encoder{suffix}"] = encoder
-        tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
+        save_tokenizer(tokenizer, folder / f"tokenizer{suffix}")
         components[f"tokenizer{suffix}"] = ("transformers", type(tokenizer).__name__)
     for name, module in modules.items():
         stored = module if dtype is None else nn.Module.to(copy.deepcopy(module), dtype)
