@@ -135,7 +135,7 @@ def load_tokenizer(cls: Any, folder: str | Path, **options: Any) -> Any:
 
 
 def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
-    """Write a tokenizer, or a processor with its own, to a folder; how its last call padded and cut is no part of it."""
+    """Write a tokenizer, or a processor with its own, to a folder, without how its last call padded and cut."""
     own = getattr(tokenizer, "tokenizer", tokenizer)
     if (backend := getattr(own, "backend_tokenizer", None)) is not None:
         backend.no_padding()
