@@ -21,10 +21,11 @@ TIMES = (
     "grad_norm_time",
     "flos",
     "threads",
+    "step_time",
 )
 """Parts of the names of JSON values that differ from run to run."""
-UNSTABLE = (".bin", ".pt", ".pth", ".pkl", ".lock")
-"""Endings of files, written by other libraries, whose content holds times or paths."""
+UNSTABLE = (".bin", ".pt", ".pth", ".pkl", ".lock", "trainer_state.json")
+"""Endings of files, written by other libraries, whose content holds times, paths or counts of one process."""
 
 
 def contents(out: Path, clocked: tuple[str, ...] = ()) -> dict[str, str]:
@@ -39,7 +40,7 @@ def contents(out: Path, clocked: tuple[str, ...] = ()) -> dict[str, str]:
         name = path.relative_to(out).as_posix()
         if path.is_dir():
             found[name + "/"] = ""
-        elif path.suffix in UNSTABLE or path.name in clocked:
+        elif path.name.endswith(UNSTABLE) or path.name in clocked:
             found[name] = "?"
         else:
             found[name] = hashlib.sha256(_steady(path, root, (*TIMES, *clocked))).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -83,6 +84,7 @@ def reinforce(rounds: Rounds) -> Path:
     if several:
         rounds.load(run.state)
         say(f"the best round reached a held-out accuracy of {run.score:.3f}")
+        rounds.chat.model.config = rounds.config
         return publish(weights, rounds.judge.save_pretrained)
     return write_judge(rounds.trainer, rounds.judge, weights)
 
@@ -106,6 +108,7 @@ class Rounds:
         if torch.cuda.is_available() and not shared_out():
             self.judge.to(choose_device("auto"))
         self.chat = self.judge.model
+        self.config = copy.deepcopy(self.chat.model.config)  # TRL's trainers change it
         self.trainer: Any = None
         self.checkpoint: str | None = None
         self.optimizer = self._optimizer() if options.rounds > 1 else None
