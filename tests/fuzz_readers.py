@@ -32,6 +32,7 @@ from vision.edit import DiffusersEditor, PIEEditor
 from vision.edit.options import PIEConfig
 from vision.records import Record
 from vision.refine import checkpoints, load_checkpoint, refine_steps
+from vision.scale.shards import Sample, ShardWriter, read_samples
 
 # ---- rows, replies
 
@@ -252,6 +253,21 @@ def read_row_picture(sample: tuple[str, bytes], folder: Path) -> object:
     return found
 
 
+def shards(folder: Path) -> list[tuple[str, bytes]]:
+    """Tar files of samples, with short and long names."""
+    for name, key in (("a.tar", "a/1"), ("b.tar", "b" * 300)):
+        with ShardWriter(folder / name) as writer:
+            writer.add(Sample(key, {"png": b"p" * 700, "json": b"{}"}))
+            writer.add(Sample("2", {"txt": b""}))
+    return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+
+
+def read_shard(path: Path) -> object:
+    """All samples of a shard."""
+    with open(path, "rb") as file:
+        return list(read_samples(file, path.name))
+
+
 def saved(load: Callable[[Any], Any], name: str = "builtin:tiny", share: float = 0.04) -> Reader:
     """A reader of a folder of weights, one of whose files is damaged."""
     return together(lambda folder: load(name).save_pretrained(folder), load, share)
@@ -267,6 +283,7 @@ READERS: dict[str, Reader] = {
     "words": Reader(lambda _: [line.split() for line in COMMANDS], read_words, change_words, 0.3),
     "states": Reader(states, read_states, change_file),
     "records": Reader(records, read_record, change_file),
+    "shards": Reader(shards, as_file(read_shard), change_file),
     **FILES,
     "ITER": saved(ITERRestorer.from_pretrained, "builtin:tiny-mini", 0.3),
     "PASD": saved(PASDRestorer.from_pretrained),

@@ -51,9 +51,8 @@ class Row:
     """Time that it took."""
 
 
-SCHEMA = pa.schema(
-    [(item.name, {"int": pa.int64(), "float": pa.float64()}.get(item.type, pa.string())) for item in fields(Row)]
-)
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+SCHEMA = pa.schema([(item.name, _TYPES[str(item.type)]) for item in fields(Row)])
 
 
 def table(rows: Iterable[Row]) -> pa.Table:

@@ -22,8 +22,10 @@ from vision.images import SUFFIXES
 ENDINGS = (".tar",)
 MAX_MEMBERS = 1_000_000
 """More members make a shard unusable."""
-MAX_MEMBER_BYTES = 1 << 30
-"""A larger member makes a shard unusable."""
+MAX_SAMPLE_BYTES = 1 << 30
+"""A sample of more bytes makes a shard unusable."""
+MAX_HEADER_BYTES = 1 << 20
+"""So much may stand between two members."""
 MAX_NAME_BYTES = 1024
 """A longer name does too."""
 _SAMPLE = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
@@ -53,11 +55,11 @@ def read_samples(file: BinaryIO, name: str) -> Iterator[Sample]:
     Raises:
         ValueError: it is no plain tar file, is cut off, or holds what no shard may hold.
     """
-    sample, seen, count = None, set(), 0
+    sample, seen, count, metered = None, set(), 0, _Metered(file, name)
     try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
+        with tarfile.open(fileobj=metered, mode="r|") as tar:
             for member in tar:
-                count += 1
+                count, metered.left = count + 1, MAX_HEADER_BYTES
                 if member.isdir():
                     continue
                 key, ending = _checked(member, count, name)
@@ -70,6 +72,11 @@ def read_samples(file: BinaryIO, name: str) -> Iterator[Sample]:
                     sample = Sample(key)
                 if ending in sample.members:
                     raise ValueError(f"{name} holds {member.name!r} twice.")
+                if (size := member.size + sum(map(len, sample.members.values()))) > MAX_SAMPLE_BYTES:
+                    raise ValueError(
+                        f"{name} holds {size} bytes or more of {key!r}; at most {MAX_SAMPLE_BYTES} are read."
+                    )
+                metered.left += member.size
                 content = tar.extractfile(member)
                 assert content is not None  # it is a regular file
                 sample.members[ending] = content.read()
@@ -79,6 +86,21 @@ def read_samples(file: BinaryIO, name: str) -> Iterator[Sample]:
     if sample is None:
         raise ValueError(f"{name} holds no samples.")
     yield sample
+
+
+class _Metered:
+    """A file of which only so many bytes are read as were allowed: headers of tar files may claim any length."""
+
+    def __init__(self, file: BinaryIO, name: str):
+        self.file, self.name, self.left = file, name, MAX_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most `size`."""
+        found = self.file.read(size)
+        self.left -= len(found)
+        if self.left < 0:
+            raise ValueError(f"{self.name} holds a header of more than {MAX_HEADER_BYTES} bytes.")
+        return found
 
 
 def _checked(member: tarfile.TarInfo, count: int, name: str) -> tuple[str, str]:
@@ -95,8 +117,6 @@ def _checked(member: tarfile.TarInfo, count: int, name: str) -> tuple[str, str]:
         raise ValueError(f"{name} holds {member.name[:80]!r}; {rule}.")
     if not member.isreg() or member.issparse():
         raise ValueError(f"{name} holds {member.name!r}, which is a link, a device or a sparse file.")
-    if member.size > MAX_MEMBER_BYTES:
-        raise ValueError(f"{name} holds {member.name!r} with {member.size} bytes; at most {MAX_MEMBER_BYTES} are read.")
     parts = _SAMPLE.fullmatch(path.as_posix())
     if parts is None:
         raise ValueError(f"{name} holds {member.name!r}; members of samples are called NAME.ENDING.")

@@ -55,7 +55,7 @@ class Units:
         sources: dict[str, Found] = {}
         for path, place in here.pictures:
             try:
-                source = found(path, place)
+                source = found(Path(path), place)
             except OSError as error:
                 self.problems.append(f"Cannot read {path}: {error.strerror}.")
             else:

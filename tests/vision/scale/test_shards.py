@@ -24,8 +24,9 @@ def tar(*members: tuple[str, bytes] | tarfile.TarInfo) -> io.BytesIO:
     return io.BytesIO(buffer.getvalue())
 
 
-def special(name: str, kind: bytes) -> tarfile.TarInfo:
+def special(name: str, kind: bytes, **header: str) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
+    info.pax_headers = header
     info.type, info.linkname = kind, "/etc/passwd"
     return info
 
@@ -70,13 +71,14 @@ def test_a_written_shard_is_read_back_and_its_bytes_depend_on_its_members_alone(
         (io.BytesIO(b""), "is no tar file, or is damaged"),
         (io.BytesIO(b"no tar" * 1000), "is no tar file, or is damaged"),
         (io.BytesIO(tar(("1.png", b"p" * 5000)).getvalue()[:3000]), "is no tar file, or is damaged or cut off"),
-        (tar(("1.png", b"p" * 2000)), "with 2000 bytes; at most 1500 are read"),
+        (tar(("1.png", b"p" * 900), ("1.jpg", b"p" * 700)), "holds 1600 bytes or more of '1'; at most 1500 are read"),
+        (tar(special("1.png", tarfile.REGTYPE, comment="x" * 3_000_000)), "holds a header of more than 1048576 bytes"),
         (tar(*((f"{number}.png", b"p") for number in range(9))), "more than 8 members; split it"),
     ],
 )
 def test_what_no_shard_may_hold_is_one_sentence(file, sentence, monkeypatch):
     monkeypatch.setattr(shards, "MAX_MEMBERS", 8)
-    monkeypatch.setattr(shards, "MAX_MEMBER_BYTES", 1500 if "1500" in sentence else 1 << 20)
+    monkeypatch.setattr(shards, "MAX_SAMPLE_BYTES", 1500 if "1500" in sentence else 1 << 20)
     with pytest.raises(ValueError, match=r"^s.tar ") as refused:
         read(file)
     assert sentence in str(refused.value)
