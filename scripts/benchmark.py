@@ -29,6 +29,7 @@ SYSTEMS = {
     "pasd": Work("restoration.pasd.benchmark", "PASDBenchmark", "denoising steps, tiles, the preset fast"),
     "restorers": Work("restoration.benchmark_restorers", "RestorerBenchmark", "restorers by quality and cost"),
     "r1": Work("reward_vlm.r1.benchmark", "R1Benchmark", "stability and cost of StableReinforce"),
+    "judge-reward": Work("reward_vlm.benchmark_reward", "RewardBenchmark", "what a judge teaches another model"),
     "pie": Work("vision.edit.benchmark", "PIEBenchmark", "one edit, beside image-to-image"),
 }
 """System -> what times it."""
