@@ -3,8 +3,8 @@
 A small model learns to describe rendered scenes from a careless teacher, who often names the next colour of the palette
 instead of the object's. Then TRL's GRPOTrainer goes on with `JudgeReward`: the judge that ships ranks what the model
 says about one picture; no right description is read. Measured on scenes that no stage saw, greedy, before and after:
-the share of descriptions that are right, and how often the judge prefers the new one. `--control` ranks by a judge whose
-scores are shuffled. Writes reward.csv and .json, log.jsonl and run.json.
+the share of descriptions that are right, and how often the judge prefers the new one. `--control` ranks by a judge
+whose scores are shuffled. Writes reward.csv and .json, log.jsonl and run.json.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "measure a system",
     "benchmark": "time a system's inner loops",
     "convert": "turn published checkpoints into folders that this project loads",
+    "serve": "serve a judge to other programs, over HTTP",
     "web": "open a page in the browser for all of this",
     "completion": "print a script that completes these words in your shell (bash, zsh, tcsh)",
 }

@@ -22,6 +22,8 @@ EXTRAS = {
     **dict.fromkeys(("scipy", "skimage", "matplotlib", "open_clip", "torchvision"), "all"),
     **{
         "gradio": "web",
+        "starlette": "serve",
+        "uvicorn": "serve",
         "diffusers": "edit",
         "ray": "ray",
         "pyarrow": "ray",

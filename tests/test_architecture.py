@@ -20,6 +20,8 @@ HOMES = {
     "nibabel": ("vision/edit/scans.py",),
     "pydicom": ("vision/edit/scans.py",),
     "ray": ("vision/scale/engines.py",),
+    "starlette": ("reward_vlm/serve.py",),
+    "uvicorn": ("reward_vlm/serve.py",),
     "spandrel": ("restoration/networks.py",),
     "trimesh": ("recon3d",),
     "tyro": ("vision/config.py",),

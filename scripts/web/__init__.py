@@ -10,7 +10,6 @@ else is readable through the page, nothing is loaded from elsewhere, and nothing
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 import threading
@@ -24,6 +23,7 @@ if not __package__:  # run as a file
 
     start("web")
 from vision.config import cli
+from vision.hosts import is_own
 from vision.job import Event, Show
 
 
@@ -58,14 +58,6 @@ class WebOptions:
         for name in ("max_megabytes", "max_files", "max_pixels", "max_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
-
-
-def is_own(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def parse(arguments: Sequence[str]) -> WebOptions:
