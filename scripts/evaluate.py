@@ -7,6 +7,7 @@
     burnish evaluate pie --volumes FOLDER --out runs/pie
     burnish evaluate gtr --meshes MESHES --out runs/meshes
     burnish evaluate r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
+    burnish evaluate verifier --out runs/verifier
     burnish evaluate scl --rows questions.jsonl --sources base=org/name learnt=runs/scl/weights --out runs/scl
 
 The first word is the system; the rest are its options.
@@ -33,6 +34,7 @@ SYSTEMS = {
     "gtr": Work("recon3d.gtr.evaluate", "GTREvaluation", "rebuilt or refined meshes"),
     "r1": Work("reward_vlm.r1.evaluate", "R1Evaluation", "a judge of answers, on benchmarks or scenes"),
     "r1-restorations": Work(".evaluate_pictures", "PictureEvaluation", "the judge of restorations"),
+    "verifier": Work("reward_vlm.scl.evaluate_verifier", "VerifierEvaluation", "a model's word about its own answers"),
     "scl": Work("reward_vlm.scl.evaluate", "SCLEvaluation", "answers before and after review"),
 }
 """System -> what measures it."""

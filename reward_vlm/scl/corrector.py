@@ -23,9 +23,11 @@ from reward_vlm.chat import WithChat
 from reward_vlm.data import Question
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.judges import Judge, Query
+from reward_vlm.scl.deliberate import Model, deliberate
 from reward_vlm.scl.extract import extract
 from reward_vlm.scl.options import CONFIG, SCLConfig, SCLOptions
 from reward_vlm.scl.prompts import ask, review
+from reward_vlm.scl.talk import Answer, Talk
 from reward_vlm.tiny import builtin_chat
 from reward_vlm.vlm import ChatModel, Reply, Sampling
 from vision import hub
@@ -36,44 +38,6 @@ from vision.refine import Observers, PerItem, Step, drain, item_generators, obse
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "scl-mini"
 Comparison = Judge | Callable[[Query], Sequence[float] | Tensor]
 """Says how good two answers to a question are: a judge, or one score each, higher is better."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One reply to a question."""
-
-    text: str
-    """The whole reply."""
-    choice: str | None
-    """The option that was read out of it; None when it gives none."""
-    reply: Reply
-    """With its log-probability and length."""
-
-
-@dataclass(frozen=True)
-class Talk:
-    """The dialogue about one question so far: the state of the loop."""
-
-    question: Question
-    """What it is about."""
-    dialogue: Dialogue = field(default_factory=Dialogue)
-    """What led to the answer that stands."""
-    tried: tuple[Answer, ...] = ()
-    """Every answer, in order, also those that the judge did not take."""
-    kept: int = 0
-    """Index of the answer that stands."""
-    settled: bool = False
-    """Whether the last review left the chosen option as it was."""
-
-    @property
-    def first(self) -> Answer:
-        """The answer before any review."""
-        return self.tried[0]
-
-    @property
-    def final(self) -> Answer:
-        """The answer that stands."""
-        return self.tried[self.kept]
 
 
 @dataclass(frozen=True)
@@ -188,6 +152,8 @@ class SCLCorrector(WithChat):
     ) -> list[Talk]:
         """Answer and review many questions; the model reads `batch_size` of them at once."""
         options = options or SCLOptions()
+        if options.deliberates:
+            return deliberate(self.asking(options), questions, options)
         talks: list[Talk] = []
         for start in range(0, len(questions), options.batch_size):
             part = questions[start : start + options.batch_size]
@@ -198,6 +164,8 @@ class SCLCorrector(WithChat):
         self, questions: Sequence[Question], options: SCLOptions, resume: Step[Talks, Request] | None = None
     ) -> Iterator[Step[Talks, Request]]:
         """The loop: ask, append the reply, accept, stop."""
+        if options.deliberates:
+            raise ValueError("verify, turns and effort have no steps of reviews; call the corrector itself.")
         if options.accept == "better" and self.judge is None:
             raise ValueError('accept="better" needs a judge; give the corrector one (an R1Judge or any function).')
         sampling = Sampling(options.max_new_tokens or self.config.max_new_tokens, options.temperature, options.top_p)
@@ -235,6 +203,19 @@ class SCLCorrector(WithChat):
             drop_finished=options.stop_when_unchanged,
             resume=resume,
         )
+
+    def asking(self, options: SCLOptions) -> Model:
+        """What deliberation needs of this corrector; answers are verified with the first of the reviews.
+
+        Raises:
+            ValueError: there is no review to verify with.
+        """
+        reviews = self.schedule(options)[1:]
+        if not reviews and not options.effort:
+            raise ValueError("Answers are verified by a review; name one (--reviews 0).")
+        sampling = Sampling(options.max_new_tokens or self.config.max_new_tokens, options.temperature, options.top_p)
+        review = reviews[0] if reviews and reviews[0] is not None else 0
+        return Model(self.chat, self.ask, self._answered, sampling, review, options.batch_size)
 
     def schedule(self, options: SCLOptions) -> tuple[Request, ...]:
         """The requests of a dialogue, in order: None is the question, the others are reviews."""

@@ -47,6 +47,14 @@ class SCLOptions:
     votes: int = 0
     """Where a review changes the chosen option, the question is asked afresh so many times, at temperature 1, and the
     new option is taken only if it gets more votes than the old one; 0: without votes."""
+    verify: int = 0
+    """Draw so many answers, review each, and let the majority decide among those that their review confirms (among all
+    where it confirms none); 0: reviews follow the first answer."""
+    turns: int = 0
+    """Draw answers one after the other until a review confirms one, at most so many; 0: as above."""
+    effort: Literal["auto"] | None = None
+    """auto: a question whose first answer does not stand when the options are shown in another order is asked --votes
+    times more, in other orders, and the majority decides; others are left alone, and nothing is reviewed."""
     stop_when_unchanged: bool = False
     """End when a review leaves the chosen option as it is."""
     temperature: float = 0.0
@@ -69,8 +77,27 @@ class SCLOptions:
             raise ValueError(f"votes must be at least 0, got {self.votes}.")
         if self.votes and self.accept == "better":
             raise ValueError('Either votes decide or the judge does; leave out votes or accept="better".')
+        self._check_tries()
         limit = 1 if self.max_new_tokens is None else self.max_new_tokens
         Sampling(limit, self.temperature, self.top_p)  # its own checks
+
+    @property
+    def deliberates(self) -> bool:
+        """Whether answers rest on more than one try, see `reward_vlm.scl.deliberate`."""
+        return bool(self.verify or self.turns or self.effort)
+
+    def _check_tries(self) -> None:
+        used = [name for name in ("verify", "turns", "effort") if getattr(self, name)]
+        if len(used) > 1:
+            raise ValueError(f"{used[0]} and {used[1]} are two ways to answer; give one.")
+        if self.verify < 0 or self.verify == 1 or self.turns < 0:
+            raise ValueError(f"verify must be 2 or more and turns 1 or more, got {self.verify} and {self.turns}.")
+        if self.effort and not self.votes:
+            raise ValueError("effort auto votes about hard questions; say how often they are asked (--votes 8).")
+        if self.deliberates and (self.accept == "better" or self.stop_when_unchanged or self.rounds > 1):
+            raise ValueError(f"{used[0]} goes without rounds, accept and stop_when_unchanged.")
+        if used and used[0] != "effort" and self.votes:
+            raise ValueError(f"{used[0]} and votes are two ways to decide; give one.")
 
 
 @dataclass(frozen=True)
