@@ -2,6 +2,7 @@
 
     burnish evaluate scl --out runs/scenes                                (rendered scenes, embedded model)
     burnish evaluate scl --rows questions.jsonl --sources base=org/name learnt=runs/scl/weights --out runs/own
+    burnish evaluate scl --rank-reviews --out runs/reviews                (which request to review helps)
     burnish evaluate scl --benchmarks MMStar RealWorldQA=data.parquet --sources org/name --out runs/published
 
 Of every model and benchmark: accuracy of the first and of the refined answers, the shares of the questions that the
@@ -25,6 +26,7 @@ from reward_vlm.job import Dtype, place
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import Record, answer_all, count, record_of
+from reward_vlm.scl.rank_reviews import ranked_reviews, verdict
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_questions
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
 from vision.config import UNNAMED
@@ -54,6 +56,8 @@ class SCLEvaluation:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
     dtype: Dtype = "float32"
     """Numbers that the models compute with; bfloat16 halves the memory of large ones."""
+    rank_reviews: bool = False
+    """Ask every review alone, rank them on half of the questions, and hold the best one to the other half."""
     skip_bad: bool = False
     """Leave out rows that cannot be used; they are reported by number."""
     options: Annotated[SCLOptions, UNNAMED] = field(default_factory=lambda: SCLOptions(batch_size=32))
@@ -79,6 +83,8 @@ def evaluate(options: SCLEvaluation, show: Show = silent) -> Outcome:
     job = Job(options.out, options, show=show)
     questions, problems = _questions(options)
     job.leave_out(problems)
+    if options.rank_reviews:
+        return _ranked(options, questions, job)
     rows: list[dict[str, Any]] = []
     for name, source in map(_named, options.sources) if options.sources else [("embedded", None)]:
         corrector = SCLCorrector.from_pretrained(source, **place(options.device, options.dtype))
@@ -96,6 +102,23 @@ def evaluate(options: SCLEvaluation, show: Show = silent) -> Outcome:
         write_table(ranks, options.out / "ranks.json", options.out / "ranks.csv")
     job.conclude("questions", len(questions), 0, sources=list(options.sources), seed=options.options.seed)
     return Outcome(options.out, {f"{row['model']} {row['benchmark']}": row for row in rows}, job.problems)
+
+
+def _ranked(options: SCLEvaluation, questions: Sequence[Question], job: Job) -> Outcome:
+    """The reviews of every model, ranked; writes reviews.csv and .json."""
+    rows: list[dict[str, Any]] = []
+    for name, source in map(_named, options.sources) if options.sources else [("embedded", None)]:
+        corrector = SCLCorrector.from_pretrained(source, **place(options.device, options.dtype))
+        found = ranked_reviews(
+            corrector, questions, options.out / name, options.options, model=str(source),
+            told=lambda review, done: job.progress(f"asking review {review}", done, len(questions)),
+        )  # fmt: skip
+        job.note(f"{name}: {verdict(found)}")
+        rows += [{"model": name, **row} for row in found]
+    job.show(Event("result", text_table(rows, digits=3), path=options.out))
+    write_table(rows, options.out / "reviews.json", options.out / "reviews.csv")
+    job.conclude("reviews", len(rows), 0, sources=list(options.sources), seed=options.options.seed)
+    return Outcome(options.out, {f"{row['model']} review {row['review']}": row for row in rows}, job.problems)
 
 
 def measure(corrector: SCLCorrector, questions: Sequence[Question], options: SCLOptions | None = None) -> list[Record]:

@@ -13,6 +13,8 @@ from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.evaluate_verifier import VerifierEvaluation, evaluate
 from reward_vlm.scl.job import answer_rows
 from reward_vlm.scl.options import SCLConfig, SCLOptions
+from reward_vlm.scl.pairs import Record
+from reward_vlm.scl.rank_reviews import rank_reviews, ranked_reviews, verdict
 from reward_vlm.vlm import Reply
 from scripts.answer import parse
 
@@ -155,3 +157,24 @@ def test_a_verifier_is_measured_and_one_without_worth_is_told(tmp_path, monkeypa
     assert any("always says right" in event.text for event in events)
     with pytest.raises(ValueError, match="2 or more samples"):
         VerifierEvaluation(tmp_path, options=SCLOptions())
+
+
+def test_the_review_that_improves_most_is_chosen_and_held_to_other_questions(tmp_path):
+    def record(first, final):
+        return Record("", "", "q", (), ("", ""), (first, final), "A")
+
+    helps = [record("B", "A"), record("A", "A"), record("B", "A"), record("A", "A")]  # ranks: 0, 2; held out: 1, 3
+    spoils = [record("A", "B"), record("B", "A"), record("B", "B"), record("A", "A")]
+    rows = rank_reviews({0: spoils, "look": helps})
+    assert [row["review"] for row in rows] == ["look", 0]
+    assert (rows[0]["net_gain"], rows[0]["held_out"], rows[1]["net_gain"], rows[1]["held_out"]) == (1.0, 0.0, -0.5, 0.5)
+    assert (rows[1]["corrected"], rows[1]["spoiled"]) == (0.25, 0.25)
+    assert "Review 'look' is chosen" in verdict(rows) and "where another has +0.500" in verdict(rows)
+    assert "no review at all is better" in verdict(rank_reviews({0: [record("A", "B")] * 2}))
+    questions = [question(), question(("green", "red", "blue"))]
+    corrector = Corrector(Scripted("red", confirms=["red"]), CONFIG)
+    found = ranked_reviews(corrector, questions, tmp_path, SCLOptions())
+    assert [row["review"] for row in found] == [0, 1, 2, 3] and all(row["net_gain"] == 0 for row in found)
+    assert (tmp_path / "review-3" / "records.jsonl").exists()
+    with pytest.raises(ValueError, match="answer without reviews"):
+        ranked_reviews(corrector, questions, tmp_path, SCLOptions(turns=2))
