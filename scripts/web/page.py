@@ -54,6 +54,7 @@ def serve(options: WebOptions) -> Iterator[str]:
         ssr_mode=False,
         share=False,
         quiet=True,
+        _frontend=False,  # gradio gives the page three seconds to answer, and does not start on a busy machine
     )
     try:
         yield address

@@ -17,6 +17,8 @@ from PIL import Image
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCENE = PROJECT / "examples" / "scenes" / "0.png"
+PATIENCE = 600_000
+"""Milliseconds; only a page that hangs needs them."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytest.importorskip("gradio", reason="gradio is in the extra web")
@@ -55,7 +57,7 @@ def browser():
 def page(browser, address):
     visit = browser.new_context(accept_downloads=True)
     opened = visit.new_page()
-    opened.set_default_timeout(120_000)
+    opened.set_default_timeout(PATIENCE)
     opened.outside = []
     opened.on(
         "request",
@@ -97,7 +99,7 @@ def test_restoring_in_the_browser(page, tmp_path):
     told(page, "restore", "Done.")
     assert "bad.png" in page.locator("#restore-told").inner_text()
     decided = page.locator("#restore-why").inner_text()
-    assert "leaf.png" in decided and "iter:" in decided and "since it is small" in decided
+    assert "leaf.png" in decided and "it is small" in decided and "enlarge" in decided
     with downloaded(page, "restore") as results:
         assert Image.open(io.BytesIO(results.read("leaf.png"))).size == (64, 48)
         assert json.loads(results.read("run.json"))["problems"]
@@ -130,7 +132,7 @@ def test_two_visitors_at_once(browser, address, tmp_path):
     visits = []
     for number, size in enumerate([(16, 12), (12, 20)]):
         visit = browser.new_context().new_page()
-        visit.set_default_timeout(120_000)
+        visit.set_default_timeout(PATIENCE)
         visit.goto(address)
         visit.locator("#restore-files input[type=file]").set_input_files([picture(tmp_path / f"{number}.png", size)])
         visits.append((visit, size))
