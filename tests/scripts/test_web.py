@@ -181,7 +181,16 @@ def test_rebuilding_in_the_browser(page):
     page.get_by_role("tab", name="Rebuild").click()
     panel = page.get_by_role("tabpanel").filter(has=page.locator("#rebuild-run"))
     panel.get_by_role("button", name="Options").click()
-    fill(panel, volume_steps=80, geometry_steps=2, texture_steps=2, max_faces=500)
+    fill(
+        panel,
+        volume_steps=80,
+        geometry_steps=1,
+        texture_steps=1,
+        grid_size=32,
+        view_size=48,
+        texture_size=64,
+        max_faces=300,
+    )
     panel.locator("#rebuild-run").click()
     told(page, "rebuild", "Done.")
     with downloaded(page, "rebuild") as results:
