@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vision.images import ImageLike, as_loaded, keep_grey, pad_to_multiple, to_pil, to_tensor, to_uint8
+from vision.refine import Step, drain, observed
 from vision.resize import imresize_bands
 from vision.tiles import Box
 
@@ -35,7 +36,10 @@ def scaled(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 class Restores(Generic[T]):
-    """What a restorer whose `bands` are results in [0, 1] does with all that users have; `T` are its options."""
+    """What restorers do with all that users have; `T` are their options.
+
+    A restorer tells the `output_size`, and makes the pieces of a result in [0, 1] (`_pieces`).
+    """
 
     def __call__(self, image: ImageLike, options: T | None = None, *, observers: Observers = ()) -> Picture:
         """Restore a picture or a batch.
@@ -58,20 +62,13 @@ class Restores(Generic[T]):
             return result[0].permute(1, 2, 0).contiguous().numpy()
         return given.with_colours(to_pil(result))
 
+    def keeps_grey(self, options: T) -> bool:
+        """Whether grey pictures get back to grey."""
+        return True
 
-class TileRestorer(Restores[T]):
-    """A restorer whose network enlarges by one `scale`, and takes large pictures tile by tile.
-
-    It tells its `facts`, how to `_cut` a picture with some options (None: not at all), and how to `_restore` a picture
-    or tile.
-    """
-
-    scale: int
-    """Output pixels per input pixel of the network."""
-
-    def output_size(self, height: int, width: int, options: T | None = None) -> tuple[int, int]:
-        """Height and width of the result of a picture of `height` x `width` pixels."""
-        return scaled(height, width, self.facts(options).scale)
+    def own_size(self, height: int, width: int, options: T) -> tuple[int, int]:
+        """Height and width before the result is resized to what was asked for."""
+        return self.output_size(height, width, options)
 
     def bands(
         self,
@@ -92,16 +89,37 @@ class TileRestorer(Restores[T]):
             progress: called with the finished share in [0, 1].
 
         Raises:
-            ValueError: the options do not suit this network.
+            ValueError: the options do not suit this restorer.
         """
-        options, finish = options or self.Options(), keep_grey(image, finish)
-        size, own = (self.output_size(*image.shape[-2:], options), scaled(*image.shape[-2:], self.scale))
-        work = Work(list(observers), progress)
+        options, work = options or self.Options(), Work(list(observers), progress)
+        if self.keeps_grey(options):
+            finish = keep_grey(image, finish)
+        finish = finish or (lambda piece: piece)
+        size, own = (measure(*image.shape[-2:], options) for measure in (self.output_size, self.own_size))
         if size == own:
             yield from self._pieces(image, options, finish, work)
             return
         for band in imresize_bands(self._pieces(image, options, lambda piece: piece, work), own[0], size):
             yield finish(band.clamp(0, 1))
+
+
+class TileRestorer(Restores[T]):
+    """A restorer whose network enlarges by one `scale`, and takes large pictures tile by tile.
+
+    It tells its `facts`, how to `_cut` a picture with some options (None: not at all), and how to `_restore` a picture
+    or tile.
+    """
+
+    scale: int
+    """Output pixels per input pixel of the network."""
+
+    def output_size(self, height: int, width: int, options: T | None = None) -> tuple[int, int]:
+        """Height and width of the result of a picture of `height` x `width` pixels."""
+        return scaled(height, width, self.facts(options).scale)
+
+    def own_size(self, height: int, width: int, options: T) -> tuple[int, int]:
+        """Height and width at the network's own scale."""
+        return scaled(height, width, self.scale)
 
     def _pieces(self, image: Tensor, options: T, finish: Finish, work: Work) -> Iterator[Tensor]:
         """`bands` at the network's own scale; the picture is mirrored to multiples of the tiles' unit."""
@@ -117,6 +135,36 @@ class TileRestorer(Restores[T]):
             if left > 0:
                 yield band[..., :left, :width]
             left -= band.shape[-2]
+
+
+class RunRestorer(Restores[T]):
+    """A restorer that takes a batch of pictures whole through steps on the core.
+
+    It makes a run out of pictures (`start`), which has them as `original` and the complete `options`, goes through it
+    (`run_steps`), and shows a state (`decode`), with its colours and size (`finish`).
+    """
+
+    def _pieces(self, image: Tensor, options: T, finish: Finish, work: Work) -> Iterator[Tensor]:
+        run = self.start(image, options)
+        moves = getattr(run.options, "steps", 1)
+        yield finish(self.restore(run, [*work.observers, lambda step: work.report((step.index + 1) / (moves + 1))]))
+        work.report()
+
+    def restore(self, run: Any, observers: Observers = ()) -> Tensor:
+        """The result (b, 3, H, W), float32 on the CPU, of a run that `start` made."""
+        last = drain(self.run_steps(run), observers)
+        return self.finish(run, self.decode(last.state, run.options))
+
+    def steps(
+        self, image: ImageLike, options: T | None = None, *, observers: Observers = (), resume: Step | None = None
+    ) -> Iterator[Step]:
+        """Iterate over the steps of a picture or batch; `decode(step.state, options)` shows where it is.
+
+        Args:
+            image, options, observers: as in `__call__`.
+            resume: go on after this step of an earlier run.
+        """
+        yield from observed(self.run_steps(self.start(to_tensor(image), options), resume=resume), observers)
 
 
 @dataclass

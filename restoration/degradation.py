@@ -366,13 +366,16 @@ def _photon_noise(light: Tensor, generator: torch.Generator) -> Tensor:
 
 # a fixed degradation for tables
 
+BLUR_RADIUS, NOISE_LEVEL, QUALITY = 1.5, 6.0, 60
+"""Radius of Pillow's Gaussian blur in pixels, standard deviation of the noise (of 255), quality of JPEG."""
+
 
 def blind(image: Tensor, how: BlindRecipe) -> Tensor:
     """One image (3, height, width) blurred, shrunk, made noisy and compressed, the same way every time."""
     array = (image.clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
     size = (image.shape[-1] // how.scale, image.shape[-2] // how.scale)
-    picture = Image.fromarray(array).filter(ImageFilter.GaussianBlur(how.blur_radius))
+    picture = Image.fromarray(array).filter(ImageFilter.GaussianBlur(BLUR_RADIUS))
     small = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
-    small = small + np.random.default_rng(how.noise_seed).normal(0, how.noise_level, small.shape)
+    small = small + np.random.default_rng(0).normal(0, NOISE_LEVEL, small.shape)
     tensor = torch.from_numpy(np.clip(np.round(small), 0, 255)).permute(2, 0, 1).float() / 255
-    return jpeg(tensor, how.quality).to(image.device)
+    return jpeg(tensor, QUALITY).to(image.device)

@@ -144,22 +144,13 @@ class RealESRGANRecipe:
 
 @dataclass(frozen=True)
 class BlindRecipe:
-    """A fixed degradation for tables: Gaussian blur, Pillow bicubic, noise of a fixed seed, JPEG."""
+    """A fixed degradation for tables: Gaussian blur, Pillow bicubic, noise of a fixed seed, JPEG of quality 60."""
 
     scale: int = 4
     """High-resolution pixels per low-resolution pixel and side."""
-    blur_radius: float = 1.5
-    """Radius of Pillow's Gaussian blur, pixels of the input."""
-    noise_level: float = 6.0
-    """Standard deviation of the noise; its seed is `noise_seed`, so every run sees the same noise."""
-    noise_seed: int = 0
-    """Seed of the noise (numpy `default_rng`)."""
-    quality: int = 60
-    """JPEG quality, 1 to 100."""
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)
-        _check_range("quality", (self.quality, self.quality), 1, 100)
 
 
 Recipe = BicubicRecipe | BSRGANRecipe | RealESRGANRecipe | BlindRecipe

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,6 +22,7 @@ if not __package__:  # run as a file
     start("convert")
 import torch
 
+from vision.hub import Pretrained
 from vision.job import Event, Show
 from vision.pickled import read_pickled
 
@@ -29,94 +31,63 @@ from .dispatch import Work
 
 
 @dataclass(frozen=True)
-class ITERFiles:
+class Files:
+    """A published checkpoint, and where it goes."""
+
+    checkpoint: Path
+    """The authors' file."""
+    out: Path
+    """Folder to write; must not hold weights yet."""
+    half: bool = field(default=False, kw_only=True)
+    """Write floating weights (of GTR: the generator's) as float16 instead of float32."""
+
+
+@dataclass(frozen=True)
+class ITERFiles(Files):
     """The authors' ITER_x2.pth or ITER_x4.pth."""
 
-    checkpoint: Path
-    """The ITER file."""
-    out: Path
-    """Folder to write; must not hold weights yet."""
     vqgan: Path | None = None
     """The authors' ITER_swinvqgan.pth, when the ITER file does not hold the VQGAN."""
-    half: bool = False
-    """Write float16 instead of float32."""
 
 
 @dataclass(frozen=True)
-class GTRFiles:
+class GTRFiles(Files):
     """The authors' ckpt.pth."""
 
-    checkpoint: Path
-    """The GTR file."""
-    out: Path
-    """Folder to write; must not hold weights yet."""
-    half: bool = False
-    """Write the generator as float16 instead of float32."""
-
 
 @dataclass(frozen=True)
-class OneStepFiles:
+class OneStepFiles(Files):
     """The authors' osediff.pkl or pisa_sr.pkl."""
 
-    checkpoint: Path
-    """The file with the LoRAs."""
-    base: Path
+    base: Path = field(kw_only=True)
     """Folder of the Stable Diffusion that they were tuned on (stable-diffusion-2-1-base), in diffusers' layout."""
-    out: Path
-    """Folder to write; must not hold weights yet."""
-    half: bool = False
-    """Write float16 instead of float32."""
-
-
-Files = ITERFiles | GTRFiles | OneStepFiles
 
 
 def main(options: Files) -> Path:
     """Convert and return the folder that was written."""
-    if isinstance(options, OneStepFiles):
-        return convert_one_step_files(options)
-    if isinstance(options, GTRFiles):
-        return convert_gtr_files(options)
-    from restoration.iter.convert import convert as convert_iter
-
-    if (options.out / "model.safetensors").exists():
+    if any((options.out / name).exists() for name in ("model.safetensors", "model_index.json")):
         raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")
     checkpoint = read_pickled(options.checkpoint)
-    vqgan = None if options.vqgan is None else read_pickled(options.vqgan)
     try:
-        restorer = convert_iter(checkpoint, vqgan)
+        made = _converted(options, checkpoint)
     except ValueError as error:
         raise ValueError(f"{options.checkpoint} cannot be converted. {error}") from error
-    restorer.save_pretrained(options.out, dtype=torch.float16 if options.half else None)
+    made.save_pretrained(options.out, dtype=torch.float16 if options.half else None)
     return options.out
 
 
-def convert_gtr_files(options: GTRFiles) -> Path:
-    """Convert a GTR checkpoint and return the folder that was written."""
-    from recon3d.gtr.convert import convert as convert_gtr
+def _converted(options: Files, checkpoint: dict[str, Any]) -> Pretrained:
+    if isinstance(options, OneStepFiles):
+        from restoration.one_step.convert import convert as convert_one_step
 
-    if (options.out / "model_index.json").exists():
-        raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")
-    try:
-        reconstructor = convert_gtr(read_pickled(options.checkpoint))
-    except ValueError as error:
-        raise ValueError(f"{options.checkpoint} cannot be converted. {error}") from error
-    reconstructor.save_pretrained(options.out, dtype=torch.float16 if options.half else None)
-    return options.out
+        return convert_one_step(checkpoint, options.base)
+    if isinstance(options, GTRFiles):
+        from recon3d.gtr.convert import convert as convert_gtr
 
+        return convert_gtr(checkpoint)
+    from restoration.iter.convert import convert as convert_iter
 
-def convert_one_step_files(options: OneStepFiles) -> Path:
-    """Merge the LoRAs of a one-step restorer into their base and return the folder that was written."""
-    from restoration.one_step.convert import convert as convert_one_step
-
-    if (options.out / "model_index.json").exists():
-        raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")
-    try:
-        restorer = convert_one_step(read_pickled(options.checkpoint), options.base)
-    except ValueError as error:
-        raise ValueError(f"{options.checkpoint} cannot be converted. {error}") from error
-    restorer.save_pretrained(options.out, dtype=torch.float16 if options.half else None)
-    return options.out
+    return convert_iter(checkpoint, None if options.vqgan is None else read_pickled(options.vqgan))
 
 
 SYSTEMS = {

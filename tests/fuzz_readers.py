@@ -22,6 +22,7 @@ from restoration.iter.options import ITERConfig
 from reward_vlm import R1Judge, SCLCorrector, data, parse
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.endpoint import Endpoint, EndpointError
+from reward_vlm.fields import open_picture
 from reward_vlm.r1.options import R1Config
 from reward_vlm.scl.options import SCLConfig
 from tests.fuzz import Reader, change_bytes, change_json, change_text, change_words
@@ -66,7 +67,7 @@ def read_json_rows(row: Any, folder: Path) -> object:
 
 def _pictures(rows: list[Any]) -> list[Any]:
     """The pictures of rows that were read; those that cannot be read are told with a sentence."""
-    return [data.open_picture(image) for row in rows for image in getattr(row, "images", ())]
+    return [open_picture(image) for row in rows for image in getattr(row, "images", ())]
 
 
 def row_files(folder: Path) -> list[tuple[str, bytes]]:

@@ -19,7 +19,9 @@ from restoration.plain import PlainOptions
 from tests.kill_contents import contents, differences, halves
 from tests.kills import Trials, Work, at_change
 from vision.checkpoints import begin_run, one_at_a_time, publish
-from vision.training import Objective, TrainOptions, fit
+from vision.training import fit
+from vision.training_options import TrainOptions
+from vision.training_run import Objective
 from vision.weights import save_weights
 
 

@@ -16,7 +16,7 @@ from reward_vlm import R1Judge, R1Options, SCLCorrector, SCLOptions
 from reward_vlm.options import TRLTraining
 from scripts import train
 from vision.edit import DiffusersEditor, DiffusersOptions, PIEEditor, PIEOptions
-from vision.training import TrainOptions
+from vision.training_options import TrainOptions
 
 PROJECT = Path(__file__).resolve().parents[1]
 

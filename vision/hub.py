@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from torch import nn
 
 from vision.cards import write_card
 from vision.config import read_json, version
@@ -181,6 +182,75 @@ class Pretrained:
         self.save_pretrained(folder)
         write_card(folder, name, type(self).__name__, self.task, license)
         return push_to_hub(folder, name, private=private, revision=revision)
+
+
+class OfNetworks(Pretrained):
+    """What consists of torch networks, which move together."""
+
+    unshipped: ClassVar[str] = ""
+    """What a user is told who names no source, where no weights come with the project."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Load all networks, with `from_folder` or `builtin`.
+
+        Args:
+            source: folder, `org/name` on the model hub, or `builtin:tiny`.
+            revision: of a hub source.
+            device, dtype: where and in what numbers to compute.
+
+        Raises:
+            FileNotFoundError: the folder, or a component in it, is missing.
+            ValueError: no source is given, or a component does not load.
+        """
+        if source is None:
+            raise ValueError(cls.unshipped)
+        found = find(source, default=None, revision=revision)
+        if found.kind == "builtin":
+            return cls.builtin(found.name).to(device, dtype)
+        return cls.from_folder(found.path, dtype).to(device)
+
+    @classmethod
+    def from_folder(cls, folder: Path, dtype: torch.dtype) -> Self:
+        """What a folder (or file) holds, on the CPU, in numbers of this type."""
+        raise NotImplementedError
+
+    @classmethod
+    def builtin(cls, name: str) -> Self:
+        """`builtin:NAME`: a small configuration with seeded random weights.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        raise NotImplementedError
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """All of them; the first one tells where they are."""
+        raise NotImplementedError
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the networks; returns this object."""
+        for network in self.networks:
+            nn.Module.to(network, device=device, dtype=dtype)  # diffusers' own `to` warns
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.networks[0].parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        return next(self.networks[0].parameters()).dtype
 
 
 def _local(path: Path, revision: str | None) -> Source:

@@ -52,7 +52,9 @@ from recon3d.vase import vase
 from recon3d.volume import render_rays
 from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.losses import load_perceptual
-from vision.training import Context, Objective, TrainOptions, fit
+from vision.training import fit
+from vision.training_options import TrainOptions
+from vision.training_run import Context, Objective
 
 PRESETS = {"published": PUBLISHED, "small": SMALL, "tiny": TINY}
 

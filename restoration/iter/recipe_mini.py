@@ -58,7 +58,9 @@ from vision.losses import (
     texture_difference,
 )
 from vision.photos import collect_photos
-from vision.training import Context, Objective, fit_stage, stage_settings
+from vision.training import fit_stage
+from vision.training_options import stage_settings
+from vision.training_run import Context, Objective
 
 STAGES = ("base", "sharpen", "tokeniser", "tokens")
 

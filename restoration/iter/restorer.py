@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ PROGRESS = 0.002
 """Smallest gain, in probability that tokens are right, that sampling goes on for; chosen on training photographs."""
 
 
-class ITERRestorer(TileRestorer[ITEROptions], hub.Pretrained):
+class ITERRestorer(TileRestorer[ITEROptions], hub.OfNetworks):
     """Restores pictures with one network.
 
     Args:
@@ -98,15 +98,10 @@ class ITERRestorer(TileRestorer[ITEROptions], hub.Pretrained):
         weights.save_weights(self.model, folder, dtype=dtype)
         save_config(self.config, folder / "config.json")
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the network; returns this restorer."""
-        self.model.to(device=device, dtype=dtype)
-        return self
-
     @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.model.parameters()).device
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The one network."""
+        return (self.model,)
 
     @property
     def scale(self) -> int:
@@ -229,8 +224,7 @@ class ITERRestorer(TileRestorer[ITEROptions], hub.Pretrained):
         return pad_to(image, *[(side // unit + 1) * unit for side in image.shape[-2:]])
 
     def _move(self, image: Tensor) -> Tensor:
-        weight = next(self.model.parameters())
-        return image.to(weight.device, weight.dtype)
+        return image.to(self.device, self.dtype)
 
     def _noise(self, padded: Tensor, options: ITEROptions, box: Box = Box(0, 0, 0, 0)) -> PerItem[PlacedNoise]:  # noqa: B008
         """Random numbers of a padded picture, or of the tile at `box`; item i has seed + i."""

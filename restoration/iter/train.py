@@ -51,7 +51,9 @@ from vision.losses import (
     load_perceptual,
     ssim_loss,
 )
-from vision.training import Context, Objective, TrainOptions, fit
+from vision.training import fit
+from vision.training_options import TrainOptions
+from vision.training_run import Context, Objective
 from vision.weights import read_tensors
 
 Logs = Mapping[str, Tensor | float]

@@ -10,7 +10,7 @@ into each other, the tiled VAE shares its statistics, and colours are rounded on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,11 +19,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from restoration.bands import Restores, scaled
+from restoration.bands import RunRestorer, scaled
 from restoration.one_step.options import OneStepConfig, OneStepOptions
 from restoration.pasd.builtin import UNET, tiny_text
 from restoration.pasd.memory import free_bytes, largest_vae_tile
-from restoration.pasd.sizes import Sizes, finish, plan, prepare, thicken
+from restoration.pasd.sizes import Sized, finish, plan, prepare, thicken
 from restoration.restorer import Facts
 from vision import hub, weights
 from vision.config import load_config, save_config
@@ -39,22 +39,14 @@ from vision.diffusion.latents import (
     unet_tiles,
     vae_tiles,
 )
-from vision.images import ImageLike, keep_grey, pad_to, to_tensor
-from vision.refine import Observers, Step, drain, observed, refine_steps
+from vision.images import pad_to
+from vision.refine import Step, refine_steps
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Sized):
     """One batch of pictures, ready for the step."""
 
-    original: Tensor
-    """(b, 3, h, w) what was given, RGB in [0, 1]."""
-    image: Tensor
-    """(b, 3, H, W) float32, what the networks see, RGB in [0, 1]."""
-    size: tuple[int, int]
-    """Height and width of the result."""
-    sizes: Sizes
-    """Of the input, of what the networks see and of the result."""
     options: OneStepOptions
     """As they were given."""
     latents: Tensor
@@ -63,7 +55,7 @@ class Run:
     """(1, tokens, width) the encoded prompt."""
 
 
-class OneStepRestorer(Restores[OneStepOptions], hub.Pretrained):
+class OneStepRestorer(RunRestorer[OneStepOptions], hub.OfNetworks):
     """Restores pictures in one step.
 
     Args:
@@ -75,44 +67,35 @@ class OneStepRestorer(Restores[OneStepOptions], hub.Pretrained):
     """
 
     Options = OneStepOptions
+    unshipped = "No one-step weights come with the project; convert published ones and name their folder."
 
     def __init__(self, unet: nn.Module, vae: nn.Module, text: TextEncoders, scheduler: Any, config: OneStepConfig):
         self.unet, self.vae, self.text, self.scheduler, self.config = unet, vae, text, scheduler, config
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path | None = None,
-        *,
-        revision: str | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> Self:
-        """Load a restorer.
-
-        Args:
-            source: a folder that `save_pretrained` or `burnish convert one-step` wrote, `org/name` on the model hub, or
-                `builtin:tiny`.
-            revision: of a hub source.
-            device, dtype: where and in what numbers to compute.
-
-        Raises:
-            FileNotFoundError: the folder, or a component in it, is missing.
-            ValueError: no source is given, or a component does not load.
-        """
-        if source is None:
-            raise ValueError("No one-step weights come with the project; convert published ones and name their folder.")
-        found = hub.find(source, default=None, revision=revision)
-        if found.kind == "builtin":
-            return _builtin(cls, found.name).to(device, dtype)
-        if not (found.path / hub.INDEX).is_file():
+    def from_folder(cls, folder: Path, dtype: torch.dtype) -> Self:
+        """What `save_pretrained` or `burnish convert one-step` wrote."""
+        if not (folder / hub.INDEX).is_file():
             raise FileNotFoundError(
-                f"{found.path} has no {hub.INDEX}; name a folder that `burnish convert one-step` wrote."
+                f"{folder} has no {hub.INDEX}; name a folder that `burnish convert one-step` wrote."
             )
-        hub.read_index(found.path, cls.__name__)
-        base, config = load_backbone(found.path, dtype=dtype), load_config(OneStepConfig, found.path / "config.json")
-        unet = weights.load_pretrained(UNet2DConditionModel, found.path / "unet", dtype=dtype)
-        return cls(unet, base.vae, base.text, base.scheduler, config).to(device)
+        hub.read_index(folder, cls.__name__)
+        base, config = load_backbone(folder, dtype=dtype), load_config(OneStepConfig, folder / "config.json")
+        unet = weights.load_pretrained(UNet2DConditionModel, folder / "unet", dtype=dtype)
+        return cls(unet, base.vae, base.text, base.scheduler, config)
+
+    @classmethod
+    def builtin(cls, name: str) -> Self:
+        """`builtin:tiny`: seeded random weights, for tests."""
+        from diffusers import DDIMScheduler
+
+        if name != "tiny":
+            raise ValueError(f"There is no builtin:{name} of one step; there is builtin:tiny.")
+        with torch.device("meta"):
+            unet, vae = UNet2DConditionModel(**UNET), small_vae((4, 8, 8, 8), 4, sample_size=64)
+        config = OneStepConfig(scale=2.0, process_size=32, tile=64)
+        scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False)
+        return cls(emptied(unet, 0), emptied(vae, 2), tiny_text(), scheduler, config)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write all components, floating weights as `dtype` when it is given, to `folder`."""
@@ -120,21 +103,10 @@ class OneStepRestorer(Restores[OneStepOptions], hub.Pretrained):
         save_config(self.config, Path(folder) / "config.json")
         save_backbone(Path(folder), type(self).__name__, modules, self.text, self.scheduler, dtype)
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the networks; returns this restorer."""
-        for module in (self.unet, self.vae, *self.text.encoders):
-            nn.Module.to(module, device=device, dtype=dtype)
-        return self
-
     @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the networks compute in."""
-        return self.unet.dtype
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All of them, the UNet first."""
+        return (self.unet, self.vae, *self.text.encoders)
 
     def facts(self, options: OneStepOptions | None = None) -> Facts:
         """What a caller must know of this restorer with these options."""
@@ -145,45 +117,6 @@ class OneStepRestorer(Restores[OneStepOptions], hub.Pretrained):
     def output_size(self, height: int, width: int, options: OneStepOptions | None = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""
         return scaled(height, width, self.facts(options).scale)
-
-    def bands(
-        self,
-        image: Tensor,
-        options: OneStepOptions | None = None,
-        *,
-        finish: Callable[[Tensor], Tensor] | None = None,
-        observers: Observers[Denoising, At] = (),
-        progress: Callable[[float], object] | None = None,
-    ) -> Iterator[Tensor]:
-        """The result of (b, 3, h, w) RGB in [0, 1] as one finished band (b, 3, H, W), float32 on the CPU.
-
-        Args:
-            image, options, observers: as in `__call__`.
-            finish: applied to the result.
-            progress: called with the finished share in [0, 1].
-        """
-        run = self.start(image, options)
-        last = drain(self.run_steps(run), observers)
-        result = keep_grey(run.original)(self.finish(run, self.decode(last.state, run.options)))
-        if progress is not None:
-            progress(1.0)
-        yield result if finish is None else finish(result)
-
-    def steps(
-        self,
-        image: ImageLike,
-        options: OneStepOptions | None = None,
-        *,
-        observers: Observers[Denoising, At] = (),
-        resume: Step[Denoising, At] | None = None,
-    ) -> Iterator[Step[Denoising, At]]:
-        """The one step of a picture or batch; `decode(step.state, options)` shows it.
-
-        Args:
-            image, options, observers: as in `__call__`.
-            resume: go on after this step of an earlier run.
-        """
-        yield from observed(self.run_steps(self.start(to_tensor(image), options), resume), observers)
 
     @torch.no_grad()
     def start(self, image: Tensor, options: OneStepOptions | None = None) -> Run:
@@ -201,7 +134,7 @@ class OneStepRestorer(Restores[OneStepOptions], hub.Pretrained):
         text = self.text([prompt], truncate=True).embeds
         return Run(image, seen, (height, width), sizes, options, latents.float(), text)
 
-    def run_steps(self, run: Run, resume: Step[Denoising, At] | None = None) -> Iterator[Step[Denoising, At]]:
+    def run_steps(self, run: Run, *, resume: Step[Denoising, At] | None = None) -> Iterator[Step[Denoising, At]]:
         """The one step of a run that `start` made."""
         at = At(0, torch.tensor(self.config.level, device=self.device))
         return refine_steps(Denoising(run.latents), lambda state, at: self._step(run, state, at), [at], resume=resume)
@@ -237,15 +170,3 @@ class OneStepRestorer(Restores[OneStepOptions], hub.Pretrained):
         if options.vae_tile is not None:
             return options.vae_tile
         return largest_vae_tile(self.vae, free_bytes(self.device), height, width)
-
-
-def _builtin(cls: type, name: str) -> Any:
-    """`builtin:tiny`: seeded random weights, for tests."""
-    from diffusers import DDIMScheduler
-
-    if name != "tiny":
-        raise ValueError(f"There is no builtin:{name} of one step; there is builtin:tiny.")
-    with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**UNET), small_vae((4, 8, 8, 8), 4, sample_size=64)
-    config = OneStepConfig(scale=2.0, process_size=32, tile=64)
-    return cls(emptied(unet, 0), emptied(vae, 2), tiny_text(), DDIMScheduler(**SCHEDULE, clip_sample=False), config)

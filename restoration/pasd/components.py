@@ -33,7 +33,7 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained" / "pasd-mini"
 """The embedded default; see its README.md."""
 
 
-class PASDComponents(hub.Pretrained):
+class PASDComponents(hub.OfNetworks):
     """What a restorer consists of.
 
     Args:
@@ -173,21 +173,10 @@ class PASDComponents(hub.Pretrained):
         save_config(self.config, Path(folder) / "config.json")
         save_backbone(Path(folder), type(self).__name__, modules, self.text, self.scheduler, dtype)
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the networks; returns this restorer."""
-        for module in (self.unet, self.controlnet, self.vae, *self.text.encoders):
-            nn.Module.to(module, device=device, dtype=dtype)
-        return self
-
     @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the networks compute in."""
-        return self.unet.dtype
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All of them, the UNet first."""
+        return (self.unet, self.controlnet, self.vae, *self.text.encoders)
 
     def compile(self) -> Self:
         """Compile both networks, with their weights taken as constants; returns this restorer.

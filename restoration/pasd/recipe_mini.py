@@ -46,7 +46,9 @@ from vision.diffusion.backbone import TextEncoders
 from vision.diffusion.build import SCHEDULE, emptied, initialise, small_unet, small_vae
 from vision.diffusion.train import VAELoss, noise_loss, set_latent_scale
 from vision.photos import collect_photos
-from vision.training import Context, Objective, fit_stage, stage_settings
+from vision.training import fit_stage
+from vision.training_options import stage_settings
+from vision.training_run import Context, Objective
 
 STAGES = ("vae", "base", "pasd", "finish")
 SHARP, POOR = "sharp", "blurry, noisy"

@@ -16,13 +16,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from restoration.bands import Restores, scaled
+from restoration.bands import RunRestorer, scaled
 from restoration.pasd.components import PASDComponents
 from restoration.pasd.memory import free_bytes, largest_tile, largest_vae_tile
 from restoration.pasd.options import PASDOptions
 from restoration.pasd.predictor import BatchPredictor, NoisePredictor
 from restoration.pasd.prompts import Describer, full_prompt
-from restoration.pasd.sizes import Sizes, as_gray, finish, plan, prepare, thicken, transfer_chroma
+from restoration.pasd.sizes import Sized, Sizes, as_gray, finish, plan, prepare, thicken, transfer_chroma
 from restoration.pasd.unet import is_trained
 from restoration.restorer import Facts
 from vision.diffusion.backbone import Text
@@ -37,8 +37,8 @@ from vision.diffusion.latents import (
     vae_tiles,
 )
 from vision.diffusion.tiling import GaussianTiles
-from vision.images import ImageLike, keep_grey, pad_to, to_pil, to_tensor
-from vision.refine import Observers, Step, drain, item_generators, observed
+from vision.images import pad_to, to_pil
+from vision.refine import Step, item_generators
 from vision.refine.step import Stop
 from vision.tiles import Tiles
 
@@ -50,17 +50,9 @@ Draw = Callable[[tuple[int, ...]], Tensor]
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Sized):
     """One batch of pictures, ready to be denoised."""
 
-    original: Tensor
-    """(b, 3, h, w) what was given, RGB in [0, 1]."""
-    image: Tensor
-    """(b, 3, H, W) float32, what the networks see, RGB in [0, 1]."""
-    size: tuple[int, int]
-    """Height and width of the result."""
-    sizes: Sizes
-    """Of the input, of what the networks see and of the result."""
     options: PASDOptions
     """Without None, apart from tiles that are chosen by the free memory."""
     latents: Tensor
@@ -73,7 +65,7 @@ class Run:
     """One per picture."""
 
 
-class PASDRestorer(Restores[PASDOptions], PASDComponents):
+class PASDRestorer(RunRestorer[PASDOptions], PASDComponents):
     """Restores, colourizes and stylizes pictures; see `PASDComponents` for its parts."""
 
     Options = PASDOptions
@@ -82,7 +74,7 @@ class PASDRestorer(Restores[PASDOptions], PASDComponents):
         """What a caller must know of this restorer with these options; the scale is 1 where they give a size."""
         options = (options or PASDOptions()).resolved(self.config)
         scale = 1.0 if self.config.task == "colorize" or options.scale is None else options.scale
-        grey = self._keeps_grey(options)
+        grey = self.keeps_grey(options)
         return Facts("PASD", scale, tiling=options.tile != 0, seed=True, steps=True, keeps_grey=grey)
 
     def output_size(self, height: int, width: int, options: PASDOptions | None = None) -> tuple[int, int]:
@@ -94,54 +86,9 @@ class PASDRestorer(Restores[PASDOptions], PASDComponents):
             return options.size[1], options.size[0]
         return scaled(height, width, options.scale)
 
-    def bands(
-        self,
-        image: Tensor,
-        options: PASDOptions | None = None,
-        *,
-        finish: Callable[[Tensor], Tensor] | None = None,
-        observers: Observers[Denoising, At] = (),
-        progress: Callable[[float], object] | None = None,
-    ) -> Iterator[Tensor]:
-        """The result of (b, 3, h, w) RGB in [0, 1] as one finished band (b, 3, H, W), float32 on the CPU.
-
-        Args:
-            image, options, observers: as in `__call__`.
-            finish: applied to the result.
-            progress: called with the finished share in [0, 1].
-        """
-        run, observers = self.start(image, options), list(observers)
-        if progress is not None:
-            observers.append(lambda step: progress((step.index + 1) / (run.options.steps + 1)))
-        result = self.restore(run, observers)
-        if progress is not None:
-            progress(1.0)
-        yield result if finish is None else finish(result)
-
-    def restore(self, run: Run, observers: Observers[Denoising, At] = ()) -> Tensor:
-        """The result (b, 3, H, W), float32 on the CPU, of a run that `start` made; grey pictures stay grey."""
-        last = drain(self.run_steps(run), observers)
-        result = self.finish(run, self.decode(last.state, run.options))
-        return keep_grey(run.original)(result) if self._keeps_grey(run.options) else result
-
-    def _keeps_grey(self, options: PASDOptions) -> bool:
+    def keeps_grey(self, options: PASDOptions) -> bool:
+        """Whether grey pictures get back to grey: not when they are to get colours, nor in the published 8 bits."""
         return self.config.task != "colorize" and not options.eight_bit
-
-    def steps(
-        self,
-        image: ImageLike,
-        options: PASDOptions | None = None,
-        *,
-        observers: Observers[Denoising, At] = (),
-        resume: Step[Denoising, At] | None = None,
-    ) -> Iterator[Step[Denoising, At]]:
-        """Iterate over the denoising of a picture or batch; `decode(step.state, options)` shows where it is.
-
-        Args:
-            image, options, observers: as in `__call__`.
-            resume: go on after this step of an earlier run.
-        """
-        yield from observed(self.run_steps(self.start(to_tensor(image), options), resume=resume), observers)
 
     def run_steps(
         self,

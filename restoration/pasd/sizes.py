@@ -7,6 +7,7 @@ are resized by Pillow in floats, unless the published code's 8 bits are asked fo
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,6 +35,20 @@ class Sizes(NamedTuple):
     processed: Size
     """In multiples of the unit."""
     output: Size
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A batch of pictures at the size that the networks see."""
+
+    original: Tensor
+    """(b, 3, h, w) what was given, RGB in [0, 1]."""
+    image: Tensor
+    """(b, 3, H, W) float32, what the networks see, RGB in [0, 1]."""
+    size: tuple[int, int]
+    """Height and width of the result."""
+    sizes: Sizes
+    """Of the input, of what the networks see and of the result."""
 
 
 def plan(width: int, height: int, output: Size, process_size: int, unit: int = 8, longest: int | None = None) -> Sizes:

@@ -36,7 +36,9 @@ from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.diffusion.backbone import Text, load_backbone, load_scheduler
 from vision.diffusion.latents import encode_image, factor
 from vision.metrics import psnr, ssim
-from vision.training import Context, Objective, TrainOptions, fit
+from vision.training import fit
+from vision.training_options import TrainOptions
+from vision.training_run import Context, Objective
 
 Logs = Mapping[str, Tensor | float]
 

@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from reward_vlm.data import BENCHMARKS, Preference, benchmark_row, preference, read_rows, vl_category
+from reward_vlm.benchmarks import BENCHMARKS, benchmark_row, vl_category
+from reward_vlm.data import Preference, preference, read_rows
 from reward_vlm.job import Dtype, RowJob, place
 from reward_vlm.judges import Query, Vote
 from reward_vlm.parse import PUBLISHED_PARSERS

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from reward_vlm.audit import Watched, told
-from reward_vlm.data import answer_of, check_fields, open_picture, pictures_of, read_rows, read_video, text_of, video_of
+from reward_vlm.data import read_rows
 from reward_vlm.dialogue import Video
+from reward_vlm.fields import answer_of, check_fields, open_picture, pictures_of, read_video, text_of, video_of
 from reward_vlm.job import AskOptions, RowJob, place
 from reward_vlm.judges import Judge, Judged, Query, as_query
 from reward_vlm.open_judge import open_judge

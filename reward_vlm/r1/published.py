@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reward_vlm.data import mm_rlhf_category, vl_category
+from reward_vlm.benchmarks import mm_rlhf_category, vl_category
 
 Prediction = Mapping[str, Any]
 """A row of a published prediction file: id, rewards [of the better answer, of the other], and what names its class."""

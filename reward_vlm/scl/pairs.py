@@ -17,18 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from reward_vlm.data import (
-    Picture,
-    Question,
-    check_fields,
-    open_picture,
-    pictures_of,
-    stored,
-    text_of,
-    write_rows,
-)
+from reward_vlm.data import Question, stored, write_rows
+from reward_vlm.fields import Picture, check_fields, open_picture, pictures_of, text_of
 from reward_vlm.forms import pair_form
 from reward_vlm.results import Results
 from reward_vlm.scl.corrector import SCLCorrector, Talk
@@ -99,23 +91,18 @@ class Pair:
         }
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How many questions are of each type."""
+class Counts(NamedTuple):
+    """How many questions are of each type: right or wrong before, then after review."""
 
     right_right: int = 0
-    """Right before and after review."""
     wrong_right: int = 0
-    """Corrected by the review."""
     right_wrong: int = 0
-    """Spoiled by the review."""
     wrong_wrong: int = 0
-    """Wrong before and after review."""
 
     @property
     def total(self) -> int:
         """All questions."""
-        return self.right_right + self.wrong_right + self.right_wrong + self.wrong_wrong
+        return sum(self)
 
     @property
     def first_accuracy(self) -> float:

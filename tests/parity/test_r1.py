@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reward_vlm.data import mm_rlhf_category
+from reward_vlm.benchmarks import mm_rlhf_category
 from reward_vlm.parse import PUBLISHED_PARSERS
 from reward_vlm.r1 import published
 from reward_vlm.r1.prompts import TEMPLATES, fill

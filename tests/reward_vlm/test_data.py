@@ -9,20 +9,9 @@ import json
 import pytest
 from PIL import Image
 
-from reward_vlm.data import (
-    BENCHMARKS,
-    Preference,
-    benchmark_row,
-    judgement,
-    picture_of,
-    preference,
-    preference_json,
-    question,
-    read_rows,
-    read_video,
-    vl_category,
-    write_rows,
-)
+from reward_vlm.benchmarks import BENCHMARKS, benchmark_row, vl_category
+from reward_vlm.data import Preference, judgement, preference, preference_json, question, read_rows, write_rows
+from reward_vlm.fields import picture_of, read_video
 from reward_vlm.scenes import scene_pairs
 
 RED = Image.new("RGB", (8, 8), "red")

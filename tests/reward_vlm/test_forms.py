@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from reward_vlm.data import VL_REWARDBENCH, benchmark_row, open_picture, preference, read_rows
+from reward_vlm.benchmarks import VL_REWARDBENCH, benchmark_row
+from reward_vlm.data import preference, read_rows
+from reward_vlm.fields import open_picture
 from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.rows import row_reader
 from reward_vlm.scl.pairs import pair_row

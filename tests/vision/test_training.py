@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from vision.checkpoints import load_state
-from vision.training import Context, Objective, TrainOptions, fit, fit_stage
+from vision.training import fit, fit_stage
+from vision.training_options import TrainOptions
+from vision.training_run import Context, Objective
 
 PROJECT = Path(__file__).resolve().parents[2]
 

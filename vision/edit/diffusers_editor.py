@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision import hub, libraries
+from vision import libraries
 from vision.diffusion.pipelines import (
     called,
     default_of,
@@ -89,6 +89,7 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
     """
 
     Options = DiffusersOptions
+    unshipped = "No pipeline comes with the project; name the folder of one, or org/name on the model hub."
 
     def __init__(self, pipeline: Any, classifier: Score | None = None):
         if called(type(pipeline), "image") is None:
@@ -98,50 +99,31 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
         self.pipeline, self.classifier = pipeline, classifier
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path | None = None,
-        *,
-        revision: str | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> Self:
-        """Load an editor.
+    def from_folder(cls, folder: Path, dtype: torch.dtype) -> Self:
+        """A pipeline's folder; no code in it is run, and no pickled weights are read."""
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is a single file; name the whole folder of a pipeline.")
+        return cls(load_pipeline(folder, dtype=dtype))
 
-        Args:
-            source: a pipeline's folder, `org/name` on the model hub, or `builtin:tiny`. No code of a folder is run, and
-                no pickled weights are read.
-            revision: of a hub source.
-            device, dtype: where and in what numbers to compute.
-
-        Raises:
-            FileNotFoundError: the folder, its index, or a component is missing.
-            ValueError: no source is given, the pipeline takes no picture, or a component does not load.
-        """
-        if source is None:
-            raise ValueError(
-                "No pipeline comes with the project; name the folder of one, or org/name on the model hub."
-            )
-        found = hub.find(source, default=None, revision=revision)
-        if found.kind == "builtin":
-            pipeline = _builtin(found.name)
-        elif not found.path.is_dir():
-            raise ValueError(f"{found.path} is a single file; name the whole folder of a pipeline.")
-        else:
-            pipeline = load_pipeline(found.path, dtype=dtype)
-        return cls(pipeline).to(device, dtype if found.kind == "builtin" else None)
+    @classmethod
+    def builtin(cls, name: str) -> Self:
+        """`builtin:tiny`: seeded random weights, for tests."""
+        return cls(_builtin(name))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the pipeline's folder, floating weights as `dtype` when it is given."""
         save_pipeline(self.pipeline, folder, dtype)
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All of the pipeline's."""
+        return networks(self.pipeline)
+
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the networks; returns this editor. A classifier of this project stays in float32."""
-        for module in networks(self.pipeline):
-            nn.Module.to(module, device=device, dtype=dtype)
         if isinstance(self.classifier, Confidence):
             self.classifier.network.to(device=device)
-        return self
+        return super().to(device, dtype)
 
     @property
     def device(self) -> torch.device:

@@ -18,7 +18,7 @@ from torch import Tensor
 from vision.edit.given import as_canvases
 from vision.edit.options import ProgressionOptions, check_schedule
 from vision.edit.progression import COLUMNS, Frame, Progression, Run, Score
-from vision.hub import Pretrained
+from vision.hub import OfNetworks
 from vision.images import ImageLike
 from vision.refine import Step, Verdict, any_of, drain, observed, reaches, refine_steps
 from vision.strategies.progress import stalled
@@ -88,7 +88,7 @@ class Editor(Protocol):
         """Go through a run that `start` made, to everything that is known of its frames."""
 
 
-class ProgressiveEditor(Pretrained, Generic[Options]):
+class ProgressiveEditor(OfNetworks, Generic[Options]):
     """The loop over the frames; editors define `Options`, `facts`, `start`, `first` and `next` (see `Editor`)."""
 
     Options: type

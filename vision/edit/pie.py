@@ -135,23 +135,16 @@ class PIEEditor(ProgressiveEditor[PIEOptions]):
         parts = ("unet", "vae", "text", "scheduler", "config", "classifier")
         folders.save(Path(folder), dtype=dtype, **{name: getattr(self, name) for name in parts})
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All but the classifier's, the UNet first."""
+        return (self.unet, self.vae, *self.text.encoders)
+
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the networks; returns this editor. The classifier stays in float32."""
-        for module in (self.unet, self.vae, *self.text.encoders):
-            nn.Module.to(module, device=device, dtype=dtype)
         if self.classifier is not None:
             self.classifier.network.to(device=device)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are; diffusers' own property walks through all modules, which takes a millisecond."""
-        return next(self.unet.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the networks compute in."""
-        return self.unet.dtype
+        return super().to(device, dtype)
 
     def facts(self, options: PIEOptions | None = None) -> Facts:
         """What a caller must know of this editor with these options."""

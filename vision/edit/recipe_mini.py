@@ -38,7 +38,9 @@ from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier
 from vision.edit.options import PIEConfig
 from vision.edit.pie import PIEEditor
 from vision.files import atomic_path
-from vision.training import Context, Objective, fit_stage, half_precision, stage_settings
+from vision.training import fit_stage, half_precision
+from vision.training_options import stage_settings
+from vision.training_run import Context, Objective
 from vision.weights import read_tensors
 
 STAGES = ("classifier", "vae", "unet")

@@ -31,7 +31,9 @@ from vision.edit.pie import PIEEditor
 from vision.images import image_files, load_image, save_image, to_tensor
 from vision.job import choose_device
 from vision.refine import drain
-from vision.training import Context, Objective, TrainOptions, fit
+from vision.training import fit
+from vision.training_options import TrainOptions
+from vision.training_run import Context, Objective
 
 
 @dataclass(frozen=True)

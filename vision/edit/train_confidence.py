@@ -25,7 +25,9 @@ from vision.edit.auc import PESG, AUCMarginLoss, area_under_curve
 from vision.edit.confidence import ClassifierConfig, Confidence, SmallClassifier, classifier_grey, densenet121, imagenet
 from vision.images import image_files, load_image, to_tensor
 from vision.refine import Verdict, clone_items, refine
-from vision.training import Context, Objective, TrainOptions, fit
+from vision.training import fit
+from vision.training_options import TrainOptions
+from vision.training_run import Context, Objective
 from vision.weights import read_tensors
 
 

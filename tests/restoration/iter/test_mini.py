@@ -17,7 +17,7 @@ from restoration.iter.mini import MiniConfig, MiniITER
 from restoration.iter.options import ITEROptions
 from restoration.iter.restorer import ITERRestorer
 from vision import photos
-from vision.training import Context
+from vision.training_run import Context
 
 TINY = MiniConfig(
     channels=8, base_blocks=2, decoder_blocks=1, num_codes=8, code_dim=4, token_channels=8, encoder_blocks=1,

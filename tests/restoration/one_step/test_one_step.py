@@ -184,7 +184,7 @@ def test_the_published_file_goes_through_the_commands(base, base_folder, tmp_pat
     torch.save(osediff(base)[0], tmp_path / "osediff.pkl")
     Image.fromarray(np.asarray(picture(0, 20, 24))).save(tmp_path / "photo.png")
     folder, out = tmp_path / "weights", tmp_path / "out"
-    files = OneStepFiles(tmp_path / "osediff.pkl", base_folder, folder, half=True)
+    files = OneStepFiles(tmp_path / "osediff.pkl", folder, base=base_folder, half=True)
     assert convert_files(files) == folder
     with pytest.raises(ValueError, match="holds weights already"):
         convert_files(files)
