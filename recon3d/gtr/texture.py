@@ -27,7 +27,7 @@ from recon3d.mesh import Mesh
 from recon3d.projection import Projector, painted
 from recon3d.raster import interpolate, rasterize
 from recon3d.views import Views
-from vision.refine import Trace, Verdict, refine
+from vision.refine import Verdict, refine, refine_steps
 
 TextureMode = Literal["default", "published"]
 
@@ -235,10 +235,10 @@ def helpful_moves(fit: MeshFit, projector: Projector, most: int = PAINT_MOVES) -
     where the surface is exact; where it is not, they would paint the errors of its shape.
     """
     stage = paint_stage(replace(fit), projector, Budget(most, patience=1), list(range(0, len(projector.views), 3)))
-    trace = Trace()
-    refine(stage.fit, stage.propose, stage.schedule, evaluate=stage.evaluate, stop=stage.stop, observers=[trace],
-           evaluate_start=True)  # fmt: skip
-    scores = [row["score"] for row in trace.rows]
+    steps = refine_steps(
+        stage.fit, stage.propose, stage.schedule, evaluate=stage.evaluate, stop=stage.stop, evaluate_start=True
+    )
+    scores = [step.score for step in steps]
     best = max(range(len(scores)), key=scores.__getitem__)
     return best if scores[0] < EXACT and scores[best] > scores[0] + WORTH else 0
 
