@@ -22,7 +22,8 @@ def way() -> list[str]:
     frame, found = sys._getframe(2), []
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(PROJECT) and path.relative_to(PROJECT).parts[0] in PACKAGES:
+        comprehension = frame.f_code.co_name.startswith("<") and frame.f_code.co_name != "<lambda>"
+        if not comprehension and path.is_relative_to(PROJECT) and path.relative_to(PROJECT).parts[0] in PACKAGES:
             found.append(f"{path.relative_to(PROJECT)}: {frame.f_code.co_name}")
         frame = frame.f_back
     return found[::-1]
