@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -63,8 +63,13 @@ class RestoreOptions(Generic[T]):
     """Refuse inputs with more pixels than this."""
     best_of: int = 1
     """Restore so often, with seeds from the given one on, and keep the result that the judge prefers."""
-    judge: str | None = None
-    """Weights of the judge: a folder or org/name on the model hub; None takes those that come with the project."""
+    until_sure: bool = False
+    """Of best_of: make no more results once one is surely the best of those that there are."""
+    judge: str = "judge"
+    """Who prefers: judge (the small judge of restorations that comes with the project) or judge:FOLDER; consistency;
+    niqe; brisque; pyiqa:NAME; r1 or r1:SOURCE (the vision-language judge, which compares two at a time)."""
+    repair: bool = False
+    """Make the windows anew that the judge of restorations finds faulty; pictures are held whole."""
     effort: Literal["full", "auto"] = "full"
     """full restores every tile of a picture; auto only those in which plain enlargement would lose detail."""
     overwrite: bool = False
@@ -84,14 +89,18 @@ class RestoreOptions(Generic[T]):
     def __post_init__(self) -> None:
         if self.best_of < 1:
             raise ValueError(f"best_of must be at least 1, got {self.best_of}.")
-        if self.judge is not None and self.best_of == 1:
+        if self.best_of == 1 and (self.judge != "judge" or self.until_sure):
             raise ValueError("A judge picks the best of several results; give --best-of as well.")
+        if self.until_sure and self.judge.partition(":")[0] != "judge":
+            raise ValueError(f"until_sure compares windows, which {self.judge} does not see; leave judge out.")
         if isinstance(self.frames, int) and self.frames < 1:
             raise ValueError(f"frames must be at least 1, or all, got {self.frames}.")
         if self.frames == "all" and (self.best_of > 1 or self.compare or self.previews):
             raise ValueError("frames all goes without best_of, compare and previews.")
         if self.effort == "auto" and self.previews:
             raise ValueError("previews show the steps of whole pictures, and effort auto restores parts; give one.")
+        if self.repair and (self.frames == "all" or self.best_of > 1):
+            raise ValueError("repair goes without best_of and frames all.")
         if not self.inputs:
             raise ValueError("Name at least one image, folder or .txt list to restore.")
         if self.max_pixels < 1:
@@ -160,8 +169,8 @@ class _Restoring:
     """One run of `restore`: networks are loaded when the first picture needs them."""
 
     def __init__(self, options: RestoreOptions[Any], show: Show, load_judge: LoadJudge | None):
-        if options.best_of > 1 and load_judge is None:
-            raise ValueError("best_of asks a judge; give load_judge.")
+        if options.best_of > 1 and options.judge.partition(":")[0] == "r1" and load_judge is None:
+            raise ValueError("The judge r1 is a model of another package; give load_judge.")
         self.system = find_system(options.system)
         self.asked = self.system.completed(options.options)
         self.selection = self._selection(options)
@@ -172,7 +181,8 @@ class _Restoring:
         self.device = choose_device(options.device)
         self.job = Job(options.out, options, neutral=NEUTRAL, files=files, show=show, overwrite=options.overwrite)
         self.restorers: dict[str, Restorer] = {}
-        self.judge: PairJudge | None = None
+        self.picking: Any = None
+        self.picked: Any = None
 
     def run(self) -> Outcome:
         """Restore every item, or only tell what would be done."""
@@ -186,10 +196,12 @@ class _Restoring:
         if self.options.dry_run:
             return Outcome(self.job.out, {}, self.job.problems)
         seed = to_dict(self.asked).get("seed")
-        facts = {} if self.judge is None else {"judge": self.judge.told(self.job)}
+        facts = {} if self.picking is None else self.picking.told()
         outcome = self.job.finish("images", source=self.options.source, seed=seed, device=str(self.device), **facts)
         if self.job.rank == 0:
-            self._trace(outcome.items)
+            from restoration.decided import trace
+
+            trace(self.job.out, outcome.items)
         return outcome
 
     def make(self, item: Item) -> None:
@@ -220,11 +232,9 @@ class _Restoring:
                 for sentence in filter(None, (*loaded.remarks, left_out(loaded, item.path))):
                     self.job.note(f"{item.input}: {sentence}")
                 self._restore(item, loaded, result, folder / previews if options.previews else None)
-                item.tell(**self._told(plan, loaded))
+                self._decided(item, plan, loaded)
             if options.compare:
                 _compare(loaded, result, folder / compared)
-        if redo:
-            self._tell(item, plan, loaded)
 
     def _read(self, item: Item) -> Any:
         from vision.images import load_image
@@ -250,37 +260,22 @@ class _Restoring:
         system = self.system.name if self.system.restores else None
         return self.selection.plan(to_tensor(loaded), to_dict(self.asked).get("scale"), system)
 
-    def _tell(self, item: Item, plan: Any, loaded: Any = None) -> None:
-        """Say what was decided about a picture and its tiles."""
-        if said := [str(part) for part in (plan, self._route(loaded)) if part is not None]:
-            self.job.note(f"{item.input}: {'; '.join(said)}")
+    def _decided(self, item: Item, plan: Any, loaded: Any = None) -> None:
+        """Say what was decided about a picture."""
+        from restoration.decided import line, told
 
-    def _told(self, plan: Any, loaded: Any = None) -> dict[str, Any]:
-        """What run.json tells of what was decided."""
-        names, route = ("need", "system", "why", "chance", "facts"), self._route(loaded)
-        told = {} if plan is None else {name: getattr(plan, name) for name in names}
-        if route is None:
-            return told
-        told = {"system": self.system.name, "why": "", "chance": 1.0, "facts": {}} | told
-        why = "; ".join(filter(None, (told["why"], str(route))))
-        return told | {"why": why, "facts": {**told["facts"], **route.numbers}}
+        parts = self._parts(loaded)
+        if said := line(plan, parts, self.picked):
+            self.job.note(f"{item.input}: {said}")
+            item.tell(**told(self.system.name, plan, parts, self.picked))
 
-    def _trace(self, items: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the trace of choices about all pictures that are done; what it says of others stays."""
-        from vision.refine import Verdict
-        from vision.strategies import Candidate, Choice, Cost, write_choices
-
-        chosen = []
-        for name, told in items.items():
-            if "chance" in told:
-                made = Candidate(name, self.job.out / name, told["system"], Cost(told["seconds"], 1))
-                chosen.append(Choice(name, (made,), (Verdict(told["chance"]),), 0, told["why"], told["facts"]))
-        if chosen:
-            write_choices(self.job.out, chosen, anew=True)
-
-    def _route(self, loaded: Any) -> Any:
-        """Which tiles of a picture were restored; None: nothing chose among them."""
-        if self.options.effort == "full" or loaded is None or self.restorer.facts(self.chosen).copies:
+    def _parts(self, loaded: Any) -> Any:
+        """Which tiles of a picture were restored, or which windows repaired; None: nothing chose among them."""
+        if loaded is None or self.restorer.facts(self.chosen).copies:
+            return None
+        if self.options.repair:
+            return self.restorer.last
+        if self.options.effort == "full":
             return None
         from vision.images import to_tensor
 
@@ -299,6 +294,10 @@ class _Restoring:
             from restoration.effort import RoutedRestorer
 
             restorer = RoutedRestorer(restorer)
+        if self.options.repair and not restorer.facts(options).copies:
+            from restoration.repair import RepairingRestorer
+
+            restorer = RepairingRestorer.judged(restorer)
         return restorer, options
 
     def _frames(self, item: Item, frames: Any) -> None:
@@ -322,7 +321,8 @@ class _Restoring:
             self.job.progress("restoring", item.number + part, item.total)
 
         with item.results() as folder:
-            item.tell(frames=frames.count, **self._told(plan))
+            item.tell(frames=frames.count)
+            self._decided(item, plan)
             save_frames(
                 restore_frames(self.restorer, frames, self.chosen, options.background, progress),
                 folder / item.name,
@@ -331,7 +331,6 @@ class _Restoring:
                 icc=first.icc,
                 metadata=first.metadata,
             )
-        self._tell(item, plan)
 
     def _check(self, loaded: Any) -> None:
         """Whether the restorer can do what is asked, with this picture.
@@ -355,16 +354,25 @@ class _Restoring:
         if count == 1:
             self._write(item, loaded, result, options, previews)
             return
-        self.judge = self.judge or self.job.needs(self.load_judge, self.options.judge, self.device)
-        candidates, best = result.parent / ".candidates", None
-        for number, seed in enumerate(range(options.seed, options.seed + count)):
-            path, chosen = candidates / f"seed_{seed}{result.suffix}", replace(options, seed=seed)
+        from restoration.best import Picking
+        from vision.images import to_tensor
+        from vision.strategies import Candidate, CostMeter
+
+        folder, name = result.parent / ".candidates", self.restorer.facts(options).name
+
+        def make(seed: int) -> Candidate:
+            path, number = folder / f"seed_{seed}{result.suffix}", seed - options.seed
             shown = None if previews is None else previews / f"seed_{seed}"
-            self._write(item, loaded, path, chosen, shown, number / count, count)
-            best = path if best is None or self.judge.prefers(path, best) else best
-        os.replace(best, result)
-        shutil.rmtree(candidates)
-        item.tell(kept_seed=int(best.stem.removeprefix("seed_")))
+            with CostMeter(device=self.device) as meter:
+                self._write(item, loaded, path, replace(options, seed=seed), shown, number / count, count)
+            return Candidate(item.name, path, name, meter.cost, seed)
+
+        if self.picking is None:
+            load = None if self.load_judge is None else partial(self.load_judge, device=self.device)
+            self.picking = Picking(self.options.judge, self.options.until_sure, load, self.job)
+        self.picked = self.picking(make, range(options.seed, options.seed + count), to_tensor(loaded))
+        os.replace(self.picked.kept.value, result)
+        shutil.rmtree(folder)
 
     def _write(
         self, item: Item, loaded: Any, result: Path, options: Any, previews: Path | None, begin: float = 0, of: int = 1

@@ -40,8 +40,10 @@ class SelectorConfig:
     """Chooses among names of restorers."""
     doubt: float
     """Smallest probability of none that is believed, in (0, 1]."""
-    full_size: str
-    """Name of the restorer of degraded pictures that keep their size; the selector learnt from enlargements."""
+    full_size: StrategySelector
+    """Chooses among names of restorers of degraded pictures that keep their size, none among them."""
+    trust: float
+    """Smallest probability of such a restorer that is believed, in (0, 1]; below it the picture is left alone."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Selection:
 
     def weights(self) -> list[Path]:
         """The files and folders of the restorers that may be picked."""
-        names = dict.fromkeys((*self.config.selector.strategies, self.config.full_size))
+        names = dict.fromkeys((*self.config.selector.strategies, *self.config.full_size.strategies))
         systems = [find_system(name) for name in names]
         return [path for system in systems for path in system.weights(None, system.asked())]
 
@@ -143,12 +145,13 @@ class Selection:
         if system is not None:
             return Plan(wanted, system, scale, why, sure, facts)
         reached = (LARGER if wanted == "enlarge" else 1.0) if scale is None else scale
-        if reached <= 1:
-            why += f", and {self.config.full_size} is there for pictures that keep their size"
-            return Plan(wanted, self.config.full_size, reached, why, sure, facts)
+        selector = self.config.selector if reached > 1 else self.config.full_size
         seen = {name: value for name, value in facts.items() if name not in SIZES}
-        chances = self.config.selector.chances(seen)
-        picked = self.config.selector.pick(seen)
+        picked, chances = selector.pick(seen), selector.chances(seen)
+        if reached <= 1 and (picked == NONE or chances[picked] < self.config.trust):
+            left = chances.get(NONE, 1 - chances[picked])
+            why += f", but no restorer surely makes such pictures better ({left:.0%})"
+            return Plan(NONE, NONE, scale, why, left, facts)
         named = PLAINLY if picked == NONE else picked
         why += f", and {named} suits such pictures best ({chances[picked]:.0%})"
         return Plan(wanted, picked, reached, why, chances[picked], facts)

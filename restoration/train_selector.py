@@ -1,7 +1,8 @@
 """Learn what a picture needs and which restorer suits it, from traces of `burnish benchmark restorers`; takes seconds.
 
     burnish benchmark restorers --hr photos --out runs/restorers
-    burnish train selector --choices runs/restorers --folder runs/selector
+    burnish benchmark restorers --hr photos --scale 1 --systems none iter:photo@1 --size 96 --out runs/full
+    burnish train selector --choices runs/restorers --full runs/full --folder runs/selector
     burnish restore pictures --system auto --source runs/selector --out restored
 
 The selector that comes with the project was made so from the photographs of `vision.photos.TRAINING_PHOTOS`, halved.
@@ -13,12 +14,11 @@ maximises this weight loses the fewest ranks, and one that is nearly as good is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from restoration.benchmark_restorers import NEED
-from restoration.restorer import find_system
 from restoration.selection import SIZES, Selection, SelectorConfig
 from vision.checkpoints import one_at_a_time
 from vision.strategies import Choice, Lesson, StrategySelector, read_choices, relabel_first_attempt
@@ -32,28 +32,37 @@ FOLDS = 5
 class SelectorTraining:
     """What the training of the gate and the selector may choose."""
 
-    choices: tuple[Path, ...]
-    """Folders that `benchmark restorers` wrote; at least one with the folder need."""
+    full: tuple[Path, ...]
+    """Folders that `benchmark restorers --scale 1` wrote, of pictures that keep their size."""
     folder: Path
     """Folder to write."""
+    choices: tuple[Path, ...] = ()
+    """Folders that `benchmark restorers` wrote; at least one with the folder need."""
+    start: Path | None = None
+    """Folder of a selector whose gate and whose choice of enlargements are kept, instead of choices."""
     lessons: Literal["regret", "first"] = "regret"
     """What an attempt teaches: its weight against the worst, or only the best one."""
     decay: float = 0.3
     """Weight of the squared weights, per lesson, of the selector."""
     gate_decay: float = 0.1
     """The same of the gate."""
+    full_decay: float = 1.0
+    """The same of the choice for pictures that keep their size."""
+    trust: float = 0.7
+    """Smallest probability of a restorer for which a picture that keeps its size is not left alone."""
     missed: float = 0.08
     """Largest share of the pictures in need that the gate may leave alone; it is set on chances that gates give which
     did not see the photograph."""
-    full_size: str = "iter:photo@1"
-    """Restorer of degraded pictures that keep their size; the traces tell of enlargements alone."""
 
     def __post_init__(self) -> None:
-        find_system(self.full_size)
-        if not self.choices:
-            raise ValueError("Name at least one folder that benchmark restorers wrote.")
-        if min(self.decay, self.gate_decay) <= 0:
-            raise ValueError(f"decay and gate_decay must be above 0, got {self.decay} and {self.gate_decay}.")
+        if not self.full:
+            raise ValueError("Name at least one folder that benchmark restorers --scale 1 wrote, as --full.")
+        if bool(self.choices) == (self.start is not None):
+            raise ValueError("Name either folders that benchmark restorers wrote, as --choices, or --start.")
+        if min(self.decay, self.gate_decay, self.full_decay) <= 0:
+            raise ValueError("decay, gate_decay and full_decay must be above 0.")
+        if not 0 < self.trust <= 1:
+            raise ValueError(f"trust must lie in (0, 1], got {self.trust}.")
         if not 0 <= self.missed < 1:
             raise ValueError(f"missed must lie in [0, 1), got {self.missed}.")
 
@@ -66,6 +75,13 @@ def train(options: SelectorTraining, *, log: Callable[[str], object] | None = No
         FileNotFoundError: a folder has no trace.
         ValueError: the folders teach nothing about needs.
     """
+    full_size = fit_full_size(
+        [choice for folder in options.full for choice in read_choices(folder)], options.full_decay
+    )
+    if options.start is not None:
+        kept = Selection.from_pretrained(options.start).config
+        Selection(replace(kept, full_size=full_size, trust=options.trust)).save_pretrained(options.folder)
+        return options.folder
     tried = [choice for folder in options.choices for choice in read_choices(folder)]
     folders = [folder / NEED for folder in options.choices if (folder / NEED).is_dir()]
     needed = [choice for folder in folders for choice in read_choices(folder)]
@@ -75,7 +91,7 @@ def train(options: SelectorTraining, *, log: Callable[[str], object] | None = No
     gate = StrategySelector.fit(relabel_first_attempt(needed), decay=options.gate_decay)
     sure = unseen_chances(needed, options.gate_decay)
     doubt = believe_none(sure, [choice.kept.origin != NONE for choice in needed], options.missed)
-    Selection(SelectorConfig(gate, selector, doubt, options.full_size)).save_pretrained(options.folder)
+    Selection(SelectorConfig(gate, selector, doubt, full_size, options.trust)).save_pretrained(options.folder)
     if log is not None:
         log(
             f"Learnt from {len(tried)} restored and {len(needed)} other pictures; none is believed from {doubt:.2f} on."
@@ -108,6 +124,18 @@ def fit_selector(choices: Sequence[Choice], lessons: Literal["regret", "first"],
     """The selector that choices teach; it does not look at `SIZES`."""
     blind = [lesson_without(lesson, SIZES) for lesson in _lessons(choices, lessons)]
     return StrategySelector.fit(blind, decay=decay)
+
+
+def fit_full_size(choices: Sequence[Choice], decay: float) -> StrategySelector:
+    """The choice among restorers of pictures that keep their size: every attempt teaches, weighted by the decibels by
+    which it was nearer to the truth than the worst. There PSNR alone counts, since nothing has to be invented."""
+    lessons = []
+    for choice in choices:
+        near = [float(verdict.detail["psnr_y"]) for verdict in choice.verdicts]
+        pairs = zip(choice.candidates, near, strict=True)
+        found = [Lesson(choice.task, choice.facts, c.origin, min(value - min(near), 10.0)) for c, value in pairs]
+        lessons += [lesson_without(lesson, SIZES) for lesson in found if lesson.weight > 0]
+    return StrategySelector.fit(lessons, decay=decay)
 
 
 def lesson_without(lesson: Lesson, names: Sequence[str]) -> Lesson:

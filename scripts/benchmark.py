@@ -3,6 +3,7 @@
     burnish benchmark gtr                     (per step of every stage, sparse against dense, memory at 256^3)
     burnish benchmark pasd --compile          (guided steps at the real size, beside a straightforward port)
     burnish benchmark restorers --hr photos --out runs/restorers   (every restorer on every kind of picture, ranked)
+    burnish benchmark harm --hr photos --out runs/harm     (what decides about restorations, beside doing nothing)
     burnish benchmark pie                     (one edit, beside image-to-image of diffusers)
     burnish benchmark r1 --task stress --out runs/stress        (StableReinforce where the plain algorithm fails)
     burnish benchmark r1 --task overhead --out runs/overhead      (beside TRL's GRPO)
@@ -28,6 +29,7 @@ SYSTEMS = {
     "gtr": Work("recon3d.gtr.benchmark", "GTRBenchmark", "every stage of reconstruction"),
     "pasd": Work("restoration.pasd.benchmark", "PASDBenchmark", "denoising steps, tiles, the preset fast"),
     "restorers": Work("restoration.benchmark_restorers", "RestorerBenchmark", "restorers by quality and cost"),
+    "harm": Work("restoration.benchmark_harm", "HarmBenchmark", "every way to decide, beside doing nothing"),
     "r1": Work("reward_vlm.r1.benchmark", "R1Benchmark", "stability and cost of StableReinforce"),
     "judge-reward": Work("reward_vlm.benchmark_reward", "RewardBenchmark", "what a judge teaches another model"),
     "pie": Work("vision.edit.benchmark", "PIEBenchmark", "one edit, beside image-to-image"),

@@ -4,6 +4,7 @@
     burnish evaluate iter --hr photos --degradation blind --out runs/blind --pictures
     burnish evaluate pasd --hr photos --degradation blind --out runs/pasd
     burnish evaluate selector --choices runs/restorers --out runs/selector
+    burnish evaluate judge --choices runs/known --photos photos --out runs/judge
     burnish evaluate pie --volumes FOLDER --out runs/pie
     burnish evaluate gtr --meshes MESHES --out runs/meshes
     burnish evaluate r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
@@ -30,6 +31,9 @@ SYSTEMS = {
     "iter": Work("restoration.iter.evaluate", "ITEREvaluation", "restorations, beside Real-ESRGAN"),
     "pasd": Work("restoration.pasd.evaluate", "PASDEvaluation", "restorations, beside Real-ESRGAN"),
     "selector": Work("restoration.evaluate_selection", "SelectorEvaluation", "what --system auto decides"),
+    "judge": Work(
+        "restoration.evaluate_judge", "JudgeEvaluation", "the judge of restorations, beside other evaluators"
+    ),
     "pie": Work("vision.edit.evaluate", "PIEEvaluation", "progressions of a held-out brain, beside two baselines"),
     "gtr": Work("recon3d.gtr.evaluate", "GTREvaluation", "rebuilt or refined meshes"),
     "r1": Work("reward_vlm.r1.evaluate", "R1Evaluation", "a judge of answers, on benchmarks or scenes"),

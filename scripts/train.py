@@ -43,6 +43,7 @@ RECIPES = {
         "brain-mini": Work("vision.edit.recipe_mini", "BrainTraining", "the small weights that ship, on a CPU"),
     },
     "selector": {"traces": Work("restoration.train_selector", "SelectorTraining", "what --system auto decides with")},
+    "judge": {"traces": Work("restoration.train_judge", "JudgeTraining", "what --best-of and --repair ask")},
     "gtr": {"stages": Work("recon3d.gtr.train", "GTRTraining", "the generator of objects, stage by stage")},
     "r1": {
         "published": Work("reward_vlm.r1.train", "R1Training", "cold start, then StableReinforce"),

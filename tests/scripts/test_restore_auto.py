@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,9 @@ def traces(folder: Path) -> Path:
             tried = tuple(Candidate(f"{number}/{kind}", None, name, Cost(seconds)) for name, seconds in names)
             choice = Choice(f"{number}/{kind}", tried, scored(made), 1 - grey, "", facts)
             write_choices(folder, [choice])
+            near = [{"psnr_y": 20.0 + 10 * (kind != "noisy"), "tex": 0.0}, {"psnr_y": 25.0, "tex": 0.0}]
+            tried = tuple(Candidate(f"{number}/{kind}", None, name) for name in ("none", "iter:clean@1"))
+            write_choices(folder / "full", [Choice(f"{number}/{kind}", tried, scored(near), 0, "", facts)])
     return folder
 
 
@@ -63,7 +67,13 @@ def traces(folder: Path) -> Path:
 def selector(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     options = SelectorTraining(
-        (traces(folder / "restorers"),), folder / "selector", decay=0.1, gate_decay=0.1, full_size="iter:clean@1"
+        (traces(folder / "restorers") / "full",),
+        folder / "selector",
+        (folder / "restorers",),
+        decay=0.1,
+        gate_decay=0.1,
+        full_decay=0.1,
+        trust=0.6,
     )
     assert train(options) == folder / "selector"
     return folder
@@ -149,6 +159,26 @@ def test_a_dry_run_tells_and_writes_nothing(pictures, tmp_path, selector):
     assert sum("restore with" in note for note in notes) == sum("enlarge with" in note for note in notes) == 2
 
 
+def test_degraded_pictures_that_no_restorer_surely_betters_are_left_alone(pictures, tmp_path, selector):
+    kept = Selection.from_pretrained(selector / "selector").config
+    Selection(replace(kept, trust=1.0)).save_pretrained(tmp_path / "careful")
+    assert run(pictures, tmp_path / "out", "--system", "auto", "--source", str(tmp_path / "careful"))[0] == 0
+    images = json.loads((tmp_path / "out" / "run.json").read_text())["images"]
+    for name in ("noisy_20.png", "noisy_21.png"):
+        assert (images[name]["need"], images[name]["system"]) == ("none", "none") and "degraded" in images[name]["why"]
+        assert (tmp_path / "out" / name).read_bytes() == (pictures / name).read_bytes()
+    assert images["small_20.png"]["need"] == "enlarge"
+
+
+def test_what_keeps_its_size_is_learnt_anew_beside_what_is_kept(tmp_path, selector):
+    start, full = selector / "selector", selector / "restorers" / "full"
+    train(SelectorTraining((full,), tmp_path / "out", start=start, full_decay=0.1, trust=0.9))
+    old, new = (Selection.from_pretrained(folder).config for folder in (start, tmp_path / "out"))
+    assert replace(new, trust=old.trust) == old and new.trust == 0.9
+    with pytest.raises(ValueError, match="as --choices, or --start"):
+        SelectorTraining((full,), tmp_path / "out")
+
+
 def test_traces_are_replayed_without_restoring(tmp_path, selector):
     options = SelectorEvaluation((selector / "restorers",), tmp_path / "out", str(selector / "selector"))
     assert evaluate(options).code == 0
@@ -163,10 +193,10 @@ def test_what_cannot_be_learnt_is_one_sentence(tmp_path, selector):
     with pytest.raises(ValueError, match="Name at least one folder"):
         SelectorTraining((), tmp_path)
     with pytest.raises(FileNotFoundError, match="no trace of choices"):
-        train(SelectorTraining((tmp_path,), tmp_path / "out"))
+        train(SelectorTraining((tmp_path,), tmp_path / "out", (tmp_path,)))
     (tmp_path / "choices.jsonl").write_bytes((selector / "restorers" / "choices.jsonl").read_bytes())
     with pytest.raises(ValueError, match="has no folder need; let benchmark restorers write one"):
-        train(SelectorTraining((tmp_path,), tmp_path / "out"))
+        train(SelectorTraining((tmp_path,), tmp_path / "out", (tmp_path,)))
     with pytest.raises(FileNotFoundError, match="There is no folder or file"):
         Selection.from_pretrained(tmp_path / "nothing")
 

@@ -44,18 +44,30 @@ class Prefers:
 
 def test_the_result_is_the_seed_that_the_judge_prefers(picture, tmp_path, monkeypatch):
     options = RestoreOptions(
-        (picture,), tmp_path / "best", ITEROptions(seed=5, fidelity=0.0), source="builtin:tiny-mini", best_of=3
+        (picture,),
+        tmp_path / "best",
+        ITEROptions(seed=5, fidelity=0.0),
+        source="builtin:tiny-mini",
+        best_of=3,
+        judge="r1",
     )
     judge = Prefers(6)
     monkeypatch.setattr(restore, "_judge", lambda source, device: judge)
     assert main(options) == 0
     assert judge.asked == [("seed_6.png", "seed_5.png"), ("seed_7.png", "seed_6.png")]
-    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [".done", "a.png", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [
+        ".done",
+        "a.png",
+        "choices.jsonl",
+        "run.json",
+    ]
     run = json.loads((tmp_path / "best" / "run.json").read_text())
     assert run["images"]["a.png"]["kept_seed"] == 6 and run["judge"] == {"judged": 2}
     alone = {}
     for seed in (5, 6):
-        one = replace(options, out=tmp_path / str(seed), best_of=1, options=ITEROptions(seed=seed, fidelity=0.0))
+        one = replace(
+            options, out=tmp_path / str(seed), best_of=1, judge="judge", options=ITEROptions(seed=seed, fidelity=0.0)
+        )
         assert main(one) == 0
         alone[seed] = (tmp_path / str(seed) / "a.png").read_bytes()
     assert (tmp_path / "best" / "a.png").read_bytes() == alone[6] != alone[5]
@@ -86,7 +98,7 @@ def test_seeds_that_change_nothing_are_not_compared(picture, tmp_path):
 
 def test_a_judge_alone_is_refused(picture, tmp_path):
     with pytest.raises(ValueError, match="give --best-of as well"):
-        RestoreOptions((picture,), tmp_path, ITEROptions(), judge="./judge")
+        RestoreOptions((picture,), tmp_path, ITEROptions(), judge="niqe")
     with pytest.raises(ValueError, match="best_of must be at least 1, got 0"):
         RestoreOptions((picture,), tmp_path, ITEROptions(), best_of=0)
 

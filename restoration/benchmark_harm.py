@@ -1,0 +1,199 @@
+"""Do no harm: what every way to decide gives, beside doing nothing, on photographs whose truth is known.
+
+    burnish benchmark harm --hr photos --out runs/harm
+
+Cuts of good photographs are spoiled as people's pictures are. Every job then does its work, and what it gives is
+compared with what there was without it: a degraded picture that keeps its size with itself, an enlargement with plain
+enlargement, the best of some seeds with the mean of all, a repaired picture with its draft. Writes harm.csv and .json:
+a row per job and kind of picture with the mean PSNR of luma of both, their difference, and the share of pictures that
+became worse by more than 0.1 dB. A job whose mean is lower is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from restoration.best import named, until_sure
+from restoration.effort import RoutedRestorer
+from restoration.judge import RestorationJudge
+from restoration.kinds import Item, items
+from restoration.repair import RepairingRestorer, joined
+from restoration.restorer import Restorer, find_system
+from restoration.selection import Selection
+from vision.job import Event, Job, Outcome, Show, choose_device, silent
+from vision.metrics import psnr
+from vision.report import text_table, write_table
+from vision.resize import imresize
+from vision.strategies import Candidate
+from vision.strategies.best import best_of_n
+
+JOBS = ("auto", "auto-full-size", "effort", "best-of", "until-sure", "repair")
+"""What can be measured."""
+SLIGHTLY = 0.1
+"""Decibels that a picture may lose before it counts as worse."""
+
+
+@dataclass(frozen=True)
+class HarmBenchmark:
+    """What the measurement may choose."""
+
+    hr: Path
+    """Folder of good photographs that nothing was learnt from."""
+    out: Path
+    """Folder for the table."""
+    jobs: tuple[str, ...] = JOBS
+    """Which jobs are measured."""
+    kinds: tuple[str, ...] = ("bicubic", "blind", "jpeg", "noise")
+    """What happens to the pictures, see `benchmark restorers`."""
+    cuts: int = 1
+    """Cuts of every photograph, the sharpest first."""
+    size: int = 192
+    """Side of the truth, in pixels."""
+    seeds: int = 4
+    """Of best-of and until-sure."""
+    system: str = "iter:photo@0.5"
+    """The restorer of best-of, until-sure and repair; it must sample."""
+    seed: int = 0
+    """Of the degradations, and the first of the restorations."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU when there is one."""
+
+    def __post_init__(self) -> None:
+        unknown = [job for job in self.jobs if job not in JOBS]
+        if unknown or not self.jobs:
+            raise ValueError(f"jobs must be some of {', '.joined(JOBS)}, got {', '.joined(unknown) or 'none'}.")
+        if self.seeds < 2 or self.size < 64 or self.size % 4:
+            raise ValueError("seeds must be at least 2, and size a multiple of 4 from 64 on.")
+
+
+def benchmark(options: HarmBenchmark, show: Show = silent) -> Outcome:
+    """Measure every job on every picture.
+
+    Raises:
+        ValueError: the folder is empty, or a restorer cannot be loaded.
+        FileNotFoundError: weights are missing.
+    """
+    job, found = Job(options.out, options, show=show), {}
+    for scale, names in ((1, ("auto-full-size",)), (4, tuple(name for name in JOBS if name != "auto-full-size"))):
+        jobs = {name: _JOBS[name] for name in options.jobs if name in names}
+        if not jobs:
+            continue
+        work = _Work(options)
+        given = {"cuts_each": options.cuts, "size": options.size, "scale": scale, "seed": options.seed}
+        for number, item in enumerate(items(options.hr, options.kinds, **given), 1):
+            for name, measure in jobs.items():
+                found.setdefault((name, item.kind), []).append(measure(work, item))
+            job.made[f"{item.name}@{scale}"] = {"was_done": False}
+            job.progress("measuring", number)
+    rows = table(found)
+    write_table(rows, options.out / "harm.json", options.out / "harm.csv")
+    show(Event("result", text_table(rows, digits=3), path=options.out))
+    for row in rows:
+        if row["difference"] < 0:
+            lost = -row["difference"]
+            job.note(f"{row['job']} on {row['kind']} pictures is {lost:.2f} dB worse than doing nothing.")
+    return job.finish("pictures", seed=options.seed)
+
+
+def table(found: dict[tuple[str, str], list[tuple[float, float]]]) -> list[dict[str, Any]]:
+    """A row per job and kind, and one of all kinds, of (PSNR without, PSNR with)."""
+    rows = []
+    for name in dict.fromkeys(job for job, _ in found):
+        kinds = {kind: values for (job, kind), values in found.items() if job == name}
+        kinds["all"] = [pair for rows_of in kinds.values() for pair in rows_of]
+        for kind, pairs in kinds.items():
+            before, after = fmean(pair[0] for pair in pairs), fmean(pair[1] for pair in pairs)
+            worse = fmean(new < old - SLIGHTLY for old, new in pairs)
+            numbers = {"nothing": before, "with": after, "difference": after - before, "worse": worse}
+            rows.append({"job": name, "kind": kind, "pictures": len(pairs), **numbers})
+    return rows
+
+
+class _Work:
+    """Restorers and judges, loaded once."""
+
+    def __init__(self, options: HarmBenchmark):
+        self.options, self.loaded = options, {}
+        self.selection, self.judge = Selection.from_pretrained(), RestorationJudge.from_pretrained()
+
+    def restorer(self, name: str, **asked: Any) -> tuple[Restorer, Any]:
+        """The restorer of a name and its options."""
+        system = find_system(name)
+        chosen = system.asked(**asked)
+        if name not in self.loaded:
+            placed = {"device": choose_device(self.options.device), "dtype": torch.float32}
+            self.loaded[name] = system.load(None, chosen, **placed)
+        return self.loaded[name], chosen
+
+    def run(self, low: Tensor, name: str, **asked: Any) -> Tensor:
+        """A restoration (1, 3, H, W)."""
+        restorer, chosen = self.restorer(name, **asked)
+        return _eight_bits(joined(restorer.bands(low, chosen)))
+
+    def seeds(self, item: Item) -> Iterator[Tensor]:
+        """Restorations by the system that samples."""
+        for seed in range(self.options.seed, self.options.seed + self.options.seeds):
+            yield self.run(item.low, self.options.system, scale=4, seed=seed)
+
+
+Measure = Callable[[_Work, Item], tuple[float, float]]
+"""PSNR without and with a job."""
+
+
+def _auto(work: _Work, item: Item) -> tuple[float, float]:
+    plan = work.selection.plan(item.low, 4)
+    return _near(_plain(item), item), _near(work.run(item.low, plan.system, scale=4, seed=0), item)
+
+
+def _full_size(work: _Work, item: Item) -> tuple[float, float]:
+    plan = work.selection.plan(item.low, 1)
+    return _near(item.low, item), _near(work.run(item.low, plan.system, scale=1, seed=0), item)
+
+
+def _effort(work: _Work, item: Item) -> tuple[float, float]:
+    plan = work.selection.plan(item.low, 4)
+    restorer, chosen = work.restorer(plan.system, scale=4, seed=0)
+    return _near(_plain(item), item), _near(_eight_bits(joined(RoutedRestorer(restorer).bands(item.low, chosen))), item)
+
+
+def _best_of(work: _Work, item: Item) -> tuple[float, float]:
+    made = list(work.seeds(item))
+    score = named("judge", lambda task: item.low)
+    choice = best_of_n(lambda seed: Candidate(item.name, made[seed], "seed"), score, range(len(made)))
+    return fmean(_near(picture, item) for picture in made), _near(choice.kept.value, item)
+
+
+def _until_sure(work: _Work, item: Item) -> tuple[float, float]:
+    made = list(work.seeds(item))
+    make = lambda seed: Candidate(item.name, made[seed], "seed")  # noqa: E731
+    choice = until_sure(make, range(len(made)), "judge", item.low)
+    return fmean(_near(picture, item) for picture in made), _near(choice.kept.value, item)
+
+
+def _repair(work: _Work, item: Item) -> tuple[float, float]:
+    restorer, chosen = work.restorer(work.options.system, scale=4, seed=work.options.seed)
+    draft = _eight_bits(joined(restorer.bands(item.low, chosen)))
+    mended = RepairingRestorer(restorer, work.judge).repair(draft, item.low, chosen).choice.kept.value
+    return _near(draft, item), _near(_eight_bits(mended), item)
+
+
+_JOBS: dict[str, Measure] = dict(zip(JOBS, (_auto, _full_size, _effort, _best_of, _until_sure, _repair), strict=True))
+
+
+def _plain(item: Item) -> Tensor:
+    return _eight_bits(imresize(item.low, size=tuple(item.high.shape[-2:])))
+
+
+def _eight_bits(picture: Tensor) -> Tensor:
+    return (picture.clamp(0, 1) * 255).round().cpu().float() / 255
+
+
+def _near(picture: Tensor, item: Item) -> float:
+    return min(float(psnr(picture, item.high, border=4)), 100.0)

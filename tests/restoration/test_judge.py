@@ -1,0 +1,208 @@
+"""The judge of restorations: what it learns, the best of several seeds by it, and that repair never harms."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from restoration import best
+from restoration.benchmark_restorers import INPUT, TRUTH, scored
+from restoration.evaluate_judge import JudgeEvaluation, evaluate
+from restoration.iter import ITEROptions, ITERRestorer
+from restoration.judge import AGAINST, ALONE, JudgeConfig, RestorationJudge, numbers_of
+from restoration.repair import RepairingRestorer
+from restoration.train_judge import JudgeTraining, train
+from vision.images import save_image
+from vision.metrics import psnr
+from vision.resize import imresize
+from vision.strategies import Candidate, Choice, read_choices, write_choices
+
+
+def photograph(seed: int, size: int = 112) -> torch.Tensor:
+    """(1, 3, size, size) with detail of all sizes, as photographs have."""
+    generator, image = torch.Generator().manual_seed(seed), torch.zeros(1, 3, size, size)
+    for side in (3, 6, 12, 24, 48, 96):
+        layer = torch.randn(1, 3, side, side, generator=generator) / side**0.8
+        image += torch.nn.functional.interpolate(layer, (size, size), mode="bicubic")
+    return (0.5 + 0.3 * image).clamp(0, 1)
+
+
+def noisy(image: torch.Tensor, strength: float, seed: int) -> torch.Tensor:
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+    return ((image + strength * noise).clamp(0, 1) * 255).round() / 255
+
+
+def known_folder(folder: Path, numbers: range) -> Path:
+    """As `benchmark restorers --keep` writes it; one restorer leaves more noise than the other, its seeds differ."""
+    for number in numbers:
+        high = (photograph(number) * 255).round() / 255
+        task = f"{number}_0/bicubic"
+        pictures = folder / "pictures" / task
+        save_image(imresize(high, 0.25).clamp(0, 1), pictures / INPUT)
+        save_image(high, pictures / TRUTH)
+        made, found = [], []
+        for place, (origin, seed, strength) in enumerate((("a", None, 0.02), ("b", 0, 0.05), ("b", 1, 0.09))):
+            result = noisy(high, strength, 10 * number + place)
+            save_image(result, pictures / f"{place}.png")
+            made.append(Candidate(task, pictures / f"{place}.png", origin, seed=seed))
+            found.append({"psnr_y": float(psnr(result, high, border=4)), "tex": 0.0})
+        write_choices(folder, [Choice(task, tuple(made), scored(found), 0)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory) -> Path:
+    """A folder with photographs, known restorations, others, and the judge that learnt from the former."""
+    folder = tmp_path_factory.mktemp("judge")
+    for number in range(3):
+        save_image(photograph(number, 160), folder / "photos" / f"{number}.png")
+    known_folder(folder / "known", range(4))
+    known_folder(folder / "held_out", range(10, 14))
+    options = JudgeTraining((folder / "known",), folder / "photos", folder / "weights", spoiled=60, steps=150, width=8)
+    assert train(options) == folder / "weights"
+    return folder
+
+
+def test_windows_have_as_many_numbers_with_an_input_as_without():
+    image = photograph(0, 120)
+    low = imresize(image, 0.25).clamp(0, 1)
+    alone, shape = numbers_of(image, None, 56)
+    against, same = numbers_of(image, low, 56)
+    assert shape == same == (2, 2) and alone.shape == against.shape == (4, ALONE + AGAINST)
+    assert torch.equal(alone[:, :ALONE], against[:, :ALONE]) and not alone[:, ALONE:].any() and against[:, -1].all()
+    assert numbers_of(image[..., :20, :30], None, 56)[1] == (1, 1)
+    for picture in (torch.zeros(1, 3, 56, 56), torch.ones(1, 3, 56, 56)):
+        assert numbers_of(picture, picture, 56)[0].isfinite().all()
+    with pytest.raises(ValueError, match="A result of 30 x 30 pixels is smaller than its input of 120 x 120"):
+        numbers_of(low, image, 56)
+
+
+def test_a_judge_learns_which_restoration_is_nearer_and_says_the_same_when_it_is_loaded(learnt, tmp_path):
+    judge = RestorationJudge.from_pretrained(learnt / "weights")
+    out = evaluate(
+        JudgeEvaluation(
+            (learnt / "held_out",),
+            learnt / "photos",
+            tmp_path / "out",
+            (f"judge:{learnt / 'weights'}", "consistency"),
+            spoiled=40,
+        )
+    )
+    assert out.code == 0
+    row = json.loads((tmp_path / "out" / "agreement.json").read_text())[0]
+    assert row["two seeds"] >= 0.75 and row["two methods"] >= 0.75 and row["spoiled"] > 0.6
+    assert (row["pairs of two seeds"], row["pairs of two methods"], row["pairs of spoiled"]) == (4, 8, 40)
+    judge.save_pretrained(tmp_path / "again")
+    image = photograph(9)
+    again = RestorationJudge.from_pretrained(tmp_path / "again")
+    assert torch.equal(again.windows(image), judge.windows(image)) and judge.windows(image).shape == (2, 2)
+
+
+def test_folders_without_pictures_and_restorers_without_seeds_teach_nothing(learnt, tmp_path):
+    verdicts = scored([{"psnr_y": 30.0, "tex": 0.2}, {"psnr_y": 20.0, "tex": 0.1}])
+    candidates = (Candidate("0_0/x", None, "a"), Candidate("0_0/x", None, "b"))
+    write_choices(tmp_path / "bare", [Choice("0_0/x", candidates, verdicts, 0)])
+    with pytest.raises(ValueError, match="holds no pictures; let benchmark restorers --keep write it"):
+        train(JudgeTraining((tmp_path / "bare",), learnt / "photos", tmp_path / "out"))
+    one = read_choices(learnt / "known")[0]
+    write_choices(learnt / "single", [])
+    kept = replace(one, candidates=one.candidates[:2], verdicts=one.verdicts[:2])
+    single = learnt / "known" / "single"
+    with pytest.raises(ValueError, match="lies outside"):
+        write_choices(single, [kept])
+    with pytest.raises(ValueError, match="Name at least one folder"):
+        JudgeTraining((), tmp_path, tmp_path)
+
+
+class Closeness:
+    """A judge that knows the truth."""
+
+    config = JudgeConfig()
+
+    def __init__(self, truth: torch.Tensor):
+        self.truth = truth
+
+    def windows(self, picture, image=None):
+        side = self.config.side
+        if picture.shape != self.truth.shape:  # a single window: found by what it resembles
+            cut = self.truth.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+            return -(cut - picture).square().mean((1, 2, 3)).min().view(1, 1) * 1e4
+        error = (picture - self.truth).square().mean(1, keepdim=True)
+        return -torch.nn.functional.avg_pool2d(error, side)[0, 0] * 1e4
+
+
+@pytest.fixture
+def mini():
+    return ITERRestorer.from_pretrained("builtin:tiny-mini")
+
+
+def test_faulty_windows_are_made_anew_and_the_others_stay(mini):
+    truth = photograph(3, 112)
+    image = imresize(truth, 0.25).clamp(0, 1)
+    draft = imresize(image, 4).clamp(0, 1)
+    draft[..., :56, 56:] = torch.rand(1, 3, 56, 56)
+    judge = Closeness(truth)
+    done = RepairingRestorer(mini, judge).repair(draft, image, ITEROptions(fidelity=0.0))
+    kept = done.choice.kept
+    assert (done.windows, done.faulty) == (4, 1) and kept.origin != "draft" and "1 of 4 windows faulty" in str(done)
+    assert torch.equal(done.choice.candidates[1].value[..., 56:, :], draft[..., 56:, :])
+    assert float(psnr(kept.value, truth)) > float(psnr(draft, truth)) + 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_repair_is_never_below_its_draft_by_the_judge(mini, seed, learnt):
+    judge = RestorationJudge.from_pretrained(learnt / "weights")
+    image = imresize(photograph(seed, 120), 0.25).clamp(0, 1)
+    draft = torch.cat(list(mini.bands(image, ITEROptions(fidelity=0.0))), 2)
+    done = RepairingRestorer(mini, judge).repair(draft, image, ITEROptions(fidelity=0.0))
+    score = lambda picture: float(judge.windows(picture, image).mean())  # noqa: E731
+    assert score(done.choice.kept.value) >= score(draft)
+    if not done.faulty:
+        assert done.choice.kept.value is draft
+
+
+def seeded(truth):
+    """Candidates whose noise falls with the seed."""
+    return lambda seed: Candidate("t", noisy(truth, 0.3 / (1 + seed) ** 2, seed), "x", seed=seed)
+
+
+def test_until_sure_makes_no_more_once_one_leads_surely(learnt):
+    truth, name = photograph(20, 224), f"judge:{learnt / 'weights'}"
+    image = imresize(truth, 0.25).clamp(0, 1)
+    choice = best.until_sure(seeded(truth), range(8), name, image)
+    assert len(choice.candidates) < 8 and choice.kept.seed == len(choice.candidates) - 1
+    same = best.until_sure(lambda seed: Candidate("t", truth, "x", seed=seed), range(3), name, image)
+    assert len(same.candidates) == 3 and same.chosen == 0 and same.why == "not verified in 3 turns"
+    with pytest.raises(ValueError, match="niqe has not"):
+        best.until_sure(seeded(truth), range(3), "niqe", image)
+
+
+def test_the_best_seed_is_the_one_with_the_highest_score(learnt):
+    truth = photograph(21)
+    low = imresize(truth, 0.25).clamp(0, 1)
+    score = best.named(f"judge:{learnt / 'weights'}", lambda task: low)
+    choice = best.best_seed(seeded(truth), range(3), score)
+    assert choice.kept.seed == 2 and len(choice.candidates) == 3
+
+
+def test_evaluators_that_are_not_known_to_beat_chance_are_told(tmp_path, monkeypatch):
+    rows = [("good", 0.7, 200), ("small", 0.7, 5), ("chance", 0.5, 2000)]
+    told = [{"evaluator": name, "two seeds": share, "pairs of two seeds": pairs} for name, share, pairs in rows]
+    (tmp_path / "agreement.json").write_text(json.dumps(told))
+    monkeypatch.setattr(best, "EMBEDDED", tmp_path)
+    assert best.doubt("good") is None and "was not measured" in best.doubt("niqe")
+    assert "right about two seeds in 0.50 of 2000 pairs" in best.doubt("chance") and "no better" in best.doubt("small")
+
+
+def test_the_judge_that_ships_prefers_the_less_noisy_picture_and_is_known_to_beat_chance():
+    judge = RestorationJudge.from_pretrained()
+    cat = np.asarray(PIL.Image.open(Path(__file__).parents[2] / "examples" / "cat.jpg").convert("RGB"))
+    good = torch.from_numpy(cat).permute(2, 0, 1)[None].float() / 255
+    assert judge.windows(good).mean() > judge.windows(noisy(good, 0.15, 0)).mean()
+    assert best.doubt("judge") is None
