@@ -72,7 +72,7 @@ class JudgeNetwork(nn.Module):
         return self.score(F.silu(self.hidden(normal)))[:, 0]
 
 
-class RestorationJudge(hub.Pretrained):
+class RestorationJudge:
     """Scores restorations.
 
     Args:
