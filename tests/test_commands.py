@@ -27,7 +27,10 @@ SMALLER = {
     r"burnish evaluate gtr": f"{OBJECT} --views 6",
     r"burnish evaluate (iter|pasd)": "--crop 48 --peers animevideov3",
     r"burnish evaluate r1-restorations": "--crop 64 --windows 1 --seeds 2",
-    r"burnish evaluate scl .*votes": "--rows test.jsonl",
+    r"burnish evaluate scl .*(votes|rank-reviews)": "--rows test.jsonl",
+    r"burnish evaluate verifier": "--limit 3",
+    r"burnish judge --audit": "--max-new-tokens 2",
+    r"burnish benchmark judge-reward": "--taught 1 --updates 1 --prompts 2 --samples 2 --tests 2",
     r"burnish benchmark restorers": "--cuts 1 --size 64 --kinds blind --systems none iter:clean@1",
     r"burnish benchmark pie": "--steps 4 --rounds 1 --source builtin:tiny",
     r"burnish train r1 --stage": "--steps 1 --batch-size 2 --accumulate 1 --max-new-tokens 4 --start runs/sft/weights",
@@ -36,6 +39,7 @@ SMALLER = {
 """Beginning of a line (a regular expression) -> options that make it short; the first that fits."""
 NOT_RUN = {
     r"burnish web": "serves until it is interrupted; tests/scripts/test_web.py opens the page",
+    r"burnish serve": "serves until it is interrupted; tests/reward_vlm/test_serve.py asks it",
     r".*--engine ray": "starts a Ray cluster; tests/restoration/test_restore_at_scale.py starts one",
     r"burnish restore shards": "reads shards of your own; tests/restoration/test_restore_at_scale.py makes some",
     r".*one-step:": "needs converted weights; tests/restoration/one_step makes small ones",
