@@ -208,7 +208,7 @@ class TrainingRun:
             numbers: dict[str, float] = {}
             for name, optimizer in self.optimizers.items():
                 for index, entries in optimizer.state_dict()["state"].items():
-                    for key, value in entries.items():
+                    for key, value in _unwrapped(entries):
                         where = tensors if isinstance(value, Tensor) else numbers
                         where[f"{name}:optimizer:{index}:{key}"] = value
             scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
@@ -313,3 +313,9 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _synchronise(accelerator: Accelerator, module: nn.Module, now: bool) -> Any:
     return contextlib.nullcontext() if now else accelerator.no_sync(module)
+
+
+def _unwrapped(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The entries of an optimizer's state. bitsandbytes wraps some of them once more, and takes them plain too."""
+    for key, value in entries.items():
+        yield from value.items() if isinstance(value, Mapping) else [(key, value)]

@@ -5,6 +5,7 @@ Loading is strict and runs no code; pickled checkpoints are read by `burnish con
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,10 @@ def load_pretrained(cls: Any, folder: str | Path, *, dtype: torch.dtype = torch.
         options["variant"] = "fp16"
     library = cls.__module__.split(".")[0]
     options |= {"torch_dtype": dtype} if library == "diffusers" else {"dtype": dtype, "trust_remote_code": False}
+    if library == "transformers":
+        options["ignore_mismatched_sizes"] = True  # they are reported instead, and refused below
     with library_errors(f"{folder} does not load"), silent():
+        _refuse_larger(cls, folder)
         module, report = cls.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
         )
@@ -114,6 +118,36 @@ def load_pretrained(cls: Any, folder: str | Path, *, dtype: torch.dtype = torch.
         raise ValueError(f"{folder} does not fit its config: it {', and it '.join(reasons)}.")
     refuse_infinite(folder, module.state_dict())
     return align(module.eval())
+
+
+def _refuse_larger(cls: Any, folder: Path) -> None:
+    """
+    Raises:
+        ValueError: the network of config.json has more than twice the numbers that the folder holds (tied ones
+            are stored once): it would be filled with random ones first.
+    """
+    from accelerate import init_empty_weights
+    from safetensors import safe_open
+
+    stored = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            stored += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+    if cls.__module__.startswith("diffusers"):
+        with init_empty_weights():
+            network = cls.from_config(cls.load_config(folder, local_files_only=True))
+    else:
+        from transformers import AutoConfig
+
+        kind = getattr(cls, "config_class", None) or AutoConfig
+        config = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if getattr(config, "quantization_config", None) is not None:
+            return
+        with init_empty_weights():
+            network = cls(config) if kind is not AutoConfig else cls.from_config(config, trust_remote_code=False)
+    described = sum(tensor.numel() for tensor in network.parameters())
+    if described > 2 * stored:
+        raise ValueError(f"its config describes a network of {described:,} numbers, and its weights hold {stored:,}")
 
 
 def load_tokenizer(cls: Any, folder: str | Path, **options: Any) -> Any:

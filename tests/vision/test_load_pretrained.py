@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from restoration import OneStepRestorer, PASDRestorer
+from tests.fuzz import peak, start_of_peak
 from vision.diffusion.backbone import load_backbone, load_text, token_ids
 from vision.edit import PIEEditor
 from vision.weights import save_tokenizer
@@ -55,6 +56,21 @@ def test_a_missing_tensor_is_named(copied):
             pipeline.from_pretrained(folder)
         save_file(tensors, path, {"format": "pt"})
     pipeline.from_pretrained(folder)
+
+
+def test_a_config_of_a_larger_network_is_refused_before_that_is_made(copied):
+    pipeline, folder = copied
+    sizes = {"unet": "block_out_channels", "vae": "block_out_channels", "text_encoder": "intermediate_size"}
+    for part, name in sizes.items():
+        path = folder / part / "config.json"
+        content, config = path.read_text(), json.loads(path.read_text())
+        config[name] = [4096] * len(config[name]) if isinstance(config[name], list) else 1 << 20
+        path.write_text(json.dumps(config))
+        start = start_of_peak()
+        with pytest.raises(ValueError, match="describes a network of|does not fit its config"):
+            pipeline.from_pretrained(folder)
+        assert peak() - start < 500 << 20
+        path.write_text(content)
 
 
 @pytest.mark.parametrize("damage", ["unexpected", "misshapen", "infinite", "cut off", "pickled"])
