@@ -51,6 +51,11 @@ def test_every_training_in_every_precision():
 
 
 @pytest.mark.slow
+def test_every_recipe_in_every_precision():
+    passes(HERE / "second_device" / "check_recipes.py")
+
+
+@pytest.mark.slow
 def test_the_suite_passes_where_there_is_a_gpu():
     """`make test` on such a machine: `auto` is the GPU there, and trainings take it."""
     passes(HERE, f"--deselect={HERE / 'test_devices.py'}")

@@ -67,7 +67,7 @@ def test_a_config_of_a_larger_network_is_refused_before_that_is_made(copied):
         config[name] = [4096] * len(config[name]) if isinstance(config[name], list) else 1 << 20
         path.write_text(json.dumps(config))
         start = start_of_peak()
-        with pytest.raises(ValueError, match="describes a network of|does not fit its config"):
+        with pytest.raises(ValueError, match=r"describes a network of|does not fit its config"):
             pipeline.from_pretrained(folder)
         assert peak() - start < 500 << 20
         path.write_text(content)

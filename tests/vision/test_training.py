@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,6 +109,36 @@ def test_a_stopped_run_ends_as_a_straight_one(tmp_path, changes):
     results = [run(tmp_path / "stopped", max_seconds=0.0, **changes) for _ in range(12)]
     assert results[:-1] == [None] * 11 and torch.equal(straight, results[-1])
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "straight")
+
+
+class WrappingAdamW(torch.optim.AdamW):
+    """Gives its moments in one more mapping, as bitsandbytes does, and takes them so or plain."""
+
+    def state_dict(self):
+        found = super().state_dict()
+        state = {}
+        for index, entries in found["state"].items():
+            moments = {key: value for key, value in entries.items() if key != "step"}
+            state[index] = {"step": entries["step"], "__wrapped__": moments}
+        return found | {"state": state}
+
+    def load_state_dict(self, found):
+        state = {}
+        for index, entries in found["state"].items():
+            moments = entries.get("__wrapped__", {})
+            state[index] = {key: value for key, value in (entries | moments).items() if key != "__wrapped__"}
+        super().load_state_dict(found | {"state": state})
+
+
+def test_the_wrapped_state_of_an_eight_bit_optimizer_is_kept(tmp_path, monkeypatch):
+    library = SimpleNamespace(AdamW8bit=WrappingAdamW)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(optim=library))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", library)
+    straight = run(tmp_path / "straight", eight_bit=True)
+    while (stopped := run(tmp_path / "stopped", eight_bit=True, max_seconds=0.0)) is None:
+        pass
+    assert torch.equal(stopped, straight)
+    assert any("exp_avg" in name for name in load_state(tmp_path / "stopped" / "checkpoint.safetensors")[0])
 
 
 @pytest.mark.parametrize("log_every", [1, 5])
