@@ -64,17 +64,17 @@ def find_topology(sdf: Tensor) -> Topology:
 
     A grid without a sign change (counting the ring) gives no vertices and no faces.
     """
-    values = sdf.detach().double().cpu().numpy()
-    resolution = tuple(values.shape)
-    padded = np.pad(values, 1, constant_values=RING)
-    inside = padded < 0
+    # Only signs matter for which edges are cut. Squeezing the magnitudes keeps every vertex clearly off the grid points
+    # in scikit-image's float32 output, so that its edge can be read off its coordinates.
+    resolution, exact = tuple(sdf.shape), torch.float32 if sdf.device.type == "mps" else torch.float64
+    padded = torch.nn.functional.pad(sdf.detach().to(exact), (1,) * 6, value=RING)
+    magnitude = 0.05 + padded.abs() / (1 + padded.abs())
+    squeezed = torch.where(padded < 0, -magnitude, magnitude).float().cpu().numpy()
+    inside = squeezed < 0
     if not inside.any():
         empty = torch.zeros(0, 3, dtype=torch.int64, device=sdf.device)
         return Topology(empty, empty, empty.new_zeros(0, 12), empty, resolution)
-    # Only signs matter for which edges are cut. Squeezing the magnitudes keeps every vertex clearly off the grid points
-    # in scikit-image's float32 output, so that its edge can be read off its coordinates.
-    squeezed = np.where(inside, -1.0, 1.0) * (0.05 + np.abs(padded) / (1 + np.abs(padded)))
-    found, faces, _, _ = marching_cubes(squeezed.astype(np.float32), 0.0)
+    found, faces, _, _ = marching_cubes(squeezed, 0.0)
     rounded = np.rint(found)
     offset = np.abs(found - rounded)
     axis = offset.argmax(1)

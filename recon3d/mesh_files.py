@@ -60,7 +60,9 @@ def load_mesh(path: str | Path) -> Mesh:
     except (BadImage, FileNotFoundError):
         raise
     except DAMAGES as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".")
+        if not reason or isinstance(error, (NameError, AttributeError, LookupError, AssertionError)):
+            reason = "its content is damaged"  # these talk about the reader's code
         raise ValueError(f"{path.name} cannot be read as a mesh: {reason}.") from error
     return mesh.check()
 

@@ -13,7 +13,7 @@ PACKAGES = ("vision", "restoration", "recon3d", "reward_vlm")
 FILES = sorted(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
 HOMES = {
     "diffusers": ("vision/diffusion", "vision/edit", "restoration/pasd", "restoration/one_step"),
-    "accelerate": ("vision/training.py", "vision/training_run.py"),
+    "accelerate": ("vision/training.py", "vision/training_run.py", "vision/weights.py"),
     "open_clip": ("vision/metrics.py", "restoration/pasd/prompts.py"),
     "trl": ("reward_vlm",),
     "peft": ("reward_vlm",),

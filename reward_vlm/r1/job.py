@@ -16,6 +16,7 @@ from reward_vlm.audit import Watched, told
 from reward_vlm.data import read_rows
 from reward_vlm.dialogue import Video
 from reward_vlm.fields import answer_of, check_fields, open_picture, pictures_of, read_video, text_of, video_of
+from reward_vlm.forms import preference_form
 from reward_vlm.job import AskOptions, RowJob, place
 from reward_vlm.judges import Judge, Judged, Query, as_query
 from reward_vlm.open_judge import open_judge
@@ -175,8 +176,11 @@ class QueryRow:
 
 
 def query_row(data: Mapping[str, Any], folder: Path) -> QueryRow:
-    """A row {question, answers: [two or more texts, or {"image": path}], image? | images? | video?, id?}."""
-    check_fields(data, ("id", "question", "answers", "image", "images", "video"), ("question", "answers"))
+    """A row {question, answers: [two or more texts, or {"image": path}], image? | images? | video?, id?}, or a row of
+    preferences in any form (`reward_vlm.forms`), whose labels are passed over."""
+    data = preference_form(data)
+    known = ("id", "question", "answers", "image", "images", "video", "better", "rationale", "category", "difficulty")
+    check_fields(data, known, ("question", "answers"))
     if not isinstance(data["answers"], list) or len(data["answers"]) < 2:
         raise ValueError(f"answers must be a list of two or more, got {data['answers']!r}.")
     answers = tuple(answer_of(answer, folder) for answer in data["answers"])

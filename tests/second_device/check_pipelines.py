@@ -11,6 +11,7 @@ from PIL import Image
 from recon3d import GTRReconstructor
 from recon3d.cameras import gtr_rig
 from recon3d.gtr.options import GTRConfig, GTROptions
+from recon3d.looks import contact_sheet, lit, looks, turntable_frames
 from recon3d.render import render
 from recon3d.vase import vase
 from restoration import ITEROptions, ITERRestorer, OneStepOptions, OneStepRestorer, PASDOptions, PASDRestorer
@@ -182,6 +183,16 @@ def test_gtr_with_a_generator(dtype):
     reconstructor = GTRReconstructor.from_pretrained("builtin:tiny", device="cuda", dtype=dtype)
     found = reconstructor(views, QUICK)
     assert len(found.faces) > 20 and found.vertices.isfinite().all()
+
+
+def test_pictures_of_meshes():
+    mesh, cameras = vase(12, 12, 16), gtr_rig(16)
+    for bare in (False, True):
+        assert agrees(lit(mesh.to("cuda"), cameras, bare=bare), lit(mesh, cameras, bare=bare), torch.float32)
+    shown = looks(mesh.to("cuda"), cameras)
+    assert agrees(shown, looks(mesh, cameras), torch.float32)
+    assert contact_sheet([("mesh", shown)]).size[0] > 16
+    assert len(list(turntable_frames(mesh.to("cuda"), frames=2, size=16))) == 2
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

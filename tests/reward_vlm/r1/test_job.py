@@ -13,7 +13,7 @@ from PIL import Image
 from reward_vlm.data import write_rows
 from reward_vlm.judges import Vote, tally
 from reward_vlm.photo_pairs import QUESTION
-from reward_vlm.r1.job import JudgeOptions, judge_question, judge_rows
+from reward_vlm.r1.job import JudgeOptions, judge_question, judge_rows, query_row
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
 from reward_vlm.scenes import QUESTION as SCENES
@@ -129,6 +129,26 @@ def _full(path):
         return own(name, mode, **settings)
 
     return opened
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "q", "answers": ["a", "b"], "better": 2, "category": "c", "rationale": "r", "difficulty": 1},
+        {"query": "q", "response": ["a", "b"], "human_ranking": [1, 0]},
+        {"Text": "q", "Output1": "a", "Output2": "b", "Better": "Output1", "ID": "7", "Category": "c"},
+        {"question": "q", "chosen": "a", "rejected": "b", "ds_name": "d"},
+        {"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}],
+         "rejected": [{"role": "assistant", "content": "b"}]},
+    ],
+    ids=["own", "VL-RewardBench", "Multimodal RewardBench", "RLAIF-V", "TRL"],
+)  # fmt: skip
+def test_rows_of_preferences_are_judged_without_their_labels(row, rows, tmp_path):
+    write_rows(rows, [row | {"image": "red.png"}])
+    found = query_row(row | {"image": "red.png"}, rows.parent)
+    assert found.question == "q" and sorted(found.answers) == ["a", "b"] and len(found.images) == 1
+    assert judge_rows(command(rows, tmp_path / "out.jsonl")).code == 0
+    assert len(read(tmp_path / "out.jsonl")) == 1
 
 
 def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch, capsys):
