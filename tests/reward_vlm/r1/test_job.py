@@ -144,8 +144,9 @@ def _full(path):
     ids=["own", "VL-RewardBench", "Multimodal RewardBench", "RLAIF-V", "TRL"],
 )  # fmt: skip
 def test_rows_of_preferences_are_judged_without_their_labels(row, rows, tmp_path):
-    write_rows(rows, [row | {"image": "red.png"}])
-    found = query_row(row | {"image": "red.png"}, rows.parent)
+    row = row | {"Image" if "Text" in row else "image": "red.png"}
+    write_rows(rows, [row])
+    found = query_row(row, rows.parent)
     assert found.question == "q" and sorted(found.answers) == ["a", "b"] and len(found.images) == 1
     assert judge_rows(command(rows, tmp_path / "out.jsonl")).code == 0
     assert len(read(tmp_path / "out.jsonl")) == 1
