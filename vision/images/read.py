@@ -116,7 +116,7 @@ def _check_size(path: str, size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise BadImage(
             f"{path} has {width} x {height} pixels, more than the limit of {max_pixels:,}; "
-            "raise max_pixels (--max-pixels) if the picture is genuine."
+            "make it smaller, or raise max_pixels (--max-pixels of restore and edit) if it is genuine."
         )
     if not width * height:
         raise BadImage(f"{path} has no pixels ({width} x {height}).")
