@@ -244,7 +244,8 @@ class Job:
             return
         seconds, problems = round(time.monotonic() - self.started, 3), facts.setdefault("problems", self.problems)
         write_run(self.out / name, options=to_dict(self.options), seconds=seconds, **facts)
-        text = f"{self.out}: {number} {noun if number != 1 else noun.removesuffix('s')}"
+        one = noun.removesuffix("es") if noun.endswith("shes") else noun.removesuffix("s")
+        text = f"{self.out}: {number} {noun if number != 1 else one}"
         text += f" ({earlier} done before)" if earlier else ""
         text += f", {len(problems)} refused" if problems else ""
         self.show(Event("result", one_line(f"{text}; {name} says how. {_duration(seconds)}"), path=self.out))

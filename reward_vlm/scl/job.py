@@ -66,7 +66,8 @@ def answer_rows(options: AnswerOptions, show: Show = silent) -> Outcome:
     assert options.rows is not None and options.out is not None
     rows, problems = read_rows(options.rows, open_question, skip_bad=options.skip_bad)
     if not rows:
-        raise ValueError(f"{options.rows} holds no question that can be answered.")
+        why = f": {problems[0]}" if problems else "."
+        raise ValueError(f"{options.rows} holds no question that can be answered{why}")
     alone = replace(options, options=replace(options.options, batch_size=1))  # replies do not depend on it
     job = RowJob(options.out, options, {**to_dict(alone), "rows": digest(options.rows)}, show)
     job.leave_out(problems)
