@@ -108,7 +108,7 @@ class Finishing(nn.Module):
 
         latents = drain(denoise_steps(run.latents, predict, run.scheduler)).state.latents
         picture = self.decoder(self.post_quant_conv(latents / restorer.vae.config.scaling_factor)) / 2 + 0.5
-        return restorer.finish(run, picture), picture, heads
+        return restorer.finish(run, picture).to(low.device), picture, heads
 
 
 class HeldOut:

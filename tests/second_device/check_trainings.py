@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
+from restoration import PASDRestorer
+from restoration.pasd.pixel_stage import Finishing
 from tests.kill_trainings import TRAININGS
 
 PRECISIONS = ["no", "bf16", "fp16"]
@@ -40,6 +43,17 @@ def test_our_loop(name, precision, tmp_path):
     options = replace(options, mixed_precision=precision, steps=2)
     assert train(options, max_seconds=0.0) is None
     assert (train(options) / "model_index.json").exists() or any((tmp_path / "run").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_pixel_stage_of_pasd(dtype):
+    stage = Finishing(PASDRestorer.from_pretrained("builtin:tiny")).to("cuda")
+    side = round(32 * stage.frozen[0].config.scale)
+    batch = {"high": torch.rand(1, 3, side, side).cuda(), "low": torch.rand(1, 3, 32, 32).cuda()}
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        loss, logs = stage(batch, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert loss.is_cuda and loss.isfinite() and {"error", "tones"} <= logs.keys()
 
 
 def test_the_classifier(tmp_path):
