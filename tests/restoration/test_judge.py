@@ -202,7 +202,7 @@ def test_evaluators_that_are_not_known_to_beat_chance_are_told(tmp_path, monkeyp
 
 def test_the_judge_that_ships_prefers_the_less_noisy_picture_and_is_known_to_beat_chance():
     judge = RestorationJudge.from_pretrained()
-    cat = np.asarray(PIL.Image.open(Path(__file__).parents[2] / "examples" / "cat.jpg").convert("RGB"))
+    cat = np.array(PIL.Image.open(Path(__file__).parents[2] / "examples" / "cat.jpg").convert("RGB"))
     good = torch.from_numpy(cat).permute(2, 0, 1)[None].float() / 255
     assert judge.windows(good).mean() > judge.windows(noisy(good, 0.15, 0)).mean()
     assert best.doubt("judge") is None
