@@ -12,9 +12,6 @@ import torch
 from reward_vlm.r1 import recipe_mini as r1_recipe
 from reward_vlm.r1 import recipe_restoration
 from reward_vlm.r1.judge import R1Judge
-from reward_vlm.scl import recipe_mini as scl_recipe
-from reward_vlm.scl.corrector import SCLCorrector
-from reward_vlm.scl.options import DPO, LoRA, SCLOptions
 from reward_vlm.tiny import SMALLEST
 from tests.restoration.iter import test_mini
 from tests.restoration.pasd import test_train as pasd_tests
@@ -91,7 +88,7 @@ def test_r1(dtype, tmp_path, monkeypatch):
             folder=tmp_path, sft_steps=2, sft_every=2, rounds=1, steps=2, rows=(64, 64, 2), tests=2, size=SMALLEST
         )
     )
-    assert R1Judge.from_pretrained(weights).config.style == "plain"
+    assert R1Judge.from_pretrained(weights).config.template == "plain"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -99,16 +96,3 @@ def test_the_judge_of_restorations(dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(r1_recipe, "R1Training", partial(r1_recipe.R1Training, dtype=dtype))
     assert issubclass(recipe_restoration.PictureJudgeTraining, r1_recipe.MiniR1Training)
     test_recipe_restoration.test_both_stages_train_a_judge_that_loads(tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_scl(dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(scl_recipe, "SCLRounds", partial(scl_recipe.SCLRounds, dtype=dtype))
-    recipe = scl_recipe.MiniSCLTraining(
-        folder=tmp_path, rounds=1, questions=8, validation=4, tests=6, size=SMALLEST,
-        dpo=DPO(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, warmup=0.0, lora=LoRA(rank=0)),
-        cold=scl_recipe.ColdStart(answers=4, until=0.0, look=2, reviews=2, batch_size=4),
-        asking=SCLOptions(temperature=1.0, batch_size=8),
-    )  # fmt: skip
-    found = scl_recipe.train(recipe)
-    assert SCLCorrector.from_pretrained(found).config.style == "plain" and scl_recipe.train(recipe) == found
