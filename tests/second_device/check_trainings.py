@@ -48,8 +48,8 @@ def test_our_loop(name, precision, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_pixel_stage_of_pasd(dtype):
     stage = Finishing(PASDRestorer.from_pretrained("builtin:tiny")).to("cuda")
-    side = round(32 * stage.frozen[0].config.scale)
-    batch = {"high": torch.rand(1, 3, side, side).cuda(), "low": torch.rand(1, 3, 32, 32).cuda()}
+    side = round(48 * stage.frozen[0].config.scale)
+    batch = {"high": torch.rand(1, 3, side, side).cuda(), "low": torch.rand(1, 3, 48, 48).cuda()}
     with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
         loss, logs = stage(batch, torch.Generator().manual_seed(0))
     loss.backward()
