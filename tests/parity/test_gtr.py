@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,8 +174,15 @@ def test_generator(case: Case) -> None:
     given = case.meta["config"]
     weights = case.part("generator.")
     config = GeneratorConfig(
-        **{field.name: given[field.name] for field in fields(GeneratorConfig) if field.name in given},
+        in_channels=given["in_channels"],
         plane_resolution=tuple(weights["planes"].shape[-2:]),
+        out_channels=given["out_channels"],
+        patch_size=given["patch_size"],
+        model_channels=given["model_channels"],
+        num_layers=given["num_layers"],
+        num_heads=given["num_heads"],
+        num_head_channels=given["num_head_channels"],
+        upsample_factor=given["upsample_factor"],
         gated="attn_layers.0.ff.net.0.proj.weight" in weights,
         norm_image_tokens="norm1.weight" in weights,
     )

@@ -283,15 +283,19 @@ def compare_draws(tensors, prefix, batch, steps, drawn):
 CASES = about()["files"].get("sampling.safetensors", {}).get("cases", [])
 
 
-CHOSEN = ("T", "gamma", "threshold", "temp_token", "temp_mask", "adaptive")
-"""What a case chose, in the order of `SamplingOptions`."""
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_sampling(model, case, drawn_positions):
     tensors, prefix, batch = Tensors("sampling"), f"{case['name']}.", case["batch"]
-    options = SamplingOptions(*(case[name] for name in CHOSEN), batch_counts=True)
+    options = SamplingOptions(
+        steps=case["T"],
+        schedule=case["gamma"],
+        threshold=case["threshold"],
+        temperature_tokens=case["temp_token"],
+        temperature_mask=case["temp_mask"],
+        adaptive=case["adaptive"],
+        batch_counts=True,
+    )
     observed = Observed(tensors["init_tokens"][:batch], {})
     recorder = Recorder(model)
     sampler = TokenSampler(recorder, options)
