@@ -96,7 +96,7 @@ class PASDOptions:
     tile: int | None = None
     """Largest side of a tile, in latents; None chooses by the free memory, 0 takes every picture whole."""
     tile_overlap: int | None = None
-    """Latents of context on each inner side of a tile."""
+    """Latents of context on each inner side of a tile; with the published tiling, latents that neighbours share."""
     tiling: Literal["blended", "published"] = "blended"
     """blended fades tiles into each other; published weights them by a gaussian, as published."""
     tile_batch: int = 1

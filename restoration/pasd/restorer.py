@@ -42,7 +42,7 @@ from vision.refine import Step, item_generators
 from vision.refine.step import Stop
 from vision.tiles import Tiles
 
-PUBLISHED = {"start_reading": "published", "tiling": "published", "tile": 320, "tile_overlap": 4, "eight_bit": True}
+PUBLISHED = {"start_reading": "published", "tiling": "published", "tile": 320, "tile_overlap": 8, "eight_bit": True}
 """Options that make results those of the published code."""
 
 Draw = Callable[[tuple[int, ...]], Tensor]

@@ -208,7 +208,7 @@ def options_of(told: dict[str, Any], **more: Any) -> PASDOptions:
         "start": "noise" if given["init_latent_with_noise"] else "image",
         "start_level": given["added_noise_level"],
         "tile": given["latent_tiled_size"],
-        "tile_overlap": given["latent_tiled_overlap"] // 2,  # theirs is what neighbours share
+        "tile_overlap": given["latent_tiled_overlap"],
         "vae_tile": 0,
     }
     return PASDOptions(**(PUBLISHED | named | more))
@@ -390,7 +390,7 @@ def test_noise_schedule(count):
 def test_tiles(number):
     row = facts("tiles")["latent"][number]
     height, width, size, overlap = (row[key] for key in ("latent_h", "latent_w", "tile", "overlap"))
-    tiles = GaussianTiles(size, overlap // 2)  # theirs is what neighbours share
+    tiles = GaussianTiles(size, overlap)
     boxes = tiles.boxes(height, width)
     assert [[b.left, b.top, b.right - b.left, b.bottom - b.top] for b in boxes] == row["tile_xywh"]
     assert (len(boxes) > 1) == row["tiled"]

@@ -22,20 +22,20 @@ class GaussianTiles:
 
     size: int
     """Side of a tile in latents; a picture of no more than its square goes whole."""
-    overlap: int = 4
-    """Latents of context on each inner side of a tile; neighbours share twice as many."""
+    shared: int = 8
+    """Latents that neighbours share, on one side."""
 
     def __post_init__(self) -> None:
-        if not 0 <= 2 * self.overlap < self.size:
-            raise ValueError(f"overlap must lie in [0, size / 2), got overlap {self.overlap} for size {self.size}.")
+        if not 0 <= self.shared < self.size:
+            raise ValueError(f"Neighbours share at least 0 and fewer than all {self.size} latents, got {self.shared}.")
 
     def boxes(self, height: int, width: int) -> list[Box]:
         """The tiles of `height` x `width` latents, columns from left to right."""
         if height * width <= self.size**2:
             return [Box(0, 0, height, width)]
         side = min(self.size, height, width)
-        if side <= 2 * self.overlap:
-            raise ValueError(f"A picture of {height} x {width} latents is too small for an overlap of {self.overlap}.")
+        if side <= self.shared:
+            raise ValueError(f"{height} x {width} latents are too few for tiles that share {self.shared}.")
         return [
             Box(top, left, top + side, left + side)
             for left in self._starts(width, side)
@@ -72,6 +72,6 @@ class GaussianTiles:
         return torch.outer(bell(side / 2), bell((side - 1) / 2))
 
     def _starts(self, length: int, side: int) -> list[int]:
-        stride = side - 2 * self.overlap
+        stride = side - self.shared
         count = max(1, math.ceil((length - side) / stride) + 1)
         return [min(i * stride, length - side) for i in range(count)]

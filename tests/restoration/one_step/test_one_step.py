@@ -162,7 +162,7 @@ def test_tiles_see_what_the_whole_sees_where_the_network_is_local(base):
     image = to_tensor(picture(2, 320, 256))
     whole = local(image, OneStepOptions(tile=0, vae_tile=0))
     tiled = local(image, OneStepOptions(tile=16, tile_overlap=4, vae_tile=0))
-    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
     assert local.unet.sides == [(40, 32), *[(16, 16)] * (len(local.unet.sides) - 1)] and len(local.unet.sides) > 6
 
 

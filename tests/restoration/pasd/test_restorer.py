@@ -240,7 +240,7 @@ def test_presets_keep_to_what_weights_can_do():
 
 def test_published_options_resolve():
     found = PASDOptions(**PUBLISHED).resolved(PASDConfig())
-    assert found.start_level == 900 and found.tile_overlap == 4 and found.scale == 1.0
+    assert found.start_level == 900 and found.tile_overlap == 8 and found.scale == 1.0
 
 
 @pytest.mark.parametrize(

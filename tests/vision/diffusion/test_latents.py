@@ -192,9 +192,9 @@ def test_guidance():
 
 
 def test_gaussian_tiles_blend_to_what_they_agree_on():
-    tiles, x = GaussianTiles(8, 1), numbers(2, 4, 13, 20)
+    tiles, x = GaussianTiles(8, 2), numbers(2, 4, 13, 20)
     torch.testing.assert_close(tiles.run(lambda part: 2 * part, x), 2 * x, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match=r"overlap must lie in \[0, size / 2\)"):
-        GaussianTiles(4, 2)
-    with pytest.raises(ValueError, match="too small for an overlap"):
-        GaussianTiles(9, 3).run(lambda part: part, numbers(1, 4, 3, 40))
+    with pytest.raises(ValueError, match="fewer than all 4 latents, got 4"):
+        GaussianTiles(4, 4)
+    with pytest.raises(ValueError, match="3 x 40 latents are too few for tiles that share 6"):
+        GaussianTiles(9, 6).run(lambda part: part, numbers(1, 4, 3, 40))
