@@ -55,8 +55,9 @@ def _scans(folder: Path) -> None:
     import pydicom
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-    shutil.copy(EXAMPLES / "brain.png", folder / "scan.png")
-    shutil.copy(EXAMPLES / "brain_mask.png", folder / "region.png")
+    for example, names in (("brain.png", ("scan.png", "brain.png")), ("brain_mask.png", ("region.png", "lesion.png"))):
+        for name in names:
+            shutil.copy(EXAMPLES / example, folder / name)
     with PIL.Image.open(EXAMPLES / "brain.png") as picture:
         slice_ = np.asarray(picture.convert("L").resize((48, 48)), dtype=np.int16)
     region = np.zeros_like(slice_)

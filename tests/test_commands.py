@@ -33,13 +33,15 @@ SMALLER = {
     r"burnish benchmark judge-reward": "--taught 1 --updates 1 --prompts 2 --samples 2 --tests 2",
     r"burnish benchmark restorers": "--cuts 1 --size 64 --kinds blind --systems none iter:clean@1",
     r"burnish benchmark pie": "--steps 4 --rounds 1 --source builtin:tiny",
-    r"burnish train r1 --stage": "--steps 1 --batch-size 2 --accumulate 1 --max-new-tokens 4 --start runs/sft/weights",
+    r"burnish train r1 --stage": "--steps 1 --batch-size 2 --accumulate 1 --max-new-tokens 4",
     r"burnish train scl --pairs": "--dpo.epochs 1 --dpo.batch-size 2 --dpo.accumulate 1 --dpo.lora.rank 0",
 }
 """Beginning of a line (a regular expression) -> options that make it short; the first that fits."""
 NOT_RUN = {
     r"burnish web": "serves until it is interrupted; tests/scripts/test_web.py opens the page",
     r"burnish serve": "serves until it is interrupted; tests/reward_vlm/test_serve.py asks it",
+    r".*(restorers .*--keep|(train|evaluate) judge |judge:runs)": "teaches a judge; tests/restoration/test_judge.py",
+    r"burnish (benchmark restorers .*--scale 1|train selector --full)": "a trace of your own at full size",
     r".*--engine ray": "starts a Ray cluster; tests/restoration/test_restore_at_scale.py starts one",
     r"burnish restore shards": "reads shards of your own; tests/restoration/test_restore_at_scale.py makes some",
     r".*one-step:": "needs converted weights; tests/restoration/one_step makes small ones",

@@ -201,7 +201,7 @@ def build_pairs(
     pairs = [pair for record in records if (pair := to_pair(record, prompt, origin)) is not None]
     write_rows(folder / "pairs.jsonl", [pair_json(pair, folder) for pair in pairs])
     found = count(records)
-    facts = {**to_dict(found), "first_accuracy": found.first_accuracy, "final_accuracy": found.final_accuracy}
+    facts = {**found._asdict(), "first_accuracy": found.first_accuracy, "final_accuracy": found.final_accuracy}
     with atomic_path(folder / "counts.json") as part:
         part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return pairs
