@@ -62,6 +62,7 @@ class Record:
         self.id = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
         self.path = out / RECORDS / f"{self.id}.json"
         self._lock: Exclusive | None = None
+        self._made_out = False
 
     def read(self) -> Made:
         """What was recorded; a record that is missing or damaged knows of nothing."""
@@ -147,6 +148,7 @@ class Record:
             ValueError: another process works on the item.
         """
         if self._lock is None:
+            self._made_out = not self.out.exists()
             self._work.mkdir(parents=True, exist_ok=True)
             self._lock = Exclusive(self._work, self.out / self.name, folder=True)
 
@@ -174,13 +176,14 @@ class Record:
         self.release()
 
     def release(self) -> None:
-        """Let other processes work on the item; a folder without unfinished work is removed."""
+        """Let other processes work on the item; what was made for it and is empty is removed."""
+        top = self.out.parent if self._made_out else self.out
         if self._lock is not None:
             if self._lock.is_there():
-                remove_empty(self._work, self.out)
+                remove_empty(self._work, top)
             self._lock.release()
         self._lock = None
-        remove_empty(self._work.parent, self.out)
+        remove_empty(self._work.parent, top)
 
     @property
     def _work(self) -> Path:
