@@ -152,10 +152,10 @@ class PIEEditor(ProgressiveEditor[PIEOptions]):
         return Facts(
             "PIE",
             options.frames,
-            options.resolution,
-            options.size == "own",
-            self.config.prompt,
-            options.source_prompt,
+            square=options.resolution,
+            own_size=options.size == "own",
+            prompt=self.config.prompt,
+            source_prompt=options.source_prompt,
             differences=True,
             note=NOTE,
         )
