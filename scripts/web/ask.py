@@ -53,7 +53,9 @@ def judge_tab(options: WebOptions) -> None:
             options=read(form, values),
             device=options.device,
         )
-        for state in watch(lambda show: judge_question(job, show), 60 * options.max_minutes, stop):
+        for state in watch(
+            lambda show: judge_question(job, show), 60 * options.max_minutes, stop, folder=options.folder
+        ):
             if not state.over:
                 yield say(state), *[gr.skip()] * 3
             elif state.value is None:
@@ -98,7 +100,9 @@ def answer_tab(options: WebOptions) -> None:
             options=read(form, values),
             device=options.device,
         )
-        for state in watch(lambda show: answer_question(job, show), 60 * options.max_minutes, stop):
+        for state in watch(
+            lambda show: answer_question(job, show), 60 * options.max_minutes, stop, folder=options.folder
+        ):
             if not state.over:
                 yield say(state), gr.skip(), gr.skip(), gr.skip()
             elif state.value is None:

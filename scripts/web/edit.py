@@ -79,7 +79,7 @@ def edit_tab(options: WebOptions, root: Path) -> None:
             device=options.device,
             max_pixels=options.max_pixels,
         )
-        for state in watch(lambda show: edit(job, show), 60 * options.max_minutes, stop):
+        for state in watch(lambda show: edit(job, show), 60 * options.max_minutes, stop, folder=options.folder):
             if not state.over:
                 yield say(state), *[gr.skip()] * 7
             elif state.value is None or not state.value.items:

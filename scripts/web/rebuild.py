@@ -56,7 +56,7 @@ def rebuild_tab(options: WebOptions, root: Path) -> None:
             device=options.device,
         )
         shown = str(shape) if shape is not None and shape.suffix in (".glb", ".obj", ".stl") else None
-        for state in watch(lambda show: reconstruct(job, show), 60 * options.max_minutes, stop):
+        for state in watch(lambda show: reconstruct(job, show), 60 * options.max_minutes, stop, folder=options.folder):
             if not state.over:
                 yield say(state), shown, gr.skip(), gr.skip(), gr.skip(), gr.skip()
             elif state.value is None:

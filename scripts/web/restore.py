@@ -84,7 +84,7 @@ def restore_tab(options: WebOptions, root: Path) -> None:
             device=options.device,
             max_pixels=options.max_pixels,
         )
-        for state in watch(lambda show: restore(job, show), 60 * options.max_minutes, stop):
+        for state in watch(lambda show: restore(job, show), 60 * options.max_minutes, stop, folder=options.folder):
             if not state.over:
                 yield say(state), *[gr.skip()] * 5
             elif not (made := {} if state.value is None else state.value.items):

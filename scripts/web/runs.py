@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import secrets
 import shutil
 import threading
@@ -38,13 +39,16 @@ class State:
     """Whether it ended."""
 
 
-def watch(work: Callable[[Show], Any], max_seconds: float, stop: threading.Event | None = None) -> Iterator[State]:
+def watch(
+    work: Callable[[Show], Any], max_seconds: float, stop: threading.Event | None = None, *, folder: Path | None = None
+) -> Iterator[State]:
     """Run `work` in a thread and yield its state twice a second and at its end.
 
     Args:
         work: a job; it gets what shows its events, and ends at the next event after it was stopped.
         max_seconds: time after which it is stopped.
         stop: stops it when set; closing the iterator does so too.
+        folder: of uploads and results; sentences name files without it.
     """
     events: queue.Queue[Event | None] = queue.Queue()
     stop, began = stop or threading.Event(), time.monotonic()
@@ -75,7 +79,7 @@ def watch(work: Callable[[Show], Any], max_seconds: float, stop: threading.Event
             except queue.Empty:
                 event = Event("progress", text, share, 1.0)
             if event is None:
-                error = outcome.get("error")
+                error = without_folder(outcome["error"], folder) if "error" in outcome else None
                 if error and time.monotonic() - began > max_seconds:
                     error = f"Stopped after {max_seconds / 60:g} minutes, the longest that this page allows."
                 yield State(error or "done", 1.0, notes, outcome.get("value"), error, over=True)
@@ -83,12 +87,20 @@ def watch(work: Callable[[Show], Any], max_seconds: float, stop: threading.Event
             if event.kind == "progress":
                 text, share = event.text, 0.0 if not event.total else event.done / event.total
             elif event.kind != "written":
-                notes = (*notes, event.text)
+                notes = (*notes, without_folder(event.text, folder))
             if time.monotonic() - began > max_seconds:
                 stop.set()
             yield State(text, share, notes)
     finally:
         stop.set()
+
+
+def without_folder(text: str, folder: Path | None) -> str:
+    """A sentence that names uploads and results without the folder that they lie in: where that is, is nobody's."""
+    for root in () if folder is None else (folder.resolve(), folder):
+        kept = rf"{re.escape(str(root))}/(?:uploads|results)/[^\s/:]+(/?)"
+        text = re.sub(kept, lambda found: "" if found[1] else "results", text)
+    return text
 
 
 def new_folder(root: Path) -> Path:
