@@ -114,6 +114,8 @@ class Picking:
     def __init__(self, name: str, sure: bool, load_votes: Callable[[str | None], Any] | None, job: Job):
         self.name, self.sure, self.load_votes, self.job = name, sure, load_votes, job
         self.votes: Any = None
+        self.score: Evaluator | None = None
+        self.image: torch.Tensor | None = None
         if (sentence := doubt(name)) is not None:
             job.note(sentence)
 
@@ -125,7 +127,9 @@ class Picking:
             return best_pairwise(make, seeds, self.votes.prefers)
         if self.sure:
             return until_sure(make, seeds, self.name, image)
-        return best_seed(make, seeds, self.job.needs(named, self.name, lambda task: image))
+        self.image = image
+        self.score = self.score or self.job.needs(named, self.name, lambda task: self.image)
+        return best_seed(make, seeds, self.score)
 
     def told(self) -> dict[str, Any]:
         """What run.json says of the judge."""

@@ -40,7 +40,6 @@ class Route:
     """All tiles, row by row."""
     expensive: frozenset[int]
     """Places of those that do."""
-
     whole: bool
     """Whether these tiles with their overlaps cover as much as the picture, which then is restored as one."""
 
@@ -67,6 +66,7 @@ class RoutedRestorer:
     def __init__(self, restorer: Restorer, share: float = SHARE):
         self.restorer, self.share = restorer, share
         self.Options = restorer.Options
+        self.last: Route | None = None
 
     def facts(self, options: Any = None) -> Facts:
         """What a caller must know; tiles are never too small for memory."""
@@ -101,7 +101,8 @@ class RoutedRestorer:
         Raises:
             ValueError: the restorer has no whole scale of its own.
         """
-        options, route = self.restorer.Options() if options is None else options, self.route(image)
+        options = self.restorer.Options() if options is None else options
+        route = self.last = self.route(image)
         coloured = not self.restorer.facts(options).keeps_grey and bool(is_grey(image).any())
         maker = self.restorer if route.whole or coloured else _Mixed(self.restorer, route, options)
         yield from maker.bands(image, options, finish=finish, observers=observers, progress=progress)

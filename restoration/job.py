@@ -273,13 +273,7 @@ class _Restoring:
         """Which tiles of a picture were restored, or which windows repaired; None: nothing chose among them."""
         if loaded is None or self.restorer.facts(self.chosen).copies:
             return None
-        if self.options.repair:
-            return self.restorer.last
-        if self.options.effort == "full":
-            return None
-        from vision.images import to_tensor
-
-        return self.restorer.route(to_tensor(loaded))
+        return self.restorer.last if self.options.repair or self.options.effort == "auto" else None
 
     def _ready(self, plan: Any) -> tuple[Restorer, Any]:
         """The restorer of a picture, and its options; it is loaded once."""
