@@ -7,6 +7,7 @@
     burnish benchmark pie                     (one edit, beside image-to-image of diffusers)
     burnish benchmark r1 --task stress --out runs/stress        (StableReinforce where the plain algorithm fails)
     burnish benchmark r1 --task overhead --out runs/overhead      (beside TRL's GRPO)
+    burnish benchmark r1-strategies --strategy spans --out runs/r1-spans      (each strategy beside the run without it)
 
 The first word is the system; the rest are its options. Times are CPU seconds of all threads per step, beside wall-clock
 seconds; run on a quiet machine, with OMP_NUM_THREADS=1 for comparable numbers.
@@ -31,6 +32,7 @@ SYSTEMS = {
     "restorers": Work("restoration.benchmark_restorers", "RestorerBenchmark", "restorers by quality and cost"),
     "harm": Work("restoration.benchmark_harm", "HarmBenchmark", "every way to decide, beside doing nothing"),
     "r1": Work("reward_vlm.r1.benchmark", "R1Benchmark", "stability and cost of StableReinforce"),
+    "r1-strategies": Work("reward_vlm.r1.benchmark_strategies", "StrategyBenchmark", "reinforcement with and without"),
     "judge-reward": Work("reward_vlm.benchmark_reward", "RewardBenchmark", "what a judge teaches another model"),
     "pie": Work("vision.edit.benchmark", "PIEBenchmark", "one edit, beside image-to-image"),
 }

@@ -334,6 +334,20 @@ def _accept(tolerance: float) -> Callable[[Step], Policy]:
     return lambda step: replace(choose(step), accuracies=(*step.state.accuracies, float(step.score)))
 
 
+def check_rounds(options: R1Training) -> None:
+    """
+    Raises:
+        ValueError: several rounds are asked for where weights are shared out, or where vLLM samples.
+    """
+    if options.rounds == 1:
+        return
+    leave = "leave --rounds out, and with it --curriculum and --reset."
+    if shared_out():
+        raise ValueError(f"Rounds hold all weights in one process, but DeepSpeed and FSDP share them out; {leave}")
+    if options.trl is not None and read_json(options.trl).get("use_vllm"):
+        raise ValueError(f"Every round makes a trainer, but vLLM's engine can be made once; {leave}")
+
+
 def shared_out() -> bool:
     """Whether DeepSpeed or FSDP will decide where weights lie."""
     return any(os.environ.get(f"ACCELERATE_USE_{name}", "false") == "true" for name in ("DEEPSPEED", "FSDP"))

@@ -33,7 +33,7 @@ from reward_vlm.data import JudgementRow, Preference, preference, read_rows
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Training
-from reward_vlm.r1.rounds import Rounds, reinforce
+from reward_vlm.r1.rounds import Rounds, check_rounds, reinforce
 from reward_vlm.r1.rows import row_reader, training_set
 from reward_vlm.r1.stages import lora_config, trl_arguments, write_judge
 from reward_vlm.training import kept_start, supervise
@@ -45,8 +45,10 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     """Run a stage to its end and return the folder of the weights.
 
     Raises:
-        ValueError: rows cannot be used (they are named by number), or the run was begun with other options or data.
+        ValueError: rows cannot be used (they are named by number), the run was begun with other options or data, or it
+            cannot go in rounds on such machinery.
     """
+    check_rounds(options)
     begin_run(options.folder, options, data=("rows", "held_out", "start", "trl", "guide"))
     say = log or (lambda line: None)
     start = kept_start(options.folder, lambda folder: _judge(options).save_pretrained(folder))

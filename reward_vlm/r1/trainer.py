@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ class StableReinforceConfig(GRPOConfig):
     gamma: float = 1.0
     """Discount of the token rewards."""
     skip_equal: bool = False
-    """Rollouts with equal rewards move no weights."""
+    """Rollouts with equal rewards move no weights; with spans, neither do spans with equal rewards."""
     reward_clip: float = 10.0
     """Largest sequence reward, in absolute value."""
     spans: list[str] = field(default_factory=list)
@@ -149,9 +149,16 @@ class StableReinforceTrainer(SelectedRollouts):
         if self.model.training:
             self.skips = equal
         batch["advantages"] = torch.zeros_like(whitened.advantages) if equal else whitened.advantages
-        numbers = {"whitening/mean": whitened.mean, "whitening/rstd": whitened.rstd, "filtered": whitened.filtered}
+        tokens = mask.sum()
         self._note(
-            numbers | {"skipped": torch.tensor(float(equal), device=mask.device)},
+            {
+                "whitening/mean": whitened.mean,
+                "whitening/rstd": whitened.rstd,
+                "filtered": whitened.filtered,
+                "skipped": torch.tensor(float(equal), device=mask.device),
+                "updated_tokens": tokens,
+                "reward_per_token": rewards[own].nansum() / tokens.clamp(min=1),
+            },
             {"kl_k1": kl},
             mask,
         )
@@ -176,9 +183,21 @@ class StableReinforceTrainer(SelectedRollouts):
         own = span_advantages(rewards, spans, size, self.args.advantage_estimator)
         returns = own + token_returns(torch.zeros_like(own[:, 0]), kl, mask, beta=self.beta, gamma=self.args.gamma)
         parts = [self._whitened(returns, span) for span in spans.values()]
+        if self.args.skip_equal:  # what is left of a span whose tokens earn the same is divergence, blown up to 1
+            taught = [self._varies(own, span) for span in spans.values()]
+            parts = [
+                replace(part, advantages=part.advantages * counts) for part, counts in zip(parts, taught, strict=True)
+            ]
         shares = torch.stack([span.sum() / mask.sum().clamp(min=1) for span in spans.values()])
         filtered = (torch.stack([part.filtered for part in parts]) * shares).sum()
         return Whitened(sum(part.advantages for part in parts), parts[0].mean, parts[0].rstd, filtered)
+
+    def _varies(self, values: Tensor, mask: Tensor) -> bool:
+        """Whether values (B, T) differ inside a mask, in all processes together."""
+        inside = mask.bool()
+        ends = torch.stack([value.where(inside, math.inf).min() for value in (values, -values)])
+        low, high = self.accelerator.gather(ends).view(-1, 2).amin(0)
+        return bool(low < -high)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         mask = _action_mask(inputs)

@@ -12,9 +12,10 @@ from reward_vlm.data import preference_json, write_rows
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
 from reward_vlm.r1.rewards import JudgementReward, total_reward
-from reward_vlm.r1.rounds import Policy, Rounds
+from reward_vlm.r1.rounds import Policy, Rounds, check_rounds
 from reward_vlm.r1.rows import judgement_row, training_set
 from reward_vlm.r1.train import train
+from reward_vlm.rl.rollouts import SelectedRollouts
 from reward_vlm.rl.spans import token_spans
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import tiny_chat_model
@@ -228,6 +229,69 @@ def test_a_torn_judgement_is_an_outlier_of_its_span_and_not_in_the_middle(start,
     assert (parts[rest].abs() < 1e-3).all()  # all have the form
 
 
+def test_a_span_that_earns_the_same_everywhere_is_not_taught_its_divergence(start, tmp_path):
+    """All judgements have the form; what the policy has moved from its reference would be whitened to size 1."""
+    found = {}
+    for skip in (False, True):
+        made, rows = trainer(start, tmp_path / str(skip), spans=["think=consistency", "answer=result"], skip_equal=skip)
+        made.script = lambda place, rows=rows: right(rows[place // 4])[place % 2]
+        with torch.no_grad():
+            for value in made.ref_model.parameters():
+                value.mul_(1.1)
+        batch = made._generate_and_score_completions(inputs(made, rows, 4))
+        mask = batch["completion_mask"].bool()
+        places = token_spans(batch["completion_ids"], mask, ["think", "answer"], made._tokenizer.decode)
+        form = mask & ~places["think"] & ~places["answer"]
+        found[skip] = batch["advantages"], form, mask
+    whole, form, mask = found[False]
+    taught = found[True][0]
+    assert whole[form].abs().max() > 0.5 and (taught[form] == 0).all()
+    assert torch.equal(taught[mask & ~form], whole[mask & ~form])
+
+
+class FakeEngine:
+    """What TRL's generator over vLLM promises: as many replies as prompts, of which `num_generations` in a row are the
+    same, with the log-probability of every token."""
+
+    def __init__(self, say):
+        self.say, self.asked = say, []
+
+    def sync_weights(self):
+        pass
+
+    def generate(self, prompts, images, num_generations, profiler):
+        for first in range(0, len(prompts), num_generations):
+            assert all(ids == prompts[first] for ids in prompts[first : first + num_generations])
+        assert len(images) == len(prompts)
+        said = [self.say(place, prompts, num_generations) for place in range(len(prompts))]
+        self.asked.append((len(prompts), num_generations))
+        return prompts, said, [[[-0.5]] * len(ids) for ids in said], None
+
+
+def test_vllm_draws_more_than_is_kept_and_goes_on_with_what_an_expert_began(start, tmp_path):
+    guides = {row.id: row.target for row in (judgement_row(pair, CONFIG) for pair in scene_pairs(7, 4))}
+    made, rows = trainer(start, tmp_path, samples=2, guides=guides, oversample=2)
+    encode, end = made._tokenizer, made._tokenizer.eos_token_id
+
+    def say(place, prompts, num_generations):
+        if num_generations == 1:  # begun: ends at once
+            return [end]
+        good, bad = right(rows[place // 4])
+        return [*encode(bad if place < 4 or place % 2 else good, add_special_tokens=False)["input_ids"], end]
+
+    made.use_vllm, made._last_loaded_step, made.vllm_generation = True, -1, FakeEngine(say)
+    made.vllm_importance_sampling_mode = "token_truncate"
+    made._generate_single_turn = lambda *given: SelectedRollouts._generate_single_turn(made, *given)
+    batch = made._generate_and_score_completions(inputs(made, rows, 2))
+    assert made.vllm_generation.asked == [(16, 4), (1, 1), (1, 1)]
+    kept = texts(made, batch)
+    assert kept[1].strip() == guides[rows[0].id] and sorted(kept[2:4]) == sorted(right(rows[1]))
+    ratio, mask = batch["importance_sampling_ratio"], batch["completion_mask"].bool()
+    begun = len(encode(guides[rows[0].id], add_special_tokens=False)["input_ids"])
+    assert ratio.shape == mask.shape and (ratio[1, :begun] == 1).all()  # nobody drew these
+    assert (ratio[2:][mask[2:]] != 1).any() and ratio.isfinite().all()
+
+
 # In the rounds
 
 
@@ -308,6 +372,30 @@ def test_a_curriculum_shows_every_row_once_and_measures_the_next_batch_alone(fil
     assert [row.id for row in rounds.select(2, 6)] == shown[1] and measured == [12, 6, 6]
     assert len(rounds.select(2, 9)) == 9 and {row.id for row in rounds.select(2, 9)} == set(shown[1])
     assert Policy({}, {}).accuracies == ()
+
+
+def test_adapters_learn_with_every_strategy_of_one_round(files, tmp_path):
+    chosen = options(
+        files, tmp_path / "lora", oversample=2, spans=("think=consistency", "answer=result"),
+        guide=files / "guide.jsonl", rounds=1, lora_rank=2,
+    )  # fmt: skip
+    weights, first = (load_file(folder / "model.safetensors") for folder in (train(chosen), files / "start"))
+    changed = {name for name in first if not torch.equal(first[name], weights[name])}
+    assert weights.keys() == first.keys() and changed and not any("visual" in name for name in changed)
+
+
+def test_rounds_are_refused_where_weights_are_shared_out_or_vllm_samples(files, tmp_path, monkeypatch):
+    chosen = options(files, tmp_path, curriculum="adaptive", reset="on-stall")
+    (tmp_path / "vllm.json").write_text('{"use_vllm": true}')
+    with pytest.raises(ValueError, match="vLLM's engine can be made once; leave --rounds out"):
+        check_rounds(replace(chosen, trl=tmp_path / "vllm.json"))
+    check_rounds(replace(chosen, trl=tmp_path / "vllm.json", rounds=1, curriculum=None, reset=None))
+    for name in ("DEEPSPEED", "FSDP"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"ACCELERATE_USE_{name}", "true")
+            with pytest.raises(ValueError, match="DeepSpeed and FSDP share them out; leave --rounds out"):
+                train(replace(chosen, folder=tmp_path / name))
+    check_rounds(chosen)
 
 
 @pytest.mark.parametrize(
