@@ -53,7 +53,7 @@ COMPARISONS = {
         EARLY,
         {
             "rounds": 4, "steps": 20, "learning_rate": 5e-4, "warmup": 0.1, "tolerance": 0.1,
-            "objective": StableReinforce(samples=2, beta=0.02),
+            "objective": StableReinforce(samples=2, beta=0.02, rollout_updates=4),
         },
         {
             "plain": {},
@@ -66,7 +66,7 @@ COMPARISONS = {
         EARLY,
         {
             "rounds": 2, "steps": 20, "learning_rate": 5e-4, "warmup": 0.1, "tolerance": 1.0,
-            "objective": StableReinforce(samples=4, beta=0.02),
+            "objective": StableReinforce(samples=4, beta=0.02, rollout_updates=4),
         },
         {"as drawn": {}, "down-sampled": {"oversample": 2}},
     ),
@@ -74,7 +74,7 @@ COMPARISONS = {
         EARLY,
         {
             "rounds": 30, "steps": 4, "learning_rate": 5e-4, "schedule": "constant", "tolerance": 1.0,
-            "objective": StableReinforce(samples=2, beta=0.2),
+            "objective": StableReinforce(samples=2, beta=0.2, rollout_updates=4),
         },
         {"one reference": {}, "resets": {"reset": "on-stall"}},
     ),
