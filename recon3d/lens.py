@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -27,23 +27,29 @@ BAND = 2_000_000
 """Pixels that are looked up together."""
 
 
-class Distortion(NamedTuple):
-    """How a lens bends the picture: OpenCV's rational radial and tangential model; all 0 is a pinhole.
-
-    k1, k2 and k3 are factors of r^2, r^4 and r^6, k4 to k6 the same in the denominator; p1 acts along y, p2 along x.
-    """
+@dataclass(frozen=True)
+class Distortion:
+    """How a lens bends the picture: OpenCV's rational radial and tangential model; all 0 is a pinhole."""
 
     k1: float = 0.0
+    """Radial, of r^2."""
     k2: float = 0.0
+    """Radial, of r^4."""
     p1: float = 0.0
+    """Tangential, along y."""
     p2: float = 0.0
+    """Tangential, along x."""
     k3: float = 0.0
+    """Radial, of r^6."""
     k4: float = 0.0
+    """Radial, of r^2 in the denominator."""
     k5: float = 0.0
+    """Radial, of r^4 in the denominator."""
     k6: float = 0.0
+    """Radial, of r^6 in the denominator."""
 
     def __bool__(self) -> bool:
-        return any(abs(number) > 1e-8 for number in self)
+        return any(abs(number) > 1e-8 for number in astuple(self))
 
     def _radial(self, square: Tensor) -> Tensor:
         """By how much a point at the squared radius r^2 moves outwards."""

@@ -11,11 +11,6 @@ from dataclasses import dataclass, field
 Range = tuple[float, float]
 
 
-def _check_scale(scale: int) -> None:
-    if scale < 1 or scale != int(scale):
-        raise ValueError(f"scale must be a whole number from 1, got {scale}.")
-
-
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in [0, 1], got {value}.")
@@ -28,22 +23,26 @@ def _check_range(name: str, value: Range, lowest: float, highest: float = float(
 
 
 @dataclass(frozen=True)
-class BicubicRecipe:
-    """MATLAB's antialiased bicubic shrinking, rounded to 8 bit: the clean setting of papers."""
+class _Shrinking:
+    """What all recipes have."""
 
     scale: int = 4
     """High-resolution pixels per low-resolution pixel and side."""
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        if self.scale < 1 or self.scale != int(self.scale):
+            raise ValueError(f"scale must be a whole number from 1, got {self.scale}.")
 
 
 @dataclass(frozen=True)
-class BSRGANRecipe:
+class BicubicRecipe(_Shrinking):
+    """MATLAB's antialiased bicubic shrinking, rounded to 8 bit: the clean setting of papers."""
+
+
+@dataclass(frozen=True)
+class BSRGANRecipe(_Shrinking):
     """Two blurs, two resizes, noise and JPEG in random order, then JPEG (Zhang et al. 2021, figure 1)."""
 
-    scale: int = 4
-    """High-resolution pixels per low-resolution pixel and side."""
     halve_probability: float = 0.25
     """How often an image is halved first and degraded by 2 (scale 4 only)."""
     oriented_sizes: tuple[int, ...] = tuple(range(7, 27, 2))
@@ -62,7 +61,7 @@ class BSRGANRecipe:
     """JPEG qualities, 1 to 100."""
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        super().__post_init__()
         for name in ("halve_probability", "free_resize_probability", "jpeg_probability"):
             _check_probability(name, getattr(self, name))
         _check_range("noise_levels", self.noise_levels, 0)
@@ -101,11 +100,9 @@ class StageRecipe:
 
 
 @dataclass(frozen=True)
-class RealESRGANRecipe:
+class RealESRGANRecipe(_Shrinking):
     """Two rounds of degradation, then ringing (Wang et al. 2021, section 3), in the milder ranges of PASD."""
 
-    scale: int = 4
-    """High-resolution pixels per low-resolution pixel and side."""
     first: StageRecipe = field(default_factory=StageRecipe)
     """The first round."""
     second: StageRecipe = field(
@@ -135,7 +132,7 @@ class RealESRGANRecipe:
     """Resize the result to the size of the input, as latent models train."""
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        super().__post_init__()
         for name in ("second_blur_probability", "final_sinc_probability"):
             _check_probability(name, getattr(self, name))
         if not self.kernel_sizes or any(size % 2 == 0 for size in self.kernel_sizes):
@@ -143,14 +140,8 @@ class RealESRGANRecipe:
 
 
 @dataclass(frozen=True)
-class BlindRecipe:
+class BlindRecipe(_Shrinking):
     """A fixed degradation for tables: Gaussian blur, Pillow bicubic, noise of a fixed seed, JPEG of quality 60."""
-
-    scale: int = 4
-    """High-resolution pixels per low-resolution pixel and side."""
-
-    def __post_init__(self) -> None:
-        _check_scale(self.scale)
 
 
 Recipe = BicubicRecipe | BSRGANRecipe | RealESRGANRecipe | BlindRecipe

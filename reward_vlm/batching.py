@@ -70,7 +70,7 @@ class Batcher:
                 self.arrived.clear()
                 continue
             self.batches.append(len(batch))
-            for one, answer in zip(batch, await asyncio.to_thread(self._answers, batch), strict=True):
+            for one, answer in zip(batch, await self._answers(batch), strict=True):
                 if one.answer.done():  # its caller has gone
                     continue
                 if isinstance(answer, BaseException):
@@ -88,13 +88,12 @@ class Batcher:
         self.queue = [one for one in self.queue if one not in batch]
         return batch
 
-    def _answers(self, batch: Sequence[_Waiting]) -> list[Any]:
+    async def _answers(self, batch: Sequence[_Waiting]) -> list[Any]:
         """An answer, or the exception in its place, for each."""
-        try:
-            return list(self.run(batch[0].key, [one.item for one in batch]))
-        except (ValueError, OSError) as error:
-            if len(batch) == 1:
-                return [error]
-        except Exception as error:
-            return [error] * len(batch)
-        return [answer for one in batch for answer in self._answers([one])]
+        work = asyncio.to_thread(self.run, batch[0].key, [one.item for one in batch])
+        (answers,) = await asyncio.gather(work, return_exceptions=True)
+        if not isinstance(answers, BaseException):
+            return list(answers)
+        if len(batch) == 1 or not isinstance(answers, (ValueError, OSError)):
+            return [answers] * len(batch)
+        return [answer for one in batch for answer in await self._answers([one])]

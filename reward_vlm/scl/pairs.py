@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from reward_vlm.data import Question, stored, write_rows
 from reward_vlm.fields import Picture, check_fields, open_picture, pictures_of, text_of
@@ -91,18 +91,23 @@ class Pair:
         }
 
 
-class Counts(NamedTuple):
-    """How many questions are of each type: right or wrong before, then after review."""
+@dataclass(frozen=True)
+class Counts:
+    """How many questions are of each type."""
 
     right_right: int = 0
+    """Right before and after review."""
     wrong_right: int = 0
+    """Corrected by the review."""
     right_wrong: int = 0
+    """Spoiled by the review."""
     wrong_wrong: int = 0
+    """Wrong before and after review."""
 
     @property
     def total(self) -> int:
         """All questions."""
-        return sum(self)
+        return self.right_right + self.wrong_right + self.right_wrong + self.wrong_wrong
 
     @property
     def first_accuracy(self) -> float:
@@ -201,7 +206,7 @@ def build_pairs(
     pairs = [pair for record in records if (pair := to_pair(record, prompt, origin)) is not None]
     write_rows(folder / "pairs.jsonl", [pair_json(pair, folder) for pair in pairs])
     found = count(records)
-    facts = {**found._asdict(), "first_accuracy": found.first_accuracy, "final_accuracy": found.final_accuracy}
+    facts = {**to_dict(found), "first_accuracy": found.first_accuracy, "final_accuracy": found.final_accuracy}
     with atomic_path(folder / "counts.json") as part:
         part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return pairs

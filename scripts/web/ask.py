@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from reward_vlm.judges import Judged
 from reward_vlm.r1.job import JudgeOptions, judge_question
 from reward_vlm.r1.options import R1Options
+from reward_vlm.scl.corrector import Talk
 from reward_vlm.scl.job import AnswerOptions, answer_question
 from reward_vlm.scl.options import SCLOptions
 
 from . import WebOptions
-from .controls import HIDDEN, buttons, checked, read, say, wire
+from .controls import HIDDEN, buttons, checked, follow, read, wire
 from .forms import Form
-from .runs import watch
 
 VOTES = ["shown first", "shown second", "better", "judgement"]
 """Of every judgement: both orders of a pair, as often as was asked."""
@@ -31,46 +34,24 @@ def judge_tab(options: WebOptions) -> None:
     )
     with gr.Row(equal_height=False):
         with gr.Column():
-            picture = gr.Image(type="filepath", label="Picture", elem_id="judge-picture", sources=["upload"])
-            question = gr.Textbox(label="Question", value="what is in the image ?")
-            answers = gr.Textbox(label="Answers, one a line", lines=3, elem_id="judge-answers")
-            with gr.Accordion("Options", open=False):
-                form = Form(R1Options, HIDDEN)
-            run, stop = buttons("judge")
+            asked = _Asked.column("judge", "what is in the image ?", "answers", R1Options)
         with gr.Column():
             told = gr.Markdown(elem_id="judge-told")
             scores = gr.Dataframe(headers=["answer", "score"], label="Scores", elem_id="judge-scores")
             reasons = gr.Textbox(label="Reasoning", lines=6, elem_id="judge-reasons")
             votes = gr.Dataframe(headers=VOTES, label="Every judgement", elem_id="judge-votes", wrap=True)
 
-    def work(stop: threading.Event, seen: str | None, asked: str, lines: str, *values: Any) -> Iterator[Any]:
-        given = lines_of(lines)
-        job = checked(
-            JudgeOptions,
-            question=asked,
-            image=() if seen is None else (Path(seen),),
-            answers=given,
-            options=read(form, values),
-            device=options.device,
-        )
-        for state in watch(
-            lambda show: judge_question(job, show), 60 * options.max_minutes, stop, folder=options.folder
-        ):
-            if not state.over:
-                yield say(state), *[gr.skip()] * 3
-            elif state.value is None:
-                yield say(state), None, "", None
-            else:
-                table = [
-                    [answer, round(score, 3)] for answer, score in zip(given, state.value.scores.tolist(), strict=True)
-                ]
-                said = [
-                    [*(given[shown] for shown in vote.pair), _answer(given, vote.winner), vote.reply.text]
-                    for vote in state.value.votes
-                ]
-                yield say(state), table, state.value.reasoning, said
+    def results(given: Sequence[str], found: Judged | None) -> list[Any]:
+        if found is None:
+            return [None, "", None]
+        table = [[answer, round(score, 3)] for answer, score in zip(given, found.scores.tolist(), strict=True)]
+        said = [
+            [*(given[shown] for shown in vote.pair), _answer(given, vote.winner), vote.reply.text]
+            for vote in found.votes
+        ]
+        return [table, found.reasoning, said]
 
-    wire(run, stop, work, [picture, question, answers, *form.inputs], [told, scores, reasons, votes])
+    asked.wire(options, JudgeOptions, judge_question, [told, scores, reasons, votes], results)
 
 
 def answer_tab(options: WebOptions) -> None:
@@ -78,42 +59,69 @@ def answer_tab(options: WebOptions) -> None:
     gr.Markdown("Ask about a picture, and let the model review its answer. The small model knows rendered scenes only.")
     with gr.Row(equal_height=False):
         with gr.Column():
-            picture = gr.Image(type="filepath", label="Picture", elem_id="answer-picture", sources=["upload"])
-            question = gr.Textbox(label="Question", value="what colour is the object ?")
-            choices = gr.Textbox(label="Choices, one a line", lines=4, elem_id="answer-choices")
-            with gr.Accordion("Options", open=False):
-                form = Form(SCLOptions, HIDDEN)
-            run, stop = buttons("answer")
+            asked = _Asked.column("answer", "what colour is the object ?", "choices", SCLOptions)
         with gr.Column():
             told = gr.Markdown(elem_id="answer-told")
             first = gr.Textbox(label="First answer")
             final = gr.Textbox(label="Answer after review", elem_id="answer-final")
             talk = gr.JSON(label="The whole dialogue")
 
-    def work(stop: threading.Event, seen: str | None, asked: str, lines: str, *values: Any) -> Iterator[Any]:
-        given = lines_of(lines)
-        job = checked(
-            AnswerOptions,
-            question=asked,
-            image=() if seen is None else (Path(seen),),
-            choices=given,
-            options=read(form, values),
-            device=options.device,
-        )
-        for state in watch(
-            lambda show: answer_question(job, show), 60 * options.max_minutes, stop, folder=options.folder
-        ):
-            if not state.over:
-                yield say(state), gr.skip(), gr.skip(), gr.skip()
-            elif state.value is None:
-                yield say(state), "", "", None
-            else:
-                found = state.value
-                words = [[part for part in turn.parts if isinstance(part, str)] for turn in found.dialogue.turns]
-                turns = [{turn.role: " ".join(said)} for turn, said in zip(found.dialogue.turns, words, strict=True)]
-                yield say(state), found.first.text, found.final.text, turns
+    def results(given: Sequence[str], found: Talk | None) -> list[Any]:
+        if found is None:
+            return ["", "", None]
+        words = [[part for part in turn.parts if isinstance(part, str)] for turn in found.dialogue.turns]
+        turns = [{turn.role: " ".join(said)} for turn, said in zip(found.dialogue.turns, words, strict=True)]
+        return [found.first.text, found.final.text, turns]
 
-    wire(run, stop, work, [picture, question, choices, *form.inputs], [told, first, final, talk])
+    asked.wire(options, AnswerOptions, answer_question, [told, first, final, talk], results)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A picture, a question, and the answers or choices that belong to it."""
+
+    given: str
+    """What the job calls them."""
+    inputs: list[Any]
+    """Components: picture, question, lines, and the form's."""
+    form: Form
+    """Further options."""
+    buttons: tuple[gr.Button, gr.Button]
+    """Run and stop."""
+
+    @classmethod
+    def column(cls, name: str, question: str, given: str, options: type) -> _Asked:
+        """Its components; call it inside a column."""
+        picture = gr.Image(type="filepath", label="Picture", elem_id=f"{name}-picture", sources=["upload"])
+        text = gr.Textbox(label="Question", value=question)
+        lines = gr.Textbox(label=f"{given.capitalize()}, one a line", lines=4, elem_id=f"{name}-{given}")
+        with gr.Accordion("Options", open=False):
+            form = Form(options, HIDDEN)
+        return cls(given, [picture, text, lines, *form.inputs], form, buttons(name))
+
+    def wire(
+        self,
+        options: WebOptions,
+        job: Callable[..., Any],
+        ask: Callable[..., Any],
+        outputs: list[Any],
+        results: Callable[[Sequence[str], Any], list[Any]],
+    ) -> None:
+        """Ask on one button, stop on the other; `results` makes the outputs behind the first, of lines and answer."""
+
+        def work(stop: threading.Event, seen: str | None, question: str, text: str, *values: Any) -> Iterator[Any]:
+            lines = lines_of(text)
+            asked = {
+                "question": question,
+                "image": () if seen is None else (Path(seen),),
+                self.given: lines,
+                "options": read(self.form, values),
+            }
+            begun = [gr.skip()] * (len(outputs) - 1)
+            given = checked(job, device=options.device, **asked)
+            yield from follow(ask, given, options, stop, begun, partial(results, lines))
+
+        wire(*self.buttons, work, self.inputs, outputs)
 
 
 def _answer(given: Sequence[str], winner: int | None) -> str:

@@ -10,8 +10,11 @@ from typing import Any
 
 import gradio as gr
 
+from vision.job import Show
+
+from . import WebOptions
 from .forms import Form
-from .runs import State
+from .runs import State, watch
 
 HIDDEN = ("source", "out", "inputs", "device", "overwrite", "max_pixels", "system", "options")
 """Options that the page sets itself: visitors name no files of this machine."""
@@ -46,6 +49,27 @@ def say(state: State) -> str:
     """What a visitor reads about a job."""
     done = f"**{state.error}**" if state.error else "Done." if state.over else f"{state.text}: {state.share:.0%}"
     return "\n\n".join([done, *state.notes[-12:]])
+
+
+def follow(
+    work: Callable[[Any, Show], Any],
+    job: Any,
+    options: WebOptions,
+    stop: threading.Event,
+    begun: Sequence[Any],
+    results: Callable[[Any], Sequence[Any]],
+) -> Iterator[Any]:
+    """What the outputs of a tab show while a job is done, and when it is over; the first one tells how it goes.
+
+    Args:
+        work: does a job.
+        job: its options.
+        stop: stops it when set.
+        begun: of the other outputs, as long as it is not over.
+        results: makes them of what the job returned: None where it could not be done.
+    """
+    for state in watch(lambda show: work(job, show), 60 * options.max_minutes, stop, folder=options.folder):
+        yield say(state), *(results(state.value) if state.over else begun)
 
 
 def read(form: Form, values: Sequence[Any], **more: Any) -> Any:

@@ -12,11 +12,12 @@ from PIL import Image, ImageChops
 
 from vision.edit.job import EditOptions, edit
 from vision.edit.options import PIEOptions
+from vision.job import Outcome
 
 from . import WebOptions
-from .controls import HIDDEN, archived, buttons, checked, read, say, wire
+from .controls import HIDDEN, archived, buttons, checked, follow, read, wire
 from .forms import Form
-from .runs import new_folder, watch
+from .runs import new_folder
 
 
 def edit_tab(options: WebOptions, root: Path) -> None:
@@ -79,26 +80,18 @@ def edit_tab(options: WebOptions, root: Path) -> None:
             device=options.device,
             max_pixels=options.max_pixels,
         )
-        for state in watch(lambda show: edit(job, show), 60 * options.max_minutes, stop, folder=options.folder):
-            if not state.over:
-                yield say(state), *[gr.skip()] * 7
-            elif state.value is None or not state.value.items:
-                yield say(state), gr.skip(), None, [], None, None, None, []
-            else:
-                folder = out / "edited" / next(iter(state.value.items))
-                paths = [str(path) for path in sorted(folder.glob("frame_*.png"))]
-                films = [str(path) for path in sorted(folder.glob("*.gif"))][:1] or [None]
-                last = len(paths) - 1
-                yield (
-                    say(state),
-                    gr.Slider(0, last, value=last, step=1),
-                    paths[last],
-                    paths,
-                    str(folder / "report.png"),
-                    films[0],
-                    archived(out, "edited"),
-                    paths,
-                )
+
+        def results(outcome: Outcome | None) -> list[Any]:
+            if outcome is None or not outcome.items:
+                return [gr.skip(), None, [], None, None, None, []]
+            folder = job.out / next(iter(outcome.items))
+            paths = [str(path) for path in sorted(folder.glob("frame_*.png"))]
+            films = [str(path) for path in sorted(folder.glob("*.gif"))][:1] or [None]
+            last = len(paths) - 1
+            slider, page = gr.Slider(0, last, value=last, step=1), str(folder / "report.png")
+            return [slider, paths[last], paths, page, films[0], archived(out, "edited"), paths]
+
+        yield from follow(edit, job, options, stop, [gr.skip()] * 7, results)
 
     wire(run, stop, work, [canvas, prompt, *form.inputs], [told, at, frame, strip, report, film, archive, frames])
 

@@ -11,11 +11,12 @@ import gradio as gr
 
 from recon3d.gtr.options import GTROptions
 from recon3d.job import ReconstructOptions, reconstruct
+from vision.job import Outcome
 
 from . import WebOptions
-from .controls import HIDDEN, archived, buttons, checked, read, say, wire
+from .controls import HIDDEN, archived, buttons, checked, follow, read, wire
 from .forms import Form
-from .runs import new_folder, watch
+from .runs import new_folder
 from .uploads import folder_of_views, one_of, unpacked
 
 
@@ -56,14 +57,13 @@ def rebuild_tab(options: WebOptions, root: Path) -> None:
             device=options.device,
         )
         shown = str(shape) if shape is not None and shape.suffix in (".glb", ".obj", ".stl") else None
-        for state in watch(lambda show: reconstruct(job, show), 60 * options.max_minutes, stop, folder=options.folder):
-            if not state.over:
-                yield say(state), shown, gr.skip(), gr.skip(), gr.skip(), gr.skip()
-            elif state.value is None:
-                yield say(state), shown, None, None, None, None
-            else:
-                folder = out / "rebuilt"
-                drawn = [str(folder / name) for name in (job.file, "turntable.gif", "contact.png")]
-                yield say(state), shown, *drawn, archived(out, "rebuilt")
+
+        def results(outcome: Outcome | None) -> list[Any]:
+            if outcome is None:
+                return [shown, None, None, None, None]
+            drawn = [str(job.out / name) for name in (job.file, "turntable.gif", "contact.png")]
+            return [shown, *drawn, archived(out, "rebuilt")]
+
+        yield from follow(reconstruct, job, options, stop, [shown, *[gr.skip()] * 4], results)
 
     wire(run, stop, work, [mesh, views, *form.inputs], [told, before, after, film, contact, archive])

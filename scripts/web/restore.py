@@ -13,11 +13,12 @@ from PIL import Image
 from restoration.job import RestoreOptions, restore
 from restoration.restorer import find_system
 from vision.images import load_image
+from vision.job import Outcome
 
 from . import WebOptions
-from .controls import HIDDEN, archived, buttons, checked, read, say, wire
+from .controls import HIDDEN, archived, buttons, checked, follow, read, wire
 from .forms import Form
-from .runs import new_folder, watch
+from .runs import new_folder
 from .uploads import uploaded
 
 SYSTEMS = {
@@ -84,20 +85,21 @@ def restore_tab(options: WebOptions, root: Path) -> None:
             device=options.device,
             max_pixels=options.max_pixels,
         )
-        for state in watch(lambda show: restore(job, show), 60 * options.max_minutes, stop, folder=options.folder):
-            if not state.over:
-                yield say(state), *[gr.skip()] * 5
-            elif not (made := {} if state.value is None else state.value.items):
-                yield say(state), None, [], None, None, []
-            else:
-                kept = [(said["input"], str(out / "restored" / name)) for name, said in made.items()]
-                why = [
-                    [Path(said["input"]).name, said["need"], said["system"], said["why"]]
-                    for said in made.values()
-                    if "why" in said
-                ]
-                results = [result for _, result in kept]
-                yield say(state), _before_after(*kept[0]), results, why or None, archived(out, "restored"), kept
+
+        def results(outcome: Outcome | None) -> list[Any]:
+            made = {} if outcome is None else outcome.items
+            if not made:
+                return [None, [], None, None, []]
+            kept = [(said["input"], str(out / "restored" / name)) for name, said in made.items()]
+            why = [
+                [Path(said["input"]).name, said["need"], said["system"], said["why"]]
+                for said in made.values()
+                if "why" in said
+            ]
+            shown = [result for _, result in kept]
+            return [_before_after(*kept[0]), shown, why or None, archived(out, "restored"), kept]
+
+        yield from follow(restore, job, options, stop, [gr.skip()] * 5, results)
 
     inputs = [files, system, dial, *(item for form, _ in forms.values() for item in form.inputs)]
     wire(run, stop, work, inputs, [told, slider, gallery, decided, archive, pairs])

@@ -169,20 +169,17 @@ def test_instantmesh_cameras(case: Case) -> None:
     close(cams.opencv_to_opengl(around.c2w), case["circular_c2w"], 1e-5)
 
 
+SIZES = ["in_channels", "out_channels", "patch_size", "model_channels", "num_layers", "num_heads"]
+SIZES += ["num_head_channels", "upsample_factor"]
+
+
 @fixture("generator")
 def test_generator(case: Case) -> None:
     given = case.meta["config"]
     weights = case.part("generator.")
     config = GeneratorConfig(
-        in_channels=given["in_channels"],
         plane_resolution=tuple(weights["planes"].shape[-2:]),
-        out_channels=given["out_channels"],
-        patch_size=given["patch_size"],
-        model_channels=given["model_channels"],
-        num_layers=given["num_layers"],
-        num_heads=given["num_heads"],
-        num_head_channels=given["num_head_channels"],
-        upsample_factor=given["upsample_factor"],
+        **{name: given[name] for name in SIZES},
         gated="attn_layers.0.ff.net.0.proj.weight" in weights,
         norm_image_tokens="norm1.weight" in weights,
     )

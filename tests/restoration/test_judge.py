@@ -18,19 +18,11 @@ from restoration.iter import ITEROptions, ITERRestorer
 from restoration.judge import AGAINST, ALONE, JudgeConfig, RestorationJudge, numbers_of
 from restoration.repair import RepairingRestorer
 from restoration.train_judge import JudgeTraining, train
+from tests.restoration.photographs import photograph
 from vision.images import save_image
 from vision.metrics import psnr
 from vision.resize import imresize
 from vision.strategies import Candidate, Choice, read_choices, write_choices
-
-
-def photograph(seed: int, size: int = 112) -> torch.Tensor:
-    """(1, 3, size, size) with detail of all sizes, as photographs have."""
-    generator, image = torch.Generator().manual_seed(seed), torch.zeros(1, 3, size, size)
-    for side in (3, 6, 12, 24, 48, 96):
-        layer = torch.randn(1, 3, side, side, generator=generator) / side**0.8
-        image += torch.nn.functional.interpolate(layer, (size, size), mode="bicubic")
-    return (0.5 + 0.3 * image).clamp(0, 1)
 
 
 def noisy(image: torch.Tensor, strength: float, seed: int) -> torch.Tensor:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import fsspec
@@ -20,6 +18,7 @@ import pytest
 from restoration.iter.options import ITEROptions
 from restoration.iter.restorer import ITERRestorer
 from restoration.job import RestoreOptions, restore
+from tests.processes import killed_at
 from vision.scale import manifest
 from vision.scale.stores import Store
 
@@ -307,12 +306,7 @@ def test_a_cluster_whose_driver_is_killed_goes_on(tmp_path):
     out, given = tmp_path / "out", ["--source", SOURCE, "--device", "cpu"]
     words = command(tmp_path / "in", "--out", out, *given, "--engine", "ray", "--actors", "2")
     driver = subprocess.Popen(words, cwd=PROJECT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    while len(list(out.glob("*.png"))) < 8:
-        assert driver.poll() is None
-        time.sleep(0.01)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    finished = killed_at(driver, out, 8)
     assert len(finished) < 40
     assert subprocess.run(words, cwd=PROJECT, env=ENVIRONMENT).returncode == 2
     restore(options(tmp_path / "straight", tmp_path / "in"))

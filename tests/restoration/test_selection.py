@@ -12,30 +12,22 @@ from restoration.drawn import text_page
 from restoration.features import features
 from restoration.jpeg import jpeg
 from restoration.kinds import KINDS, cuts, items
+from tests.restoration.photographs import photograph
 from vision.images import to_tensor
 from vision.strategies import Candidate, Choice, Cost, read_choices, write_choices
-
-
-def photograph(seed: int, size: int = 96) -> torch.Tensor:
-    """(1, 3, size, size) with detail of all sizes, as photographs have."""
-    generator, image = torch.Generator().manual_seed(seed), torch.zeros(1, 3, size, size)
-    for side in (3, 6, 12, 24, 48, 96):
-        layer = torch.randn(1, 3, side, side, generator=generator) / side**0.8
-        image += torch.nn.functional.interpolate(layer, (size, size), mode="bicubic")
-    return (0.5 + 0.4 * image).clamp(0, 1)
 
 
 @pytest.fixture
 def photos(tmp_path):
     (tmp_path / "photos").mkdir()
     for seed in range(2):
-        array = (photograph(seed)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        array = (photograph(seed, 96)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         PIL.Image.fromarray(array).save(tmp_path / "photos" / f"{seed}.png")
     return tmp_path / "photos"
 
 
 def test_features_follow_what_was_done_to_a_picture():
-    image = photograph(0)
+    image = photograph(0, 96)
     plain = features(image)
     noisy = features((image + 0.08 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1))
     blocky, grey = features(jpeg(image[0], 10)[None]), features(image.mean(1, keepdim=True).expand(-1, 3, -1, -1))
@@ -53,7 +45,7 @@ def test_features_follow_what_was_done_to_a_picture():
 def test_features_of_any_picture_are_finite(size, tone):
     image = torch.rand(1, 3, *size) if tone is None else torch.full((1, 3, *size), tone)
     found = features(image)
-    assert np.isfinite(list(found.values())).all() and found.keys() == features(photograph(0)).keys()
+    assert np.isfinite(list(found.values())).all() and found.keys() == features(photograph(0, 96)).keys()
 
 
 def test_cuts_are_the_sharpest_and_overlap_by_half_at_most():

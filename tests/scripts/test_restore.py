@@ -7,11 +7,9 @@ import io
 import json
 import os
 import pickle
-import signal
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from restoration.iter.options import ITEROptions
 from restoration.iter.restorer import ITERRestorer
 from scripts.main import start
 from scripts.restore import RestoreOptions, main
+from tests.processes import killed_at
 
 SOURCE = "builtin:tiny-mini"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -303,12 +302,7 @@ def test_a_killed_run_is_resumed_without_losing_or_repeating(tmp_path):
     out = tmp_path / "out"
     command = script(tmp_path / "in", "--out", out, "--source", SOURCE, "--device", "cpu")
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while len(list(out.glob("*.png"))) < 4:
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    finished = killed_at(process, out, 4)
     assert 4 <= len(finished) < 12
     assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
     run = json.loads((out / "run.json").read_text())

@@ -3,7 +3,7 @@ any pipeline of diffusers that takes a picture."""
 
 from vision.edit.confidence import ClassifierConfig, Confidence
 from vision.edit.diffusers_editor import DiffusersEditor, DiffusersOptions
-from vision.edit.editor import Editor
+from vision.edit.editor import ProgressiveEditor
 from vision.edit.options import PIEConfig, PIEOptions
 from vision.edit.pie import PIEEditor
 from vision.edit.progression import Progression
@@ -13,9 +13,9 @@ __all__ = [
     "Confidence",
     "DiffusersEditor",
     "DiffusersOptions",
-    "Editor",
     "PIEConfig",
     "PIEEditor",
     "PIEOptions",
     "Progression",
+    "ProgressiveEditor",
 ]

@@ -32,7 +32,6 @@ from vision.diffusion.pipelines import (
     unit,
 )
 from vision.edit import folders
-from vision.edit.confidence import Confidence
 from vision.edit.editor import Facts, Progress, ProgressiveEditor, Prompt, prompt_entries, scored_by
 from vision.edit.given import as_batch
 from vision.edit.options import ProgressionOptions, Scheduled, at_frame, check_schedule, several
@@ -118,12 +117,6 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
     def networks(self) -> list[nn.Module]:
         """All of the pipeline's."""
         return networks(self.pipeline)
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the networks; returns this editor. A classifier of this project stays in float32."""
-        if isinstance(self.classifier, Confidence):
-            self.classifier.network.to(device=device)
-        return super().to(device, dtype)
 
     @property
     def device(self) -> torch.device:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import PIL.Image
 import torch
 from torch import Tensor
 
+from vision.edit.confidence import Confidence
 from vision.edit.given import as_canvases
 from vision.edit.options import ProgressionOptions, check_schedule
 from vision.edit.progression import COLUMNS, Frame, Progression, Run, Score
@@ -59,44 +60,22 @@ class Facts:
     """What a user must be told about results."""
 
 
-class Editor(Protocol):
-    """A loaded editor; `Options`, a frozen dataclass, says what one call may change."""
-
-    Options: type
-
-    def facts(self, options: Any = None) -> Facts:
-        """What a caller must know; None stands for the defaults."""
-
-    def start(self, image: Any, prompt: Prompt | None = None, mask: Any = None, options: Any = None) -> Run:
-        """Everything before the first edit of a picture, or of a batch of them."""
-
-    def first(self, run: Run) -> Frame:
-        """Frame 0: the original."""
-
-    def next(self, run: Run, frame: Frame, number: int, progress: Progress | None = None) -> Frame:
-        """Frame `number` (from 1) of a run, from the one before it; `progress` gets its finished share in [0, 1]."""
-
-    def simulate(
-        self,
-        run: Run,
-        *,
-        observers: Iterable[Observer] = (),
-        resume: Step[Frame, int] | None = None,
-        earlier: Sequence[Frame] = (),
-        progress: Progress | None = None,
-    ) -> Progression:
-        """Go through a run that `start` made, to everything that is known of its frames."""
-
-
 class ProgressiveEditor(OfNetworks, Generic[Options]):
-    """The loop over the frames; editors define `Options`, `facts`, `start`, `first` and `next` (see `Editor`)."""
+    """The loop over the frames; editors define `Options`, `facts`, `start`, `first` and `next`."""
 
     Options: type
+    """A frozen dataclass: what one call may change."""
     classifier: Score | None = None
     """How sure it is of the condition is told with every frame; None: nothing is."""
 
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the networks; returns this editor. A classifier of this project stays in float32."""
+        if isinstance(self.classifier, Confidence):
+            self.classifier.network.to(device=device)
+        return super().to(device, dtype)
+
     def facts(self, options: Options | None = None) -> Facts:
-        """What a caller must know of this editor with these options."""
+        """What a caller must know of this editor with these options; None stands for the defaults."""
         raise NotImplementedError
 
     def start(

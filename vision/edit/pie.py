@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,12 +139,6 @@ class PIEEditor(ProgressiveEditor[PIEOptions]):
     def networks(self) -> tuple[nn.Module, ...]:
         """All but the classifier's, the UNet first."""
         return (self.unet, self.vae, *self.text.encoders)
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the networks; returns this editor. The classifier stays in float32."""
-        if self.classifier is not None:
-            self.classifier.network.to(device=device)
-        return super().to(device, dtype)
 
     def facts(self, options: PIEOptions | None = None) -> Facts:
         """What a caller must know of this editor with these options."""

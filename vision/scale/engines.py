@@ -104,9 +104,7 @@ def cluster(address: str | None, actors: int | None, gpus: bool) -> Iterator[Clu
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", **own)
-    except Exception as error:
-        if type(error) not in (Exception, ConnectionError, ValueError, RuntimeError):  # Ray raises each of them
-            raise
+    except (ConnectionError, ValueError, RuntimeError) as error:
         where = "on this machine" if local else f"at {address or os.environ['RAY_ADDRESS']}"
         raise ValueError(f"Cannot connect to a Ray cluster {where}: {one_line(str(error))}") from error
     try:

@@ -20,6 +20,7 @@ from reward_vlm.scenes import QUESTION as SCENES
 from reward_vlm.vlm import Reply
 from scripts.judge import main
 from scripts.main import start
+from tests.reward_vlm.rows import ends_after_a_batch, read
 from vision.faults import spoil
 
 CAT = Path(__file__).parents[3] / "examples" / "cat.jpg"
@@ -43,30 +44,16 @@ def command(rows, out, **changes):
     return JudgeOptions(**{"rows": rows, "out": out, "source": "builtin:tiny", "options": QUICK} | changes)
 
 
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path, monkeypatch):
+def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path):
     sampled = R1Options(max_new_tokens=3, batch_size=2, temperature=1.0)
     assert judge_rows(command(rows, tmp_path / "straight.jsonl", options=sampled)).code == 0
     straight = read(tmp_path / "straight.jsonl")
     assert [row["row"] for row in straight] == [0, 1, 2, 3, 4]
     assert [row["id"] for row in straight[:3]] == ["0", "1", "2"]
     assert [len(row["votes"]) for row in straight] == [2, 2, 2, 2, 6]
-    whole, calls = R1Judge.batch, []
-
-    def killed(self, *arguments):
-        calls.append(1)
-        return whole(self, *arguments) if len(calls) < 2 else 1 / 0
-
     out = tmp_path / "killed.jsonl"
-    with monkeypatch.context() as patched:
-        patched.setattr(R1Judge, "batch", killed)
-        with pytest.raises(ZeroDivisionError):
-            judge_rows(command(rows, out, options=sampled))
-    with open(out, "a") as file:
-        file.write('{"row": 2, "cut')
+    with ends_after_a_batch(R1Judge, out):
+        judge_rows(command(rows, out, options=sampled))
     events = []
     assert len(judge_rows(command(rows, out, options=sampled), events.append).items) == 5
     assert "5 questions (2 done before)" in events[-1].text

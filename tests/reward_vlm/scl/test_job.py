@@ -16,6 +16,7 @@ from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.vlm import Reply
 from scripts.answer import main, parse
 from scripts.main import start
+from tests.reward_vlm.rows import ends_after_a_batch, read
 
 QUICK = SCLOptions(("look again",), max_new_tokens=3, batch_size=2)
 
@@ -34,29 +35,15 @@ def command(rows, out, **changes):
     return AnswerOptions(**{"rows": rows, "out": out, "source": "builtin:tiny", "options": QUICK} | changes)
 
 
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path, monkeypatch):
+def test_a_file_of_questions_is_continued_where_it_stopped(rows, tmp_path):
     assert answer_rows(command(rows, tmp_path / "straight.jsonl")).code == 0
     straight = read(tmp_path / "straight.jsonl")
     assert [row["row"] for row in straight] == [0, 1, 2, 3, 4]
     assert all(row["final"] == row["tried"][-1] and len(row["turns"]) == 4 for row in straight)
     assert ["answer" in row for row in straight] == [True, True, False, True, True]
-    whole, calls = SCLCorrector.batch, []
-
-    def killed(self, *arguments):
-        calls.append(1)
-        return whole(self, *arguments) if len(calls) < 2 else 1 / 0
-
     out = tmp_path / "killed.jsonl"
-    with monkeypatch.context() as patched:
-        patched.setattr(SCLCorrector, "batch", killed)
-        with pytest.raises(ZeroDivisionError):
-            answer_rows(command(rows, out))
-    with open(out, "a") as file:
-        file.write('{"row": 2, "cut')
+    with ends_after_a_batch(SCLCorrector, out):
+        answer_rows(command(rows, out))
     events = []
     answer_rows(command(rows, out, options=SCLOptions(("look again",), max_new_tokens=3, batch_size=3)), events.append)
     assert "5 questions (2 done before)" in events[-1].text
