@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -234,7 +233,9 @@ class _Restoring:
                 self._restore(item, loaded, result, folder / previews if options.previews else None)
                 self._decided(item, plan, loaded)
             if options.compare:
-                _compare(loaded, result, folder / compared)
+                from restoration.previews import compare
+
+                compare(loaded, result, folder / compared)
 
     def _read(self, item: Item) -> Any:
         from vision.images import load_image
@@ -383,7 +384,11 @@ class _Restoring:
         pixels = to_tensor(loaded)
         height, width = self.restorer.output_size(*pixels.shape[-2:], options)
         grey = facts.keeps_grey and bool(is_grey(pixels).all())
-        observers = [] if previews is None else [_previews(self.restorer, previews, options, grey)]
+        observers = []
+        if previews is not None:
+            from restoration.previews import write_steps
+
+            observers.append(write_steps(self.restorer, previews, options, grey))
         finish = to_uint16 if bits_of(loaded, result) == 16 else to_uint8
         bands = self.restorer.bands(pixels, options, finish=finish, observers=observers, progress=progress)
         said = {"icc": loaded.icc, "alpha": loaded.alpha, "metadata": loaded.metadata, "grey": grey}
@@ -410,31 +415,3 @@ def _copied(source: Path, result: Path) -> bool:
         result.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, result)
     return same
-
-
-def _compare(loaded: Any, result: Path, path: Path) -> None:
-    """The input, enlarged bicubically, beside the result."""
-    from PIL.Image import Resampling
-
-    from vision.images import load_image, save_image
-    from vision.report import side_by_side
-
-    restored = load_image(result, max_pixels=sys.maxsize).rgb
-    enlarged = loaded.rgb.resize(restored.size, Resampling.BICUBIC)
-    save_image(side_by_side([enlarged, restored], ["input, enlarged", "restored"]), path, icc=loaded.icc)
-
-
-def _previews(restorer: Any, folder: Path, options: Any, grey: bool) -> Callable[[Any], None]:
-    """An observer that writes every step of every tile; a step that is not later than the last begins a new tile."""
-    from vision.images import save_image, to_grey
-
-    folder.mkdir(parents=True)
-    tile, last = 0, -1
-
-    def observe(step: Any) -> None:
-        nonlocal tile, last
-        tile, last = tile + (step.index <= last), step.index
-        shown = restorer.decode(step.state, options)
-        save_image(to_grey(shown) if grey else shown, folder / f"tile_{tile:03d}_step_{step.index:02d}.png")
-
-    return observe

@@ -35,8 +35,8 @@ CONTEXT = 8
 """Input pixels around a window that is made anew."""
 FADE = 4
 """Output pixels over which a window fades into its surroundings."""
-DRAFT = "draft"
-"""Origin of what the restorer made."""
+DRAFT, PLAIN = "draft", "plain enlargement"
+"""Origins of what the restorer made, and of the input enlarged."""
 
 Again = Callable[[Tensor, int], Tensor]
 """Another result (1, 3, H, W) of a part (1, 3, h, w) of the input; the number tells windows apart."""
@@ -111,8 +111,8 @@ class RepairingRestorer:
         """What becomes of a draft (1, 3, H, W) of an input (1, 3, h, w)."""
         size = tuple(draft.shape[-2:])
         plain = imresize(image, size=size).clamp(0, 1)
-        scores, easy = (self.judge.windows(picture, image) for picture in (draft, plain))
-        faulty = easy - scores > FAULTY
+        scores = {DRAFT: self.judge.windows(draft, image), PLAIN: self.judge.windows(plain, image)}
+        faulty = scores[PLAIN] - scores[DRAFT] > FAULTY
         ways = self._ways(options, size[-1] / image.shape[-1])
 
         def local(first: Candidate) -> Candidate | None:
@@ -122,10 +122,11 @@ class RepairingRestorer:
             return Candidate("picture", mended, "repaired")
 
         def whole(first: Candidate) -> Candidate | None:
-            return Candidate("picture", plain, "plain enlargement") if faulty.any() else None
+            return Candidate("picture", plain, PLAIN) if faulty.any() else None
 
         def score(candidate: Candidate) -> Verdict:
-            return Verdict(float(self.judge.windows(candidate.value, image).mean()))
+            known = scores.get(candidate.origin)
+            return Verdict(float((self.judge.windows(candidate.value, image) if known is None else known).mean()))
 
         choice = refine_and_rerank(Candidate("picture", draft, DRAFT), [local, whole], score)
         return Repair(choice, faulty.numel(), int(faulty.sum()))
@@ -140,7 +141,7 @@ class RepairingRestorer:
             return joined(self.restorer.bands(part, replace(options, seed=options.seed + 1 + number))).float()
 
         seeded = {"another seed": reseeded} if self.restorer.facts(options).seed else {}
-        return {"plain enlargement": plainly, **seeded, **self.others}
+        return {PLAIN: plainly, **seeded, **self.others}
 
     def _mended(self, draft: Tensor, image: Tensor, faulty: Tensor, ways: Mapping[str, Again]) -> Tensor:
         """The draft with the best of all ways in every faulty window."""

@@ -119,12 +119,14 @@ class Closeness:
 
     def __init__(self, truth: torch.Tensor):
         self.truth = truth
+        self.pictures = 0
 
     def windows(self, picture, image=None):
         side = self.config.side
         if picture.shape != self.truth.shape:  # a single window: found by what it resembles
             cut = self.truth.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
             return -(cut - picture).square().mean((1, 2, 3)).min().view(1, 1) * 1e4
+        self.pictures += 1
         error = (picture - self.truth).square().mean(1, keepdim=True)
         return -torch.nn.functional.avg_pool2d(error, side)[0, 0] * 1e4
 
@@ -145,6 +147,7 @@ def test_faulty_windows_are_made_anew_and_the_others_stay(mini):
     assert (done.windows, done.faulty) == (4, 1) and kept.origin != "draft" and "1 of 4 windows faulty" in str(done)
     assert torch.equal(done.choice.candidates[1].value[..., 56:, :], draft[..., 56:, :])
     assert float(psnr(kept.value, truth)) > float(psnr(draft, truth)) + 3
+    assert judge.pictures == 3  # draft, enlarged input and repaired picture, each once
 
 
 @pytest.mark.parametrize("seed", range(3))
