@@ -30,7 +30,7 @@ class library_errors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is Exception or isinstance(error, _raised_by_libraries()):
+        if error is not None and (kind is Exception or isinstance(error, _raised_by_libraries())):
             check_signals()
             reason = f"it lacks the entry {error}" if isinstance(error, KeyError) else one_line(str(error))[:300]
             raise ValueError(f"{self.what}: {reason.rstrip('.') or kind.__name__}.") from error
