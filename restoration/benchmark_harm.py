@@ -68,7 +68,7 @@ class HarmBenchmark:
     def __post_init__(self) -> None:
         unknown = [job for job in self.jobs if job not in JOBS]
         if unknown or not self.jobs:
-            raise ValueError(f"jobs must be some of {', '.joined(JOBS)}, got {', '.joined(unknown) or 'none'}.")
+            raise ValueError(f"jobs must be some of {', '.join(JOBS)}, got {', '.join(unknown) or 'none'}.")
         if self.seeds < 2 or self.size < 64 or self.size % 4:
             raise ValueError("seeds must be at least 2, and size a multiple of 4 from 64 on.")
 

@@ -22,7 +22,8 @@ WEIGHTS = {
 
 
 def write_inputs(folder: Path) -> None:
-    """Everything that a command of the documentation reads, small."""
+    """Everything that a command of the documentation reads, small; examples too."""
+    _examples(folder)
     _pictures(folder)
     _scans(folder)
     _rows(folder)
@@ -38,6 +39,13 @@ def write_inputs(folder: Path) -> None:
         (folder / name).symlink_to(WEIGHTS[weights])
 
 
+def _examples(folder: Path) -> None:
+    shutil.copytree(EXAMPLES, folder / "examples")
+    for name in ("cat.jpg", "brain.png", "brain_mask.png"):
+        with PIL.Image.open(EXAMPLES / name) as picture:
+            picture.resize((48, 48)).save(folder / "examples" / name)
+
+
 def _pictures(folder: Path) -> None:
     cat = PIL.Image.open(EXAMPLES / "cat.jpg")
     small = cat.crop((40, 30, 72, 58))
@@ -45,7 +53,7 @@ def _pictures(folder: Path) -> None:
         small.save(folder / name)
     for name in ("photos", "pictures", "good_pictures", "small"):
         (folder / name).mkdir()
-        cat.crop((20, 20, 132, 132)).save(folder / name / "0.png")
+        cat.crop((40, 40, 104, 104)).save(folder / name / "0.png")
     cat.crop((20, 20, 84, 84)).save(folder / "a.png")
     cat.crop((20, 20, 84, 84)).resize((32, 32)).resize((64, 64)).save(folder / "b.png")
 

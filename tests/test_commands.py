@@ -18,11 +18,13 @@ from scripts import terminal
 from tests.documented import PROJECT, Line, burnish_lines, shell_lines, snippets
 from tests.documented_inputs import WEIGHTS, write_inputs
 
-OBJECT = "--volume-steps 60 --refine none --grid-size 32 --view-size 48 --texture-size 64 --max-faces 300"
+OBJECT = "--volume-steps 20 --refine none --grid-size 24 --view-size 32 --texture-size 32 --max-faces 200"
 SMALLER = {
     r"burnish restore .*--system pasd": "--steps 1",
-    r"burnish edit": "--frames 2 --steps 2",
-    r"burnish reconstruct .*--keep-topology": "--texture-steps 1 --view-size 48 --texture-size 64 --film none",
+    r"burnish restore .*--best-of": "--best-of 2",
+    r"burnish edit .*--trajectories": "--frames 1 --steps 2 --trajectories 2",
+    r"burnish edit": "--frames 1 --steps 2",
+    r"burnish reconstruct .*--keep-topology": "--texture-steps 1 --view-size 32 --texture-size 32 --film none",
     r"burnish reconstruct": f"{OBJECT} --film none",
     r"burnish evaluate gtr": f"{OBJECT} --views 6",
     r"burnish evaluate (iter|pasd)": "--crop 48 --peers animevideov3",
@@ -30,6 +32,7 @@ SMALLER = {
     r"burnish evaluate scl .*(votes|rank-reviews)": "--rows test.jsonl",
     r"burnish evaluate verifier": "--limit 3",
     r"burnish judge --audit": "--max-new-tokens 2",
+    r"burnish benchmark harm": "--size 64 --kinds blind --seeds 2",
     r"burnish benchmark judge-reward": "--taught 1 --updates 1 --prompts 2 --samples 2 --tests 2",
     r"burnish benchmark restorers": "--cuts 1 --size 64 --kinds blind --systems none iter:clean@1",
     r"burnish benchmark pie": "--steps 4 --rounds 1 --source builtin:tiny",
@@ -115,7 +118,6 @@ def laid_out(inputs: Path, folder: Path, command: str) -> None:
                         (laid / inside.name).symlink_to(inside)
         else:
             (folder / path.name).symlink_to(path)
-    (folder / "examples").symlink_to(PROJECT / "examples")
     if "pasd" in command:
         (folder / "FOLDER").unlink()
         (folder / "FOLDER").symlink_to(WEIGHTS["pasd"])
