@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from restoration import best
+from restoration.benchmark_harm import HarmBenchmark
 from restoration.benchmark_restorers import INPUT, TRUTH, scored
 from restoration.evaluate_judge import JudgeEvaluation, evaluate
 from restoration.iter import ITEROptions, ITERRestorer
@@ -110,6 +111,11 @@ def test_folders_without_pictures_and_restorers_without_seeds_teach_nothing(lear
         write_choices(single, [kept])
     with pytest.raises(ValueError, match="Name at least one folder"):
         JudgeTraining((), tmp_path, tmp_path)
+
+
+def test_the_benchmark_of_harm_names_the_jobs_that_it_knows(tmp_path):
+    with pytest.raises(ValueError, match=r"jobs must be some of auto, .*, repair, got sharpen\."):
+        HarmBenchmark(tmp_path, tmp_path / "out", jobs=("auto", "sharpen"))
 
 
 class Closeness:
