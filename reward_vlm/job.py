@@ -127,7 +127,9 @@ class RowJob(Job):
     def finish(self, noun: str, **facts: Any) -> Outcome:
         """As `Job.finish`; run.json is called after the file of the results, and they are not in it again."""
         rows = {str(row["row"]): row for row in self.results.rows}
-        self.conclude(noun, len(rows), self.earlier, f"{self.results.path.stem}.run.json", **{**facts, noun: len(rows)})
+        path = self.results.path
+        facts = {**facts, noun: len(rows)}
+        self.conclude(noun, len(rows), self.earlier, f"{path.stem}.run.json", path, **facts)
         return Outcome(self.out, rows, self.problems)
 
     def _add(self, part: Sequence[int], make: Callable[[Sequence[int]], Sequence[Row]]) -> None:

@@ -228,7 +228,9 @@ class Job:
         self.conclude(noun, len(made), earlier, **{**facts, noun: made, "problems": problems})
         return Outcome(self.out, made, problems)
 
-    def conclude(self, noun: str, number: int, earlier: int, name: str = "run.json", **facts: Any) -> None:
+    def conclude(
+        self, noun: str, number: int, earlier: int, name: str = "run.json", path: Path | None = None, **facts: Any
+    ) -> None:
         """Write `name` into the output folder, and tell what lies where; of several processes, the first one does.
 
         Args:
@@ -236,6 +238,7 @@ class Job:
             number: how many there are.
             earlier: how many of them were there before.
             name: of the file.
+            path: where the results lie; None: in the output folder.
             facts: its further entries; `problems` are those of this job unless they are given.
         """
         from vision.report import write_run
@@ -245,7 +248,7 @@ class Job:
         seconds, problems = round(time.monotonic() - self.started, 3), facts.setdefault("problems", self.problems)
         write_run(self.out / name, options=to_dict(self.options), seconds=seconds, **facts)
         one = noun.removesuffix("es") if noun.endswith("shes") else noun.removesuffix("s")
-        text = f"{self.out}: {number} {noun if number != 1 else one}"
+        text = f"{path or self.out}: {number} {noun if number != 1 else one}"
         text += f" ({earlier} done before)" if earlier else ""
         text += f", {len(problems)} refused" if problems else ""
         self.show(Event("result", one_line(f"{text}; {name} says how. {_duration(seconds)}"), path=self.out))

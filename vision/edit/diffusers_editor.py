@@ -34,7 +34,7 @@ from vision.diffusion.pipelines import (
 from vision.edit import folders
 from vision.edit.editor import Facts, Progress, ProgressiveEditor, Prompt, prompt_entries, scored_by
 from vision.edit.given import as_batch
-from vision.edit.options import ProgressionOptions, Scheduled, at_frame, check_schedule, several
+from vision.edit.options import ProgressionOptions, Scheduled, at_frame, check_schedule, check_strength, several
 from vision.edit.pictures import floor_sides, hold_colors, to_area
 from vision.edit.progression import Frame, Run, Score
 from vision.images import ImageLike, composite, to_pil, to_uint8
@@ -260,11 +260,7 @@ class DiffusersEditor(ProgressiveEditor[DiffusersOptions]):
             raise ValueError(f"A {cls.__name__} has no {unknown[0]}; leave it out.")
         steps = options.steps or default_of(cls, "num_inference_steps")
         for strength in several(default_of(cls, "strength") if options.strength is None else options.strength):
-            if int(steps * strength) < 1:
-                raise ValueError(
-                    f"A strength of {strength:g} leaves none of {steps} steps; raise it to {1 / steps:g} or more, or "
-                    "the steps."
-                )
+            check_strength(strength, steps)
 
 
 def _given(options: DiffusersOptions) -> list[str]:

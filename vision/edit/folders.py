@@ -128,7 +128,7 @@ def refuse_unknown_words(tokenizer: Any, text: str) -> None:
     if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
         return
     if unknown in tokenizer(text).input_ids:
-        known = sorted(word for word in tokenizer.get_vocab() if not word.startswith("<"))
+        known = sorted(word for word in tokenizer.get_vocab() if word[0].isalnum())
         raise ValueError(
             f"The prompt {text!r} has words that mean nothing to these weights; they know: {' '.join(known)}"
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vision.diffusion.attention import text_keys
 from vision.diffusion.denoise import At, Denoising, denoise_steps, guide, set_steps
+from vision.edit.options import check_strength
 from vision.images import composite
 from vision.refine import Step, drain, refine_steps
 
@@ -103,10 +104,8 @@ def prepare(scheduler: Any, steps: int, strength: float, device: torch.device) -
     """
     scheduler = set_steps(scheduler, steps, device)
     begin = first_step(scheduler, steps, strength)
-    if begin >= len(scheduler.timesteps):
-        raise ValueError(
-            f"A strength of {strength:g} leaves none of {steps} steps; raise it to {1 / steps:g} or more, or the steps."
-        )
+    if begin >= len(scheduler.timesteps):  # some schedulers have a timestep more than steps
+        check_strength(strength, steps)
     return scheduler, begin
 
 

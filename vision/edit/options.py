@@ -178,6 +178,14 @@ def check_schedule(name: str, entries: Sequence[Any], frames: int) -> None:
         raise ValueError(f"{name} has {len(entries)} entries for {frames} frames; give 1 to {frames}.")
 
 
+def check_strength(strength: float, steps: int) -> None:
+    """Raise a ValueError when so small a strength leaves no step."""
+    if int(steps * strength) < 1:
+        raise ValueError(
+            f"A strength of {strength:g} leaves none of {steps} steps; raise it to {1 / steps:g} or more, or the steps."
+        )
+
+
 def at_frame(entries: Sequence[T], frame: int, frames: int) -> T:
     """The entry of frame 1..frames when the entries are spread evenly over the frames."""
     return entries[(frame - 1) * len(entries) // frames]

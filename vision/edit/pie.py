@@ -176,9 +176,11 @@ class PIEEditor(ProgressiveEditor[PIEOptions]):
 
         Raises:
             ValueError: pictures have different sizes, the mask is empty, a prompt is missing, or means nothing to a
-                text encoder of few words.
+                text encoder of few words; or so small a strength leaves no step.
         """
         options = (options or PIEOptions()).resolved(self.config)
+        for strength in several(options.strength):
+            prepare(self.scheduler, options.steps, strength, self.device)
         score = scored_by(options, score or self.classifier)
         if options.eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
             raise ValueError(f"{type(self.scheduler).__name__} takes no eta; use DDIM, or leave eta at 0.")
