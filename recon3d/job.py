@@ -56,7 +56,7 @@ class ReconstructOptions:
     """Weights of a generator: a folder, org/name on the model hub, or builtin:NAME; None fits from nothing."""
     rig: Literal["files", "gtr"] = "files"
     """Cameras of a folder: from its files, or the six of GTR in the order of the names."""
-    background: Literal["auto", "alpha", "white", "rembg"] = "auto"
+    cut_out: Literal["auto", "alpha", "white", "rembg"] = "auto"
     """How the object is cut out: by transparency, a white background, or the package rembg."""
     format: Literal["glb", "obj"] = "glb"
     """File format of the mesh."""
@@ -129,10 +129,10 @@ def read(options: ReconstructOptions) -> tuple[Views, Mesh | None, list[str]]:
             notes.append(f"The mesh has {len(mesh.faces):,} faces and is simplified to {MAX_FACES:,}.")
             mesh = simplify(mesh, MAX_FACES)
     if options.views is not None:
-        views = load_views(options.views, options.background, options.rig)
+        views = load_views(options.views, options.cut_out, options.rig)
         return views, mesh, [*notes, *views.notes]
     if options.grid is not None:
-        return views_from_grid(options.grid, options.background), mesh, notes
+        return views_from_grid(options.grid, options.cut_out), mesh, notes
     if mesh is None:
         notes.append("No views and no mesh were given: this is a vase made by code, to try it out.")
         mesh = vase()

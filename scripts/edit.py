@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str]) -> EditOptions:
     options = cli(kind, prog="burnish edit", description=__doc__, args=arguments, embedded=embedded)
     if options.inputs or pipeline:
         return options
-    shapes = options.mask or options.box or options.ellipse or options.threshold or options.difference
+    shapes = options.mask or options.box or options.ellipse or options.intensities or options.difference
     mask = options.mask if shapes else EXAMPLE.with_name("brain_mask.png")
     return replace(options, inputs=(EXAMPLE,), mask=mask)
 

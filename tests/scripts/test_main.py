@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,22 @@ def test_help_tells_what_the_weights_have_where_an_option_is_none(command, confi
     _, out, _ = burnish(monkeypatch, capsys, command, "--help")
     assert f"here {read_json(PROJECT / config)[name]})" in " ".join(out.replace("│", " ").split())
     assert names_of_code(out) == []
+
+
+def test_the_same_option_means_the_same_in_every_command():
+    from recon3d.job import ReconstructOptions
+    from restoration.iter.options import ITEROptions
+    from restoration.job import RestoreOptions
+    from reward_vlm.r1.job import JudgeOptions
+    from reward_vlm.scl.job import AnswerOptions
+    from vision.edit.job import EditOptions
+
+    commands, meanings = (RestoreOptions, EditOptions, ReconstructOptions, JudgeOptions, AnswerOptions), {}
+    for options in (*commands, ITEROptions):
+        for field in fields(options):
+            if field.name in ("source", "device", "dtype", "seed", "background", "threshold", "overwrite"):
+                meanings.setdefault(field.name, set()).add((str(field.type), field.default))
+    assert len(meanings) == 7 and {name: len(told) for name, told in meanings.items() if len(told) > 1} == {}
 
 
 def test_completion_knows_commands_systems_and_options(monkeypatch, capsys):

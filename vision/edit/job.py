@@ -54,7 +54,7 @@ class EditOptions:
     """Region: left, top, right, bottom, in shares of the sides."""
     ellipse: tuple[float, float, float, float] | None = None
     """Region: x and y of the centre, radii, in shares of the sides."""
-    threshold: tuple[float, float] | None = None
+    intensities: tuple[float, float] | None = None
     """Region: where the grey value lies between these two, in [0, 1]."""
     difference: bool = False
     """Region: where the predictions for prompt and source prompt differ (DiffEdit)."""
@@ -98,7 +98,7 @@ class EditOptions:
     def __post_init__(self) -> None:
         if self.trajectories < 1:
             raise ValueError(f"trajectories must be at least 1, got {self.trajectories}.")
-        if self.mask is not None and (self.box or self.ellipse or self.threshold or self.difference):
+        if self.mask is not None and (self.box or self.ellipse or self.intensities or self.difference):
             raise ValueError("Give a mask as a file or as shapes, not both.")
         if self.pipeline is not None and (self.source is not None or self.unet is not None):
             raise ValueError("source and unet are weights of PIE; leave them out beside a pipeline.")
@@ -329,8 +329,8 @@ class _Editing:
             found.append(masks.box(height, width, *options.box))
         if options.ellipse is not None:
             found.append(masks.ellipse(height, width, *options.ellipse))
-        if options.threshold is not None:
-            found.append(masks.threshold(canvas.shown().convert("RGB"), *options.threshold))
+        if options.intensities is not None:
+            found.append(masks.threshold(canvas.shown().convert("RGB"), *options.intensities))
         if options.difference:
             found.append(self._difference(editor, canvas))
         if not found:
