@@ -217,7 +217,7 @@ def orbit(
     return Cameras(c2w, intrinsics_from_fov(fov_degrees, height, width, len(c2w)), height, width)
 
 
-def release_orbit(azimuth: Sequence[float], elevation: Sequence[float], radius: float) -> Tensor:
+def published_orbit(azimuth: Sequence[float], elevation: Sequence[float], radius: float) -> Tensor:
     """(views, 4, 4) OpenGL camera-to-world of the turntable as the published GTR computes it.
 
     Equal to `orbit` except for exactly three cameras: the cross products there name no axis and then run over the
@@ -253,17 +253,6 @@ def instantmesh_orbit(
     """OpenCV cameras around the origin in the world of InstantMesh (z up), angles in degrees, azimuth from x to y."""
     cameras = orbit(90.0 - torch.as_tensor(azimuth, dtype=torch.float64), elevation, radius, fov_degrees, size)
     return replace(cameras, c2w=gtr_to_instantmesh(cameras.c2w))
-
-
-def instantmesh_rig(size: int = 320, radius: float = 4.0, fov_degrees: float = 30.0) -> Cameras:
-    """The six views of GTR in the world of InstantMesh."""
-    cameras = gtr_rig(size, radius, fov_degrees)
-    return replace(cameras, c2w=gtr_to_instantmesh(cameras.c2w))
-
-
-def instantmesh_to_gtr(c2w: Tensor) -> Tensor:
-    """Turn camera-to-world matrices (..., 4, 4) from the InstantMesh world: (x, y, z) becomes (y, z, x)."""
-    return c2w[..., [1, 2, 0, 3], :]
 
 
 def gtr_to_instantmesh(c2w: Tensor) -> Tensor:

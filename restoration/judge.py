@@ -10,7 +10,6 @@ n: windows, side x side: their pixels; H, W: pixels of a picture.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -229,8 +228,3 @@ def _period(luma: Tensor, length: int) -> Tensor:
         others = (by_phase.sum(1) - by_phase.amax(1)) / (length - 1)
         found.append((by_phase.amax(1) + 1e-3).log() - (others + 1e-3).log())
     return torch.stack(found).mean(0)
-
-
-def odds(difference: float) -> float:
-    """Probability, in (0, 1), that a picture whose score is higher by `difference` is the better one."""
-    return 1 / (1 + math.exp(-max(-50.0, min(50.0, difference))))

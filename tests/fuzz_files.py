@@ -201,7 +201,7 @@ def meshes(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def cameras(folder: Path) -> list[tuple[str, bytes]]:
-    """Poses as NeRF, COLMAP and the GTR release write them."""
+    """Poses as NeRF, COLMAP and the published GTR write them."""
     three = orbit(torch.arange(3.0) * 120, 20.0, size=32)
     save_transforms(folder / "transforms.json", ["0.png", "1.png", "2.png"], three)
     save_gtr_camera(folder / "camera.txt", three[0])

@@ -144,7 +144,7 @@ def test_turntable_cameras_as_published(case: Case) -> None:
         [float(v) for v in re.search(rf"{name} ({series})", text)[1].split(",")] for name in ("azimuth", "elevation")
     )
     radius = float(re.search(rf"distance ({number})", text)[1])
-    c2w = cams.release_orbit(azimuth, elevation, radius)
+    c2w = cams.published_orbit(azimuth, elevation, radius)
     close(c2w, case["orbit_c2w_opengl"], 2e-5)
 
     text = case.descriptions["orbit_mvp"]
