@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from restoration.restorer import Restorer, System, find_system
-from vision.config import UNNAMED, PathOrURL, Positional, from_dict, is_url, to_dict
+from vision.config import UNNAMED, Dtype, PathOrURL, Positional, from_dict, is_url, to_dict
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
 
 NEUTRAL = ("inputs", "device", "compare", "previews", "max_pixels", "engine", "address", "actors")
@@ -45,7 +45,7 @@ class RestoreOptions(Generic[T]):
     """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, ...; auto takes a GPU when there is one."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Numbers that the network computes with."""
     format: Literal["png", "jpg", "webp", "tif"] = "png"
     """Format of the results; png is written while it is computed and needs the least memory."""

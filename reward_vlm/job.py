@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from reward_vlm.chat import WithChat, listed, spelled
 from reward_vlm.results import Results
 from reward_vlm.vlm import ChatModel
+from vision.config import Dtype
 from vision.job import Job, Outcome, Show, Unusable, choose_device
 
 Row = Mapping[str, Any]
-Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)

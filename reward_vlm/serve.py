@@ -32,14 +32,14 @@ from reward_vlm.audit import Watched
 from reward_vlm.batching import Batcher, Full
 from reward_vlm.chat import Chat
 from reward_vlm.dialogue import Dialogue, Part, from_messages
-from reward_vlm.job import Dtype, place
+from reward_vlm.job import place
 from reward_vlm.judges import Judge, Judged, Query
 from reward_vlm.open_judge import open_judge
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Options
 from reward_vlm.templates import Pair, Point
 from reward_vlm.vlm import Reply, Sampling
-from vision.config import UNNAMED, one_line
+from vision.config import UNNAMED, Dtype, one_line
 from vision.hosts import is_own
 from vision.images import BadImage, read_image
 from vision.job import Event, Show, silent

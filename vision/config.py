@@ -28,6 +28,8 @@ from vision.files import atomic_path
 T = TypeVar("T")
 Positional = tyro.conf.Positional
 """Marks a field of options that the command line takes without its name: `inputs: Positional[tuple[Path, ...]]`."""
+Dtype = Literal["float32", "float16", "bfloat16"]
+"""An option: the numbers that networks compute with."""
 UNNAMED = tyro.conf.arg(name="")
 """Marks a field of further options: `options: Annotated[ITEROptions, UNNAMED]` gives --seed, not --options.seed."""
 

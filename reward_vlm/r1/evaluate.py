@@ -22,7 +22,7 @@ import torch
 
 from reward_vlm.benchmarks import BENCHMARKS, benchmark_row, vl_category
 from reward_vlm.data import Preference, preference, read_rows
-from reward_vlm.job import Dtype, RowJob, place
+from reward_vlm.job import RowJob, place
 from reward_vlm.judges import Query, Vote
 from reward_vlm.parse import PUBLISHED_PARSERS
 from reward_vlm.r1.judge import R1Judge
@@ -32,7 +32,7 @@ from reward_vlm.r1.options import R1Options
 from reward_vlm.r1.published import published_table
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.vlm import Reply
-from vision.config import UNNAMED, to_dict
+from vision.config import UNNAMED, Dtype, to_dict
 from vision.files import digest
 from vision.job import Event, Job, Outcome, Show, silent
 from vision.report import plot_bars, text_table, write_table

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Literal
 
 from reward_vlm.data import Question, question, read_rows
-from reward_vlm.job import Dtype, place
+from reward_vlm.job import place
 from reward_vlm.scl.corrector import PRETRAINED, SCLCorrector
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import build_pairs
 from reward_vlm.scl.published import asked_as_published, write_preferences
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
 from vision.checkpoints import Log, one_at_a_time
+from vision.config import Dtype
 
 
 @dataclass(frozen=True)

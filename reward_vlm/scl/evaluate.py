@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from reward_vlm.data import Question, question, read_rows
-from reward_vlm.job import Dtype, place
+from reward_vlm.job import place
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import Record, answer_all, count, record_of
 from reward_vlm.scl.rank_reviews import ranked_reviews, verdict
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_questions
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
-from vision.config import UNNAMED
+from vision.config import UNNAMED, Dtype
 from vision.job import Event, Job, Outcome, Show, silent
 from vision.report import plot_bars, text_table, wilson, write_table
 

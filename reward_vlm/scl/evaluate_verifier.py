@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from reward_vlm.data import Question, question, read_rows
-from reward_vlm.job import Dtype, RowJob, place
+from reward_vlm.job import RowJob, place
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.deliberate import decided, samples
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_questions
 from reward_vlm.verifier import VerifierReport, verifier_report
-from vision.config import UNNAMED, to_dict
+from vision.config import UNNAMED, Dtype, to_dict
 from vision.files import digest
 from vision.job import Event, Outcome, Show, silent
 from vision.report import text_table, wilson, write_table

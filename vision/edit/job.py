@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vision.checkpoints import load_state, save_state
-from vision.config import UNNAMED, Positional
+from vision.config import UNNAMED, Dtype, Positional
 from vision.edit import masks
 from vision.edit.canvas import Box, Canvas
 from vision.edit.confidence import Confidence
@@ -88,7 +88,7 @@ class EditOptions:
     """Format of the film; mp4 is written beside the gif."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, ...; auto takes a GPU when there is one."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Numbers that the networks compute with."""
     max_pixels: int = 100_000_000
     """Refuse pictures with more pixels than this."""
