@@ -26,7 +26,6 @@ SMALLER = {
     r"burnish edit": "--frames 1 --steps 2",
     r"burnish reconstruct .*--keep-topology": "--texture-steps 1 --view-size 32 --texture-size 32 --film none",
     r"burnish reconstruct": f"{OBJECT} --film none",
-    r"burnish evaluate gtr": f"{OBJECT} --views 6",
     r"burnish evaluate (iter|pasd)": "--crop 48 --peers animevideov3",
     r"burnish evaluate r1-restorations": "--crop 64 --windows 1 --seeds 2",
     r"burnish evaluate scl .*(votes|rank-reviews)": "--rows test.jsonl",
@@ -62,6 +61,7 @@ NOT_RUN = {
     r"burnish benchmark gtr": "times real sizes; tests/recon3d/test_evaluate.py times small ones",
     r"burnish benchmark pasd": "networks of the real size; tests/scripts/test_benchmark_pasd.py has small ones",
     r"burnish benchmark r1": "trains for half an hour; tests/reward_vlm/r1/test_benchmark.py runs it in small",
+    r"burnish evaluate gtr": "compares 100,000 points of every surface; tests/recon3d/test_evaluate.py has fewer",
     r"burnish evaluate pie": "needs volumes of brains; tests/vision/edit has small ones",
     r"burnish train r1 --stage rl": "rounds of TRL's trainer; tests/reward_vlm/r1/test_train.py and test_strategies.py",
 }
