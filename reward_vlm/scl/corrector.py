@@ -211,7 +211,7 @@ class SCLCorrector(WithChat):
             ValueError: there is no review to verify with.
         """
         reviews = self.schedule(options)[1:]
-        if not reviews and not options.effort:
+        if not reviews and options.effort not in ("auto", "all"):
             raise ValueError("Answers are verified by a review; name one (--reviews 0).")
         sampling = Sampling(options.max_new_tokens or self.config.max_new_tokens, options.temperature, options.top_p)
         review = reviews[0] if reviews and reviews[0] is not None else 0

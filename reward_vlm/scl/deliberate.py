@@ -7,9 +7,10 @@ the first of the tries; what is drawn beyond it is asked afresh, with no review 
 - `verify`: N samples, each verified; the majority of the verified ones decides, of all where none is. Source:
   Self-PRM, arXiv 2505.11227, section 5.
 - `turns`: answer and verification in turns, until one is verified; else the last. Source: SPOC, arXiv 2506.06923.
-- `effort`: a question is hard where its first answer and the same question with its options in another order disagree;
-  hard ones are asked N times more, in other orders, and the majority decides. Source: MAgICoRe, arXiv 2409.12147, whose
-  idea it is to spend more only where the cheap way is unsure; the sign of it is ours.
+- `effort`: a question is hard where its first answer and the same question with its options in another order disagree
+  (auto), or where a review of the answer disagrees as well (review), or always (all); hard ones are asked N times more,
+  in other orders, and the majority of all that was said decides. Source: MAgICoRe, arXiv 2409.12147, whose idea it is
+  to spend more only where the cheap way is unsure; the signs of it are ours.
 """
 
 from __future__ import annotations
@@ -66,15 +67,15 @@ def deliberate(model: Model, questions: Sequence[Question], options: SCLOptions)
     seeds = [options.seed + place for place in range(len(questions))]
     if options.verify:
         return [decided(pool) for pool in samples(model, questions, options.verify, seeds)]
-    first = _answers(model, [Talk(question) for question in questions], [None] * len(questions), model.sampling, seeds)
+    first = answers(model, [Talk(question) for question in questions], [None] * len(questions), model.sampling, seeds)
     if options.turns:
         return _turns(model, first, options.turns, seeds)
-    return _effort(model, first, options.votes, seeds)
+    return _effort(model, first, options, seeds)
 
 
 def samples(model: Model, questions: Sequence[Question], count: int, seeds: Sequence[int]) -> list[list[Sample]]:
     """`count` answers to each question, the plain one first, each with its verification."""
-    first = _answers(model, [Talk(question) for question in questions], [None] * len(questions), model.sampling, seeds)
+    first = answers(model, [Talk(question) for question in questions], [None] * len(questions), model.sampling, seeds)
     drawn = _fresh(model, questions, count - 1, seeds)
     pools = [[talk, *more] for talk, more in zip(first, drawn, strict=True)]
     flat = [talk for pool in pools for talk in pool]
@@ -110,12 +111,21 @@ def _turns(model: Model, first: Sequence[Talk], count: int, seeds: Sequence[int]
     return [_joined(pool, len(pool) - 1, done) for pool, done in zip(pools, sure, strict=True)]
 
 
-def _effort(model: Model, first: Sequence[Talk], count: int, seeds: Sequence[int]) -> list[Talk]:
-    other = _reordered(model, [talk.question for talk in first], 1, seeds)
-    pools = [[talk, *more] for talk, more in zip(first, other, strict=True)]
-    hard = [place for place, pool in enumerate(pools) if len({talk.final.choice for talk in pool}) > 1]
-    asked = [first[place].question for place in hard]
-    for place, more in zip(hard, _reordered(model, asked, count, [seeds[p] + STRIDE for p in hard]), strict=True):
+def _effort(model: Model, first: Sequence[Talk], options: SCLOptions, seeds: Sequence[int]) -> list[Talk]:
+    pools = [[talk] for talk in first]
+    if options.effort == "review":
+        for pool, again in zip(
+            pools, answers(model, first, [model.review] * len(first), model.sampling, seeds), strict=True
+        ):
+            pool.append(again)
+    if options.effort != "all":
+        for pool, other in zip(pools, reordered(model, [talk.question for talk in first], 1, seeds), strict=True):
+            pool += other
+    hard = [
+        place for place, pool in enumerate(pools) if len({talk.final.choice for talk in pool}) > 1 or len(pool) == 1
+    ]
+    asked, count = [first[place].question for place in hard], options.votes
+    for place, more in zip(hard, reordered(model, asked, count, [seeds[p] + STRIDE for p in hard]), strict=True):
         pools[place] += more
     found = []
     for pool in pools:
@@ -140,11 +150,11 @@ def _fresh(model: Model, questions: Sequence[Question], count: int, seeds: Seque
     """`count` samples of each question."""
     talks = [Talk(question) for question in questions for _ in range(count)]
     draws = [seed * STRIDE + number for seed in seeds for number in range(1, count + 1)]
-    drawn = _answers(model, talks, [None] * len(talks), replace(model.sampling, temperature=1.0), draws)
+    drawn = answers(model, talks, [None] * len(talks), replace(model.sampling, temperature=1.0), draws)
     return [drawn[start : start + count] for start in range(0, len(drawn), count)] if count else [[] for _ in questions]
 
 
-def _reordered(model: Model, questions: Sequence[Question], count: int, seeds: Sequence[int]) -> list[list[Talk]]:
+def reordered(model: Model, questions: Sequence[Question], count: int, seeds: Sequence[int]) -> list[list[Talk]]:
     """`count` most probable answers to each question with its options in other orders, read as options of its own."""
     turned = [
         _turned(question, seed * STRIDE + number)
@@ -152,7 +162,7 @@ def _reordered(model: Model, questions: Sequence[Question], count: int, seeds: S
         for number in range(count)
     ]
     talks = [Talk(question) for question, _ in turned]
-    said = _answers(model, talks, [None] * len(talks), model.sampling, [0] * len(talks))
+    said = answers(model, talks, [None] * len(talks), model.sampling, [0] * len(talks))
     own = []
     for number, (talk, (_, letters)) in enumerate(zip(said, turned, strict=True)):
         choice = talk.final.choice
@@ -173,18 +183,18 @@ def _turned(question: Question, seed: int) -> tuple[Question, dict[str, str]]:
 
 def _confirmed(model: Model, talks: Sequence[Talk], seeds: Sequence[int]) -> list[bool]:
     """Whether a review of each answer names the same option."""
-    again = _answers(model, talks, [model.review] * len(talks), model.sampling, seeds)
+    again = answers(model, talks, [model.review] * len(talks), model.sampling, seeds)
     return [talk.settled and talk.final.choice is not None for talk in again]
 
 
-def _answers(
+def answers(
     model: Model,
     talks: Sequence[Talk],
     requests: Sequence[int | str | None],
     sampling: Sampling,
     seeds: Sequence[int],
 ) -> list[Talk]:
-    """The talks with one more request and its reply."""
+    """The talks with one more request and its reply: None is the question, others are reviews; a seed for each."""
     if not talks:
         return []
     asked = [model.ask(talk, request) for talk, request in zip(talks, requests, strict=True)]

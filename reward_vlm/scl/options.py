@@ -52,9 +52,10 @@ class SCLOptions:
     where it confirms none); 0: reviews follow the first answer."""
     turns: int = 0
     """Draw answers one after the other until a review confirms one, at most so many; 0: as above."""
-    effort: Literal["auto"] | None = None
+    effort: Literal["auto", "review", "all"] | None = None
     """auto: a question whose first answer does not stand when the options are shown in another order is asked --votes
-    times more, in other orders, and the majority decides; others are left alone, and nothing is reviewed."""
+    times more, in other orders, and the majority decides; others are left alone, and nothing is reviewed. review: also
+    where a review of the answer names another option, which then is one of the votes. all: every question."""
     stop_when_unchanged: bool = False
     """End when a review leaves the chosen option as it is."""
     temperature: float = 0.0
@@ -93,7 +94,7 @@ class SCLOptions:
         if self.verify < 0 or self.verify == 1 or self.turns < 0:
             raise ValueError(f"verify must be 2 or more and turns 1 or more, got {self.verify} and {self.turns}.")
         if self.effort and not self.votes:
-            raise ValueError("effort auto votes about hard questions; say how often they are asked (--votes 8).")
+            raise ValueError(f"effort {self.effort} votes about questions; say how often they are asked (--votes 8).")
         if self.deliberates and (self.accept == "better" or self.stop_when_unchanged or self.rounds > 1):
             raise ValueError(f"{used[0]} goes without rounds, accept and stop_when_unchanged.")
         if used and used[0] != "effort" and self.votes:
@@ -122,19 +123,13 @@ class LoRA:
 
 
 @dataclass(frozen=True)
-class DPO:
-    """How a model learns from pairs; the defaults are the reference's recipe."""
+class Updates:
+    """How weights are updated; the defaults are the reference's recipe."""
 
-    loss_type: tuple[str, ...] = ("sigmoid", "sft")
-    """TRL's names of the losses that are summed."""
-    loss_weights: tuple[float, ...] = (0.9, 0.1)
-    """Of the losses."""
-    beta: float = 0.1
-    """How strongly the policy is held to the start."""
     epochs: float = 3
-    """Passes over the pairs."""
+    """Passes over the rows."""
     batch_size: int = 1
-    """Pairs per process and micro-batch."""
+    """Rows per process and micro-batch."""
     accumulate: int = 16
     """Micro-batches per update."""
     learning_rate: float = 5e-5
@@ -149,16 +144,33 @@ class DPO:
     """Adapters."""
     parts: Literal["language", "all"] = "language"
     """What may be trained: all of the model, or nothing outside the language part (image encoder, projector)."""
-    swap: bool = False
-    """Exchange chosen and rejected: a control, which must make the model worse."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("beta", "epochs", "learning_rate"):
+        for name in ("epochs", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class DPO(Updates):
+    """How a model learns from pairs; the defaults are the reference's recipe."""
+
+    loss_type: tuple[str, ...] = ("sigmoid", "sft")
+    """TRL's names of the losses that are summed."""
+    loss_weights: tuple[float, ...] = (0.9, 0.1)
+    """Of the losses."""
+    beta: float = 0.1
+    """How strongly the policy is held to the start."""
+    swap: bool = False
+    """Exchange chosen and rejected: a control, which must make the model worse."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta <= 0:
+            raise ValueError(f"beta must be above 0, got {self.beta}.")
         if len(self.loss_type) != len(self.loss_weights):
             raise ValueError(
                 f"Each of the losses needs one weight, got {len(self.loss_type)} losses and "

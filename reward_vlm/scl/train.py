@@ -25,14 +25,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from reward_vlm.data import read_rows
 from reward_vlm.language import ATTENTION, language_linears, language_parameters
+from reward_vlm.options import TRLTraining
 from reward_vlm.scl.corrector import SCLCorrector
-from reward_vlm.scl.options import CONFIG, LoRA, SCLTraining
+from reward_vlm.scl.options import CONFIG, LoRA, SCLTraining, Updates
 from reward_vlm.scl.pairs import Pair, pair_row
 from reward_vlm.training import (
     common_arguments,
@@ -88,25 +90,28 @@ def train(options: SCLTraining, *, log: Log | None = None) -> Path:
 def arguments(options: SCLTraining) -> dict[str, Any]:
     """Arguments of TRL's DPOConfig; the user's file comes last."""
     dpo = options.dpo
+    losses = {"beta": dpo.beta, "loss_type": list(dpo.loss_type), "loss_weights": list(dpo.loss_weights)}
+    losses["disable_dropout"] = False  # that of the adapters counts; vision-language models have none of their own
+    return update_arguments(options, dpo, losses)
+
+
+def update_arguments(options: TRLTraining, updates: Updates, more: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """Arguments of a TRL configuration for some updates; the user's file comes last."""
     chosen = {
-        "beta": dpo.beta,
-        "loss_type": list(dpo.loss_type),
-        "loss_weights": list(dpo.loss_weights),
-        "num_train_epochs": dpo.epochs,
-        "per_device_train_batch_size": dpo.batch_size,
-        "gradient_accumulation_steps": dpo.accumulate,
-        "learning_rate": dpo.learning_rate,
+        "num_train_epochs": updates.epochs,
+        "per_device_train_batch_size": updates.batch_size,
+        "gradient_accumulation_steps": updates.accumulate,
+        "learning_rate": updates.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": dpo.warmup,
-        "weight_decay": dpo.weight_decay,
-        "max_grad_norm": dpo.max_grad_norm,
+        "warmup_steps": updates.warmup,
+        "weight_decay": updates.weight_decay,
+        "max_grad_norm": updates.max_grad_norm,
         "max_length": None,
-        "disable_dropout": False,  # that of the adapters counts; vision-language models have none of their own
         "save_strategy": "steps",
     }
     extra = {} if options.trl is None else read_json(options.trl)
     common = common_arguments(options.folder, options.seed, options.save_every, options.trackers)
-    return common | chosen | extra
+    return common | chosen | dict(more) | extra
 
 
 def make_trainer(chat: ChatModel, start: Path, pairs: Sequence[Pair], options: SCLTraining, say: Log) -> Any:
@@ -118,8 +123,8 @@ def make_trainer(chat: ChatModel, start: Path, pairs: Sequence[Pair], options: S
     from trl import DPOConfig, DPOTrainer
 
     config = configured(DPOConfig, arguments(options))
-    adapters, reference = _adapters(options.dpo.lora, chat.model), None
-    if adapters is None:
+    peft, reference = adapters(options.dpo.lora, chat.model), None
+    if peft is None:
         freeze(chat.model, options.dpo.parts)
         reference = ChatModel.from_pretrained(start, dtype=chat.model.dtype).model
     trainer = DPOTrainer(
@@ -128,7 +133,7 @@ def make_trainer(chat: ChatModel, start: Path, pairs: Sequence[Pair], options: S
         args=config,
         train_dataset=pair_set(pairs, swap=options.dpo.swap),
         processing_class=chat.guarded,
-        peft_config=adapters,
+        peft_config=peft,
         callbacks=[first_gradient(), log_callback(options.folder / "log.jsonl", 0, say)],
     )
     check_trained(trainer.model, options.dpo.parts)
@@ -251,11 +256,8 @@ def kept_corrector(source: str | None, folder: Path, dtype: str) -> Path:
     )
 
 
-def _prompt(row: Pair) -> list[dict[str, str]]:
-    return [*({"type": "image"} for _ in row.images), {"type": "text", "text": row.prompt}]
-
-
-def _adapters(lora: LoRA, model: Any) -> Any:
+def adapters(lora: LoRA, model: Any) -> Any:
+    """The adapters as peft takes them; None without any."""
     if not lora.rank:
         return None
     from peft import LoraConfig
@@ -268,3 +270,7 @@ def _adapters(lora: LoRA, model: Any) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def _prompt(row: Pair) -> list[dict[str, str]]:
+    return [*({"type": "image"} for _ in row.images), {"type": "text", "text": row.prompt}]

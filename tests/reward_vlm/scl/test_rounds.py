@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from reward_vlm.data import question_json, write_rows
-from reward_vlm.scl import recipe_mini
+from reward_vlm.scl import loop, recipe_mini
 from reward_vlm.scl import rounds as module
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.extract import extract
@@ -101,7 +101,7 @@ def test_a_round_that_does_harm_is_undone(files, tmp_path, monkeypatch, guessing
     def copy(options, *, log):
         return shutil.copytree(options.start, options.folder / "weights")
 
-    monkeypatch.setattr(module, "summary", summary)
+    monkeypatch.setattr(loop, "summary", summary)
     monkeypatch.setattr(module.training, "train", copy)
     said = []
     result = train(options(files, tmp_path, tolerance=0.0), log=said.append)
@@ -113,16 +113,16 @@ def test_a_round_that_does_harm_is_undone(files, tmp_path, monkeypatch, guessing
 
 def test_questions_of_a_round_come_from_the_seed_and_the_round(files, tmp_path):
     questions = scene_questions(7, 12)
-    rounds = module.Rounds(options(files, tmp_path), questions, [], print)
+    rounds = module.PairRounds(options(files, tmp_path), questions, [], print)
     names = [[row.id for row in rounds.select(number)] for number in (1, 1, 2)]
     assert names[0] == names[1] != names[2] and len(set(names[0])) == 8
-    everything = module.Rounds(options(files, tmp_path, per_round=None), questions, [], print)
+    everything = module.PairRounds(options(files, tmp_path, per_round=None), questions, [], print)
     assert sorted(row.id for row in everything.select(1)) == sorted(row.id for row in questions)
 
 
 def test_a_later_round_without_pairs_changes_nothing(files, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "build_pairs", lambda *given, **named: [])
-    rounds = module.Rounds(options(files, tmp_path), scene_questions(7, 12), [], print)
+    rounds = module.PairRounds(options(files, tmp_path), scene_questions(7, 12), [], print)
     assert rounds.propose(rounds.start(), 2) == "start"
 
 

@@ -1,0 +1,211 @@
+"""Learning from own answers: lessons, splices, what a model agrees with itself about, and balanced rounds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from reward_vlm.data import question_json, read_rows, write_rows
+from reward_vlm.scl import evolve, lessons, rounds, splice
+from reward_vlm.scl.balanced import Balance, kept_of, scored
+from reward_vlm.scl.corrector import SCLCorrector
+from reward_vlm.scl.evolve import SelfTraining, Try, refined_answer
+from reward_vlm.scl.lessons import Lesson, LessonTraining, lesson_row, lesson_set, masked, write_lessons
+from reward_vlm.scl.options import LoRA, SCLConfig, SCLOptions, Updates
+from reward_vlm.scl.pairs import Record
+from reward_vlm.scl.rounds import SCLRounds
+from reward_vlm.scl.scene_questions import scene_questions
+from reward_vlm.scl.splice import SpliceTraining, spliced
+from reward_vlm.tiny import tiny_chat_model
+from reward_vlm.vlm import ChatModel
+from reward_vlm.writers.masks import PastMask
+from tests.reward_vlm.kills import killed_after_row
+
+CONFIG = SCLConfig("plain", max_new_tokens=8, reviews=(0,))
+QUICK = Updates(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, warmup=0.0, lora=LoRA(rank=0))
+ASKING = SCLOptions(temperature=1.0, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    SCLCorrector(tiny_chat_model(), CONFIG).save_pretrained(folder / "start")
+    for name, seed, count in (("questions", 7, 6), ("held_out", 98, 2)):
+        write_rows(folder / f"{name}.jsonl", [question_json(row, folder) for row in scene_questions(seed, count)])
+    return folder
+
+
+@pytest.fixture
+def guessing(monkeypatch):
+    """The model's replies become marked letters that depend on its weights, the dialogue and its generators."""
+    plain = ChatModel.generate
+
+    def generate(self, dialogues, sampling=None, *, generators=None):
+        said = plain(self, dialogues, sampling, generators=generators)
+        return [replace(reply, text=f"## {'ABCD'[len(reply.text) % 3]} ##") for reply in said]
+
+    monkeypatch.setattr(ChatModel, "generate", generate)
+
+
+def turns(*texts):
+    return tuple({"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts))
+
+
+def record(first, final, gold="A", name="1"):
+    said = [f"{name} says ## {choice} ##" for choice in (first, f"{final}")]
+    said[1] += " again"
+    return Record(name, "", "q", turns(f"q{name}", said[0], "sure ?", said[1]), tuple(said), (first, final), gold)
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_lesson_is_learnt_in_its_last_turn_alone_and_survives_its_file(tmp_path):
+    picture = scene_questions(7, 1)[0].images[0]
+    made = Lesson("x", turns("look", "red", "sure ?", "green"), (picture,))
+    rows, _ = read_rows(write_lessons([made], tmp_path / "lessons.jsonl"), lesson_row)
+    assert rows[0].turns == made.turns and rows[0].id == "x" and len(rows[0].images) == 1
+    [row] = lesson_set([made])
+    assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "user"] and len(row["images"]) == 1
+    assert row["completion"][0]["content"][0]["text"] == "green"
+    [each] = lesson_set([made], every_turn=True)
+    assert [len(turn["content"]) for turn in each["prompt"]] == [2, 1, 2] and len(each["images"]) == 2
+    for wrong in (turns("q"), turns("q", "a", "b"), ({"role": "assistant", "content": "a"}, *turns("q"))):
+        with pytest.raises(ValueError, match="those of user and assistant in turn"):
+            Lesson("", wrong)
+
+
+def test_past_masks_hide_a_share_of_earlier_answers_and_nothing_else():
+    tokenizer = tiny_chat_model().tokenizer
+    draft = "a red object on black . " * 40
+    made = [Lesson("", turns("red black", draft, "red ?", draft)), Lesson("", turns("red", "red object"))]
+    hidden = masked(made, tokenizer, PastMask(0.25, 3))
+    assert hidden[0].turns[0] == made[0].turns[0] and hidden[0].turns[2:] == made[0].turns[2:]
+    assert hidden[1] == made[1]  # its only answer is learnt
+    count = len(tokenizer(draft)["input_ids"])
+    assert 0.15 < hidden[0].turns[1]["content"].count(lessons.MASK) / count < 0.35
+    assert masked(made, tokenizer, PastMask(0.25, 3)) == hidden and masked(made, tokenizer, PastMask(0.0)) == made
+
+
+def test_a_splice_turns_back_at_the_review_and_right_attempts_stay_right():
+    group = [record("B", "C"), record("A", "A"), record("B", "B"), record("A", "B")]
+    made = spliced([group], ["no ."], judge="truth")
+    said = [[turn["content"] for turn in one.turns] for one in made]
+    wrong, right = group[0].replies[0], group[1].replies
+    assert ["q1", wrong, "sure ?", f"no . {right[0]}"] in said  # until the first wrong answer
+    assert ["q1", right[0], "sure ?", group[3].replies[1], "sure ?", f"no . {right[1]}"] in said
+    assert ["q1", right[0]] in said and ["q1", right[0], "sure ?", right[1]] in said  # whole
+    assert all(one.turns[-1]["content"].startswith(("no . ", "1 says ## A ##")) for one in made)
+    own = [[turn["content"] for turn in one.turns] for one in spliced([group], [], judge="own")]
+    assert ["q1", wrong, "sure ?", right[0]] in own  # its review did not confirm it, and no thought was asked for
+    confirmed = group[2].replies
+    assert ["q1", confirmed[0], "sure ?", confirmed[1], "sure ?", right[0]] in own  # nobody called it bad
+    assert spliced([[record("B", "B"), record("C", "B")]]) == spliced([[record("A", "A")] * 2]) == []
+
+
+def test_shuffled_splices_end_with_other_questions_answers():
+    groups = [[record("B", "B", name=name), record("A", "A", name=name)] for name in "123456789"]
+    plain, mixed = (spliced(groups, ["no ."], shuffle=shuffle) for shuffle in (False, True))
+    back = [one for one in mixed if one.turns[-1]["content"].startswith("no . ")]
+    assert len(plain) == len(mixed) and len(back) == 9
+    assert sum(one.turns[-1]["content"] != f"no . {one.id} says ## A ##" for one in back) > 4
+    kept = [one for one in plain if one.turns[-1]["content"].startswith("no . ")]
+    assert all(one.turns[-1]["content"] == f"no . {one.id} says ## A ##" for one in kept)
+
+
+def test_tries_come_to_the_option_that_most_name():
+    tries = [Try(choice, []) for choice in ("B", "A", None, "A")]
+    found = refined_answer(tries)
+    assert (found.choice, found.agreed) == ("A", 0.5)
+    assert refined_answer([Try("B", []), Try("A", [])]).choice == "B"
+    assert refined_answer([Try(None, [])]).choice is None
+
+
+def test_right_answers_that_many_samples_choose_score_most():
+    records = [record(choice, choice, name=str(n)) for n, choice in enumerate("AABA")]
+    assert [answer.score for answer in scored(records)] == pytest.approx([1.15, 1.15, 0.05, 1.15])
+    assert [answer.right for _, answer in kept_of(records, 1.0, 2)] == [True, True]
+    assert len(kept_of([record("A", "A")] * 4, 0.0, 4)) == 1  # each text once
+
+
+def test_splices_are_learnt_and_a_killed_run_goes_on(files, tmp_path, guessing, monkeypatch):
+    options = SpliceTraining(
+        files / "questions.jsonl", files / "held_out.jsonl", folder=tmp_path / "whole", start=str(files / "start"),
+        asking=ASKING, attempts=3, revisions=("no .",), updates=QUICK, past_mask=0.2, tolerance=1.0,
+    )  # fmt: skip
+    monkeypatch.setattr(splice, "short_enough", lambda made, corrector: made)
+    whole = splice.train(options)
+    with killed_after_row(monkeypatch, 1):
+        splice.train(replace(options, folder=tmp_path / "killed"))
+    again = splice.train(replace(options, folder=tmp_path / "killed"))
+    assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    log = rows_of(tmp_path / "whole" / "rounds.jsonl")
+    assert [row["step"] for row in log] == [0, 1] and rows_of(tmp_path / "whole/round-1/lessons.jsonl")
+
+
+def test_thoughts_that_replies_cannot_hold_are_refused(files):
+    corrector = SCLCorrector.from_pretrained(files / "start")
+    short, long = (Lesson("", turns("q", text)) for text in ("red", "a red object on black . A red yes"))
+    assert splice.short_enough([short, short, long], corrector) == [short, short]
+    with pytest.raises(ValueError, match="replies of these weights end after 8; give shorter thoughts"):
+        splice.short_enough([short, long, long], corrector)
+
+
+def test_no_label_is_read_and_the_control_learns_as_much(files, tmp_path, guessing):
+    rows = rows_of(files / "questions.jsonl")
+    found = {}
+    for name, change in (("without", {"answer": None}), ("wrong", {"answer": "D"})):
+        path = files / f"{name}.jsonl"
+        write_rows(path, [row | change for row in rows])
+        options = SelfTraining(
+            unlabelled=path, folder=tmp_path / name, start=str(files / "start"), rounds=2, orders=2, agree=0.5,
+            asking=SCLOptions(batch_size=4), updates=QUICK,
+        )  # fmt: skip
+        found[name] = (evolve.train(options) / "model.safetensors").read_bytes()
+        assert evolve.train(options) == tmp_path / name / "weights"
+    assert found["without"] == found["wrong"]
+    control = evolve.train(replace(options, folder=tmp_path / "all", keep="all", rounds=1))
+    assert (control / "model.safetensors").exists()
+    first = [rows_of(tmp_path / name / "round-1" / "lessons.jsonl") for name in ("wrong", "all")]
+    assert len(first[0]) == len(first[1]) > 0 and first[0] != first[1]
+    write_rows(tmp_path / "alone.jsonl", [{"question": "what ?", "options": {"X": "a", "Y": "b"}}])  # nothing is read
+    with pytest.raises(ValueError, match="agrees with itself about none"):
+        evolve.train(replace(options, folder=tmp_path / "none", unlabelled=tmp_path / "alone.jsonl"))
+
+
+def test_balanced_rounds_tune_and_learn_right_answers(files, tmp_path, guessing):
+    balance = Balance((0.5, 1.5), (0.0, 1.0), tasks=2, samples=3, cap=2, n_star=2, updates=QUICK)
+    options = SCLRounds(
+        files / "questions.jsonl", files / "held_out.jsonl", 2, folder=tmp_path / "tuned", start=str(files / "start"),
+        asking=ASKING, balance=True, balanced=balance, tolerance=1.0,
+    )  # fmt: skip
+    rounds.train(options)
+    rows = rows_of(tmp_path / "tuned" / "settings.jsonl")
+    assert [row["step"] for row in rows] == [1, 2] and all(row["temperature"] in (0.5, 1.5) for row in rows)
+    fixed = replace(balance, temperatures=(1.5,), thresholds=(1.0,))
+    rounds.train(replace(options, folder=tmp_path / "fixed", balanced=fixed, rounds=1))
+    assert not list((tmp_path / "fixed" / "round-1").glob("tune-*"))
+    assert rows_of(tmp_path / "fixed" / "settings.jsonl")[0]["right_among_kept"] == 1.0
+
+
+def test_what_cannot_be_learnt_from_is_refused(files, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="holds no lessons"):
+        lessons.train(LessonTraining(tmp_path / "empty.jsonl", folder=tmp_path / "run"))
+    with pytest.raises(ValueError, match="share of masked tokens must lie in"):
+        LessonTraining(tmp_path / "empty.jsonl", past_mask=1.5)
+    with pytest.raises(ValueError, match="attempts must be 2 or more"):
+        SpliceTraining(files / "questions.jsonl", files / "held_out.jsonl", attempts=1)
+    with pytest.raises(ValueError, match="answers with one review each"):
+        SpliceTraining(files / "questions.jsonl", files / "held_out.jsonl", asking=SCLOptions(reviews=(0, 1)))
+    with pytest.raises(ValueError, match="rounds and orders must be at least 1"):
+        SelfTraining(unlabelled=files / "questions.jsonl", orders=0)
+    with pytest.raises(ValueError, match="agree must lie in"):
+        SelfTraining(unlabelled=files / "questions.jsonl", agree=0.0)
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        Balance(samples=0)
+    with pytest.raises(ValueError, match="at least one temperature"):
+        Balance(temperatures=())
