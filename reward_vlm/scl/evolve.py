@@ -54,7 +54,7 @@ class SelfTraining(TRLTraining):
     """Rounds of answering, feedback and training."""
     orders: int = 3
     """Other orders of the options in which every question is asked."""
-    agree: float = 1.0
+    agree: float = 0.75
     """Share of the tries that must name the refined answer for it to be learnt."""
     keep: Literal["agreed", "all"] = "agreed"
     """all: as many dialogues are learnt, drawn from all of them whatever they say; a control."""
