@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import torch
+from typing_extensions import Self
 
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.vlm import ChatModel, Generators, Reply, Sampling

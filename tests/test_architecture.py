@@ -131,6 +131,12 @@ def takes_or_gives_tensors(function: ast.FunctionDef) -> bool:
     return any(re.search(r"\bTensor\b", re.sub(inner, "", hint)) for hint in hints)
 
 
+def test_no_file_takes_from_typing_what_the_oldest_python_lacks():
+    newer = {"Self", "Never", "LiteralString", "Required", "NotRequired", "Unpack", "TypeVarTuple", "assert_never"}
+    taken = {place(path): imported(path, members=True) & {f"typing.{name}" for name in newer} for path in FILES}
+    assert {name: found for name, found in taken.items() if found} == {}
+
+
 def test_every_module_says_what_it_is():
     assert [place(path) for path in FILES if not ast.get_docstring(nodes(path)[0])] == []
 

@@ -7,6 +7,7 @@ dataclasses included, and `cli` turns one into a command line.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import inspect
@@ -14,6 +15,7 @@ import io
 import json
 import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -140,8 +142,10 @@ def cli(
             is None takes those of the weights.
     """
     captured = io.StringIO()
+    known = {} if embedded is None else read_json(embedded)
+    helps = {"-h", "--help"} & set(sys.argv[1:] if args is None else args)
     try:
-        with contextlib.redirect_stderr(captured), _telling(options, {} if embedded is None else read_json(embedded)):
+        with contextlib.redirect_stderr(captured), _telling(options, known, bool(helps)):
             return tyro.cli(options, prog=prog, description=description, args=args)
     except (ValueError, TypeError) as error:
         fail(str(error))
@@ -152,19 +156,28 @@ def cli(
 
 
 @contextlib.contextmanager
-def _telling(options: Any, known: dict[str, Any]) -> Iterator[None]:
+def _telling(options: Any, known: dict[str, Any], helps: bool) -> Iterator[None]:
     """Meanwhile the help tells for every field of the dataclasses inside `options` (or of itself, if there are none)
-    whose default is None what the weights have, if that is in `known` (or in a dict inside)."""
+    whose default is None what the weights have, if that is in `known` (or in a dict inside). Where help is asked for,
+    the sentences under fields are without the ends of their lines, which the library would show."""
+    from typing_extensions import Doc
+
     values = {name: value for part in known.values() if isinstance(part, dict) for name, value in part.items()} | known
+    outer, *inner = _nested(options)
     changed = []
-    for cls in _nested(options)[1:] or [options]:
+    for cls in (outer, *inner):
         hints = typing.get_type_hints(cls, include_extras=True)
+        told = sentences(cls) if helps else {}
         for field in dataclasses.fields(cls):
-            if field.default is None and values.get(field.name) is not None:
+            hint = hints[field.name]
+            notes = [Doc(told[field.name])] if field.name in told and _is_plain(hint) else []
+            if (cls is not outer or not inner) and field.default is None and values.get(field.name) is not None:
+                said = f"(default: that of the weights, here {values[field.name]})"
+                notes.append(tyro.conf.arg(help_behavior_hint=said))
+            if notes:
                 owner = next(base for base in cls.__mro__ if field.name in inspect.get_annotations(base))
                 changed.append((owner, field.name, owner.__annotations__[field.name]))
-                told = tyro.conf.arg(help_behavior_hint=f"(default: that of the weights, here {values[field.name]})")
-                owner.__annotations__[field.name] = Annotated[hints[field.name], told]
+                owner.__annotations__[field.name] = Annotated[(hint, *notes)]
     try:
         yield
     finally:
@@ -172,13 +185,33 @@ def _telling(options: Any, known: dict[str, Any]) -> Iterator[None]:
             owner.__annotations__[name] = annotation
 
 
+def sentences(cls: type) -> dict[str, str]:
+    """The sentence under every field of a dataclass, those of its bases included."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for line, told in zip(body.body, body.body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant):
+                found[ast.unparse(line.target)] = " ".join(str(told.value.value).split())
+    return found
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether a type is one option, and no group of them."""
+    inside = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    return not isinstance(inside, TypeVar) and not dataclasses.is_dataclass(inside)
+
+
 def _nested(options: Any) -> list[type]:
-    """A dataclass (or one with a type argument), and the dataclasses that its fields are."""
+    """A dataclass (or one with a type argument), and the dataclasses that its fields are, and theirs."""
     inside = [part for part in typing.get_args(options) if dataclasses.is_dataclass(part)]
     cls = typing.get_origin(options) or options
     hints = typing.get_type_hints(cls)
     inside += [hint for hint in hints.values() if isinstance(hint, type) and dataclasses.is_dataclass(hint)]
-    return [cls, *inside]
+    return [cls, *(deeper for part in inside for deeper in _nested(part))]
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from recon3d.cameras import surround
 from recon3d.gtr.fields import TriplaneField

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from restoration.bands import RunRestorer, scaled
 from restoration.one_step.options import OneStepConfig, OneStepOptions

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import textwrap
 import types
 import typing
 from collections.abc import Sequence
@@ -13,22 +10,10 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from vision.config import sentences
+
 AS_WEIGHTS = "as the weights say"
 """Choice of a field that may be None."""
-
-
-def sentences(cls: type) -> dict[str, str]:
-    """The sentence under every field of a dataclass, those of its bases included."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for line, told in zip(body.body, body.body[1:], strict=False):
-            if isinstance(line, ast.AnnAssign) and isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant):
-                found[ast.unparse(line.target)] = " ".join(str(told.value.value).split())
-    return found
 
 
 class Form:

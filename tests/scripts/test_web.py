@@ -23,8 +23,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 pytest.importorskip("gradio", reason="gradio is in the extra web")
 from scripts.web import WebOptions, parse  # noqa: E402
-from scripts.web.forms import Form, sentences  # noqa: E402
+from scripts.web.forms import Form  # noqa: E402
 from scripts.web.runs import watch  # noqa: E402
+from vision.config import sentences  # noqa: E402
 from vision.job import Event  # noqa: E402
 
 

@@ -37,7 +37,8 @@ class SomeOptions:
     strength: float = 0.5
     """Lies in (0, 1]."""
     compare: bool = False
-    """A flag."""
+    """A flag whose sentence is so long that it goes on in a
+    second line of the source."""
     name: str | int = "a"
     """Two types."""
     table: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -142,6 +143,15 @@ def test_help_shows_the_docstrings(capsys):
         cli(SomeOptions, prog="some.py", args=["--help"])
     assert stop.value.code == 0
     assert "Lies in (0, 1]." in capsys.readouterr().out
+
+
+def test_help_ends_lines_where_the_terminal_does_and_leaves_the_dataclass_alone(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    before = dict(SomeOptions.__annotations__)
+    with pytest.raises(SystemExit):
+        cli(SomeOptions, args=["--help"])
+    assert "so long that it goes on in a second line of the source." in capsys.readouterr().out
+    assert SomeOptions.__annotations__ == before
 
 
 @dataclass(frozen=True)

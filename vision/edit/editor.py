@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import PIL.Image
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from vision.edit.confidence import Confidence
 from vision.edit.given import as_canvases
