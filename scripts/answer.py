@@ -34,11 +34,8 @@ def main(options: AnswerOptions, show: Show | None = None) -> int:
     if options.rows is not None:
         return answer_rows(options, show).code
     talk = answer_question(options, show)
-    names = dict(talk.question.options)
     for name, answer in (("first", talk.first), ("final", talk.final)):
-        choice = answer.choice
-        shown = "no option could be read" if choice is None else f"{choice}. {names.get(choice, '')}".rstrip(". ")
-        show(Event("result", f"{name}: {shown}\n  {answer.text.strip()}"))
+        show(Event("result", f"{name}: {talk.read(answer)}\n  {answer.text.strip()}"))
     return 0
 
 

@@ -45,3 +45,9 @@ class Talk:
     def final(self) -> Answer:
         """The answer that stands."""
         return self.tried[self.kept]
+
+    def read(self, answer: Answer) -> str:
+        """What it chose, such as "A. red"."""
+        if answer.choice is None:
+            return "no option could be read"
+        return f"{answer.choice}. {dict(self.question.options).get(answer.choice, '')}".rstrip(". ")

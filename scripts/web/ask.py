@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from reward_vlm.judges import Judged
+from reward_vlm.judges import Judged, Vote
 from reward_vlm.r1.job import JudgeOptions, judge_question
 from reward_vlm.r1.options import R1Options
 from reward_vlm.scl.corrector import Talk
@@ -21,9 +21,6 @@ from reward_vlm.scl.options import SCLOptions
 from . import WebOptions
 from .controls import HIDDEN, buttons, checked, follow, read, wire
 from .forms import Form
-
-VOTES = ["shown first", "shown second", "better", "judgement"]
-"""Of every judgement: both orders of a pair, as often as was asked."""
 
 
 def judge_tab(options: WebOptions) -> None:
@@ -39,16 +36,13 @@ def judge_tab(options: WebOptions) -> None:
             told = gr.Markdown(elem_id="judge-told")
             scores = gr.Dataframe(headers=["answer", "score"], label="Scores", elem_id="judge-scores")
             reasons = gr.Textbox(label="Reasoning", lines=6, elem_id="judge-reasons")
-            votes = gr.Dataframe(headers=VOTES, label="Every judgement", elem_id="judge-votes", wrap=True)
+            votes = gr.Textbox(label="Every judgement", lines=8, elem_id="judge-votes")
 
     def results(given: Sequence[str], found: Judged | None) -> list[Any]:
         if found is None:
-            return [None, "", None]
+            return [None, "", ""]
         table = [[answer, round(score, 3)] for answer, score in zip(given, found.scores.tolist(), strict=True)]
-        said = [
-            [*(given[shown] for shown in vote.pair), _answer(given, vote.winner), vote.reply.text]
-            for vote in found.votes
-        ]
+        said = "\n\n".join(_judgement(given, vote) for vote in found.votes)
         return [table, found.reasoning, said]
 
     asked.wire(options, JudgeOptions, judge_question, [told, scores, reasons, votes], results)
@@ -62,8 +56,8 @@ def answer_tab(options: WebOptions) -> None:
             asked = _Asked.column("answer", "what colour is the object ?", "choices", SCLOptions)
         with gr.Column():
             told = gr.Markdown(elem_id="answer-told")
-            first = gr.Textbox(label="First answer")
-            final = gr.Textbox(label="Answer after review", elem_id="answer-final")
+            first = gr.Textbox(label="First answer", lines=2)
+            final = gr.Textbox(label="Answer after review", lines=2, elem_id="answer-final")
             talk = gr.JSON(label="The whole dialogue")
 
     def results(given: Sequence[str], found: Talk | None) -> list[Any]:
@@ -71,7 +65,7 @@ def answer_tab(options: WebOptions) -> None:
             return ["", "", None]
         words = [[part for part in turn.parts if isinstance(part, str)] for turn in found.dialogue.turns]
         turns = [{turn.role: " ".join(said)} for turn, said in zip(found.dialogue.turns, words, strict=True)]
-        return [found.first.text, found.final.text, turns]
+        return [*(f"{found.read(answer)}\n{answer.text.strip()}" for answer in (found.first, found.final)), turns]
 
     asked.wire(options, AnswerOptions, answer_question, [told, first, final, talk], results)
 
@@ -124,8 +118,11 @@ class _Asked:
         wire(*self.buttons, work, self.inputs, outputs)
 
 
-def _answer(given: Sequence[str], winner: int | None) -> str:
-    return "could not be read" if winner is None else given[winner]
+def _judgement(given: Sequence[str], vote: Vote) -> str:
+    """What was shown in which order, what was found better, and the judge's words."""
+    first, second = (given[shown] for shown in vote.pair)
+    better = "could not be read" if vote.winner is None else given[vote.winner]
+    return f"First: {first}\nSecond: {second}\nBetter: {better}\n{vote.reply.text.strip()}"
 
 
 def lines_of(text: str) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def edit_tab(options: WebOptions, root: Path) -> None:
                 value=str(example) if example.is_file() else None,
                 type="pil",
                 format="png",
-                label="Picture: paint the region that may change",
+                label="Paint the region",
                 brush=gr.Brush(colors=["#ff5030"], default_size=16, color_mode="fixed"),
                 layers=False,
                 transforms=(),
@@ -49,7 +49,7 @@ def edit_tab(options: WebOptions, root: Path) -> None:
             at = gr.Slider(0, 1, step=1, value=0, label="Frame", elem_id="edit-at")
             frame = gr.Image(label="Frame", elem_id="edit-frame", format="png")
             strip = gr.Gallery(label="All frames: choose one", columns=6, height=160, elem_id="edit-strip")
-            report = gr.Image(label="Report: frames, differences, confidence", format="png")
+            report = gr.Image(label="Report", format="png")
             film = gr.Image(label="Film", format="gif")
             archive = gr.File(label="All files", elem_id="edit-zip")
     frames = gr.State([])

@@ -29,7 +29,6 @@ SYSTEMS = {
 """What the page calls a system -> its name."""
 FIDELITY = "1 keeps to what the picture determines, 0 adds all sampled texture"
 """What the dial of ITER does."""
-DECIDED = ["picture", "needs", "taken", "why"]
 
 
 def restore_tab(options: WebOptions, root: Path) -> None:
@@ -49,7 +48,7 @@ def restore_tab(options: WebOptions, root: Path) -> None:
             told = gr.Markdown(elem_id="restore-told")
             slider = gr.ImageSlider(label="Before, after", elem_id="restore-slider", format="png")
             gallery = gr.Gallery(label="Results: choose one to compare", columns=4, height=200, elem_id="restore-all")
-            decided = gr.Dataframe(headers=DECIDED, label="What was decided, and why", elem_id="restore-why", wrap=True)
+            decided = gr.Textbox(label="What was decided, and why", lines=3, elem_id="restore-why")
             archive = gr.File(label="All results", elem_id="restore-zip")
     pairs = gr.State([])
     groups = [group for _, group in forms.values()]
@@ -89,15 +88,15 @@ def restore_tab(options: WebOptions, root: Path) -> None:
         def results(outcome: Outcome | None) -> list[Any]:
             made = {} if outcome is None else outcome.items
             if not made:
-                return [None, [], None, None, []]
+                return [None, [], "", None, []]
             kept = [(said["input"], str(out / "restored" / name)) for name, said in made.items()]
-            why = [
-                [Path(said["input"]).name, said["need"], said["system"], said["why"]]
+            decisions = [
+                f"{Path(said['input']).name}: {said['need']}, {said['system']}: {said['why']}"
                 for said in made.values()
-                if "why" in said
+                if "need" in said
             ]
             shown = [result for _, result in kept]
-            return [_before_after(*kept[0]), shown, why or None, archived(out, "restored"), kept]
+            return [_before_after(*kept[0]), shown, "\n".join(decisions), archived(out, "restored"), kept]
 
         yield from follow(restore, job, options, stop, [gr.skip()] * 5, results)
 
