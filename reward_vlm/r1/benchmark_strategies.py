@@ -102,6 +102,10 @@ class StrategyBenchmark:
     """Of the first weights, the order of the rows and the judgements."""
     arms: tuple[str, ...] | None = None
     """Names of the runs to compare; None: all."""
+    rounds: int | None = None
+    """Rounds of reinforcement; None: the comparison's own."""
+    steps: int | None = None
+    """Updates per round; None: the comparison's own."""
     judgements: int = 32
     """Judgements per update."""
     rate: float | None = None
@@ -112,8 +116,9 @@ class StrategyBenchmark:
     """Unseen pairs that accuracy is measured on."""
 
     def __post_init__(self) -> None:
-        if not self.seeds or min(self.judgements, self.tests) < 1:
-            raise ValueError("There must be a seed, and judgements and tests must be at least 1.")
+        numbers = (self.judgements, self.tests, self.rounds, self.steps)
+        if not self.seeds or any(number is not None and number < 1 for number in numbers):
+            raise ValueError("There must be a seed, and rounds, steps, judgements and tests must be at least 1.")
         known = COMPARISONS[self.strategy].arms
         for arm in (arm for arm in self.arms or () if arm not in known):
             raise ValueError(f"{self.strategy} compares {', '.join(known)}, got {arm!r}.")
@@ -158,8 +163,8 @@ def training(options: StrategyBenchmark, start: MiniR1Training, arm: str) -> R1T
     chosen = {**comparison.shared, **comparison.arms[arm]}
     if "guide" in chosen:
         chosen["guide"] = data / chosen["guide"]
-    if options.rate is not None:
-        chosen["learning_rate"] = options.rate
+    given = {"rounds": options.rounds, "steps": options.steps, "learning_rate": options.rate}
+    chosen |= {name: value for name, value in given.items() if value is not None}
     if options.beta is not None:
         chosen["objective"] = replace(chosen["objective"], beta=options.beta)
     return R1Training(

@@ -31,7 +31,7 @@ def test_arms_differ_in_the_strategy_alone(strategy, tmp_path):
 
 
 def test_runs_are_measured_once_and_averaged(tmp_path, monkeypatch):
-    small = {"rounds": 2, "steps": 2, "objective": StableReinforce(samples=2), "max_new_tokens": 6}
+    small = {"objective": StableReinforce(samples=2), "max_new_tokens": 6}
     comparison = COMPARISONS["downsampling"]
     monkeypatch.setitem(COMPARISONS, "downsampling", replace(comparison, shared={**comparison.shared, **small}))
     for seed in (0, 1):
@@ -41,7 +41,7 @@ def test_runs_are_measured_once_and_averaged(tmp_path, monkeypatch):
             rows = [preference_json(pair, start / "data") for pair in scene_pairs(number, count)]
             write_rows(start / "data" / f"{name}.jsonl", rows)
         (start / "report.json").write_text(json.dumps({"sft": {"accuracy": 0.5, "both_orders": 0.25}}))
-    options = StrategyBenchmark(tmp_path, "downsampling", seeds=(0, 1), judgements=2)
+    options = StrategyBenchmark(tmp_path, "downsampling", seeds=(0, 1), rounds=2, steps=2, judgements=2)
     assert benchmark(options).code == 0
     rows = json.loads((tmp_path / "downsampling.json").read_text())
     assert [(row["arm"], row["seed"]) for row in rows] == [
@@ -64,5 +64,6 @@ def test_the_spread_is_that_of_the_seeds():
 def test_options_that_cannot_be_run_are_refused(tmp_path):
     with pytest.raises(ValueError, match="spans compares one reward, by spans, got 'plain'"):
         StrategyBenchmark(tmp_path, "spans", arms=("plain",))
-    with pytest.raises(ValueError, match="There must be a seed"):
-        StrategyBenchmark(tmp_path, "spans", seeds=())
+    for wrong in ({"seeds": ()}, {"rounds": 0}):
+        with pytest.raises(ValueError, match="There must be a seed, and rounds, steps"):
+            StrategyBenchmark(tmp_path, "spans", **wrong)
