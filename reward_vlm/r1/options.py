@@ -148,7 +148,7 @@ class R1Training(TRLTraining):
     """Rounds go from easy to hard prompts, each measured again before it; None: any prompts."""
     guide: Path | None = None
     """JSON lines of preferences with rationales, by the ids of the rows: where every judgement of a prompt fails, one
-    is begun as it stands there."""
+    is begun as it stands there; needs two samples per prompt (--objective.samples) or more."""
     reset: Literal["on-stall"] | None = None
     """Where two rounds in a row do not raise the held-out accuracy, divergence is measured from the policy as it is
     and the optimiser begins anew."""
@@ -194,6 +194,11 @@ class R1Training(TRLTraining):
             raise ValueError(
                 "oversample must be at least 2, with at least 2 samples per prompt (--objective.samples), "
                 f"got {self.oversample} and {self.objective.samples}."
+            )
+        if used["guide"] and self.objective.samples < 2:
+            raise ValueError(
+                "guide needs at least 2 samples per prompt (--objective.samples): with one, help would replace every "
+                "wrong judgement, and equal rewards teach nothing."
             )
         pairs = [pair.partition("=") for pair in self.spans or ()]
         parts = ("format", "result", "consistency")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -403,6 +404,7 @@ def test_rounds_are_refused_where_weights_are_shared_out_or_vllm_samples(files, 
     [
         ({"oversample": 1}, "oversample must be at least 2"),
         ({"oversample": 2, "objective": StableReinforce(samples=1)}, "at least 2 samples per prompt"),
+        ({"guide": Path("g"), "objective": StableReinforce(samples=1)}, "guide needs at least 2 samples per prompt"),
         ({"spans": ("think",)}, "spans are think=PART and answer=PART"),
         ({"spans": ("speak=result",)}, "got 'speak=result'"),
         ({"spans": ()}, "spans are think=PART"),
