@@ -5,23 +5,23 @@ r"""Learn to turn back: a wrong answer, joined at the review with an attempt at 
     burnish train scl --recipe splice ... --shuffle              (control: the good ends of other questions)
     burnish train scl --recipe splice ... --past-mask 0.05       (a share of the tokens of earlier answers is masked)
 
-Every question is answered and reviewed several times. Its attempts are a tree: the question, the first answers, what
-their reviews make of them. A path to a wrong end is kept up to the first answer that the model's own review does not
-confirm; there, as the answer to the request to review, follow a thought of turning back and the path to a right end,
-and these alone are learnt. As many right paths as there are splices are learnt whole, so that a review also learns to
-leave a right answer alone. Rounds are judged by the answers after the review. Source: Agent-R, arXiv 2501.11425,
-section 3.2 (`reward_vlm.writers.splices`); the past mask: CYCLE, arXiv 2403.18746, section 3.2.
+Every question is answered several times. A wrong answer is kept; there, as the reply to the request to review it,
+follow a thought of turning back and a right answer to the same question, and these alone are learnt. As many right
+answers are followed by another right one, so that a review also learns to leave a right answer alone. Rounds are judged
+by the answers after the review. Source: Agent-R, arXiv 2501.11425, section 3.2 (`reward_vlm.writers.splices`); the past
+mask: CYCLE, arXiv 2403.18746, section 3.2.
 
-Differences from the paper: attempts are drawn, not searched for by MCTS; the thought and the first answer after it are
-one turn, for a review is answered in one.
+Differences from the paper: attempts are drawn, not searched for by MCTS; an attempt is one answer, so that there is no
+earlier place to cut it; the thought and the answer after it are one turn, for a review is answered in one; first
+answers are not learnt (`--recipe rounds` does that).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,12 +31,10 @@ from reward_vlm.scl.lessons import Lesson, LessonTraining, write_lessons
 from reward_vlm.scl.loop import Rounds, RoundTraining, run_rounds
 from reward_vlm.scl.options import Updates
 from reward_vlm.scl.pairs import Record, answer_all, refuse_overlap
+from reward_vlm.scl.talk import Talk
 from reward_vlm.writers.masks import PastMask
-from reward_vlm.writers.splices import GO_ON, REVISIONS, Attempt, Mark, Message, leaves, splice, whole, worth_splicing
-from reward_vlm.writers.splices import Path as Attempts
+from reward_vlm.writers.splices import GO_ON, REVISIONS, Attempt, Message, leaves, splice, whole, worth_splicing
 from vision.checkpoints import Log, one_at_a_time
-
-Judging = Literal["own", "truth"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,7 @@ class SpliceTraining(RoundTraining):
     """Learn to turn back from wrong answers."""
 
     attempts: int = 4
-    """Times that a question is answered and reviewed."""
-    judge: Judging = "own"
-    """Who says which answer of an attempt is the first bad one: the model's own review (the paper), or the truth."""
+    """Times that a question is answered."""
     revisions: tuple[str, ...] = REVISIONS
     """Thoughts of turning back, of which one is drawn; empty: a right answer follows without one."""
     updates: Updates = field(default_factory=Updates)
@@ -62,8 +58,8 @@ class SpliceTraining(RoundTraining):
         PastMask(self.past_mask)  # its own check
         if self.attempts < 2:
             raise ValueError(f"A splice joins two attempts; attempts must be 2 or more, got {self.attempts}.")
-        if (self.asking.reviews is not None and len(self.asking.reviews) != 1) or self.asking.rounds != 1:
-            raise ValueError("Attempts are answers with one review each; name one (--asking.reviews 0).")
+        if self.asking.reviews == ():
+            raise ValueError("Splices join answers at a review; name one (--asking.reviews 0).")
 
 
 @one_at_a_time
@@ -86,14 +82,15 @@ class SpliceRounds(Rounds):
         """Attempts, splices of them, and weights that have learnt these."""
         options, questions = self.options, self.select(number)
         refuse_overlap(questions, self.held_out)
-        corrector = self.corrector(name)
+        corrector, asking = self.corrector(name), self.asking(number)
         records = answer_all(
             corrector, [each for each in questions for _ in range(options.attempts)], folder / "attempts",
-            self.asking(number), model=name,
+            replace(asking, reviews=()), model=name,
             told=lambda done, pairs: self.say(f"{done}/{len(questions) * options.attempts} attempts"),
         )  # fmt: skip
         groups = [records[start : start + options.attempts] for start in range(0, len(records), options.attempts)]
-        made = spliced(groups, options.revisions, options.seed + number, judge=options.judge, shuffle=options.shuffle)
+        requests = [corrector.ask(Talk(each), corrector.schedule(asking)[1]).turns[-1].text for each in questions]
+        made = spliced(groups, requests, options.revisions, options.seed + number, shuffle=options.shuffle)
         made = short_enough(made, corrector)
         if not made and number > 1:
             self.say(f"round {number}: no question has right and wrong attempts; there is nothing to learn from")
@@ -108,41 +105,42 @@ class SpliceRounds(Rounds):
 
 def spliced(
     groups: Sequence[Sequence[Record]],
+    requests: Sequence[str],
     revisions: Sequence[str] = REVISIONS,
     seed: int = 0,
     *,
-    judge: Judging = "own",
     shuffle: bool = False,
 ) -> list[Lesson]:
-    """A lesson per turn that is learnt: splices of the wrong attempts at a question with one of its right ones, and as
-    many right ones whole.
+    """Splices of the wrong attempts at a question with its right ones, and as many right attempts that another right
+    one follows.
 
     Args:
-        groups: the attempts at each question, each with one review.
+        groups: the attempts at each question.
+        requests: to review an answer, for each question.
         revisions: thoughts of turning back; one is drawn for each splice.
         seed: of what is drawn.
-        judge: see `SpliceTraining.judge`.
         shuffle: exchange the good ends between the splices: a control.
     """
     rng = np.random.default_rng((seed, len(groups)))
     runs: list[tuple[Record, list[Message]]] = []
     right: list[tuple[Record, list[Message]]] = []
-    for group in groups:
-        root = _tree(group)
-        ends = {id(path[-1]): place for place, path in enumerate(leaves(root))}
-        pairs = [(good, ends[id(bad[-1])], bad) for good, bad in worth_splicing(root, alpha=0.0, beta=0.0)]
-        for place, record in enumerate(group):
-            partners = [(good, bad) for good, number, bad in pairs if number == place]
-            if partners:
-                good, bad = partners[rng.integers(len(partners))]
-                thought = str(rng.choice(revisions)) if revisions else ""
-                runs.append((record, splice(bad, good, _marks(record, judge), thought)))
-        right += [(group[ends[id(path[-1])]], whole(path)) for path in leaves(root) if path[-1].value]
+    for group, request in zip(groups, requests, strict=True):
+        root = _tree(group, request)
+        paths = dict(zip(map(id, root.children), group, strict=True))
+        pairs = worth_splicing(root, alpha=0.0, beta=0.0)
+        for bad in {id(bad[-1]): bad for _, bad in pairs}.values():
+            ends = [good for good, other in pairs if other[-1] is bad[-1]]
+            thought = str(rng.choice(revisions)) if revisions else ""
+            run = splice(bad, ends[rng.integers(len(ends))], lambda path: "bad", thought)
+            runs.append((paths[id(bad[-1])], run))
+        good = [path for path in leaves(root) if path[-1].value]
+        for path, after in zip(good, [*good[1:], *good[:1]], strict=True):
+            right.append((paths[id(path[-1])], whole((*path, after[-1]))))
     if shuffle:
         places = rng.permutation(len(runs))
-        runs = [(row, _with_end(run, runs[place][1])) for (row, run), place in zip(runs, places, strict=True)]
+        runs = [(row, [*run[:3], *runs[place][1][3:]]) for (row, run), place in zip(runs, places, strict=True)]
     chosen = rng.permutation(len(right))[: len(runs)]
-    return [lesson for row, run in [*runs, *(right[place] for place in chosen)] for lesson in _lessons(row, run)]
+    return [_lesson(row, run) for row, run in [*runs, *(right[place] for place in chosen)]]
 
 
 def short_enough(made: Sequence[Lesson], corrector: SCLCorrector) -> list[Lesson]:
@@ -162,42 +160,16 @@ def short_enough(made: Sequence[Lesson], corrector: SCLCorrector) -> list[Lesson
     return kept
 
 
-def _tree(group: Sequence[Record]) -> Attempt:
-    """The attempts at a question as a tree: first answers, and what their reviews make of them."""
-    request = group[0].turns[2]["content"]
-    firsts = []
-    for record in group:
-        end = Attempt(record.replies[1], request, float(record.choices[1] == record.gold))
-        firsts.append(Attempt(record.replies[0], request, children=(end,)))
-    return Attempt(group[0].turns[0]["content"], children=tuple(firsts))
+def _tree(group: Sequence[Record], request: str) -> Attempt:
+    """The attempts at a question as a tree of one level, whose environment asks for a review."""
+    said = [Attempt(record.replies[0], request, float(record.choices[0] == record.gold)) for record in group]
+    return Attempt(group[0].turns[0]["content"], children=tuple(said))
 
 
-def _marks(record: Record, judge: Judging) -> Callable[[Attempts], Mark]:
-    """What is said of the answers of an attempt, see `SpliceTraining.judge`."""
-
-    def mark(path: Attempts) -> Mark:
-        if judge == "truth":
-            return "good" if record.choices[len(path) - 2] == record.gold else "bad"
-        return "bad" if len(path) == 2 and record.choices[0] != record.choices[1] else "uncertain"
-
-    return mark
-
-
-def _with_end(run: Sequence[Message], other: Sequence[Message]) -> list[Message]:
-    """A run up to where its learnt part begins, and that of another one."""
-    first, second = (next(place for place, turn in enumerate(each) if turn.trained) for each in (run, other))
-    return [*run[:first], *other[second:]]
-
-
-def _lessons(record: Record, run: Sequence[Message]) -> Iterator[Lesson]:
-    """A lesson per learnt turn; a thought and the answer after it are one."""
-    joined: list[Message] = []
-    for message in run:
-        if joined and joined[-1] == Message("user", GO_ON, False):
-            joined[-2:] = [replace(message, text=f"{joined[-2].text} {message.text}".strip())]
-        else:
-            joined.append(message)
-    turns = tuple({"role": message.role, "content": message.text} for message in joined)
-    for end, message in enumerate(joined, 1):
-        if message.trained:
-            yield Lesson(record.id, turns[:end], record.images)
+def _lesson(record: Record, run: Sequence[Message]) -> Lesson:
+    """Question, answer, request, and what is learnt: a thought and the answer after it are one turn."""
+    *before, last = [message for message in run[:-1] if message.text != GO_ON]
+    if len(before) > 3:
+        last = replace(last, text=f"{before.pop().text} {last.text}".strip())
+    turns = tuple({"role": message.role, "content": message.text} for message in (*before, last))
+    return Lesson(record.id, turns, record.images)

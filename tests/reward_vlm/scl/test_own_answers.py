@@ -90,30 +90,29 @@ def test_past_masks_hide_a_share_of_earlier_answers_and_nothing_else():
     assert masked(made, tokenizer, PastMask(0.25, 3)) == hidden and masked(made, tokenizer, PastMask(0.0)) == made
 
 
-def test_a_splice_turns_back_at_the_review_and_right_attempts_stay_right():
-    group = [record("B", "C"), record("A", "A"), record("B", "B"), record("A", "B")]
-    made = spliced([group], ["no ."], judge="truth")
+def test_a_splice_turns_back_at_the_review_and_right_answers_stay_right():
+    group = [record("B", "", name="1"), record("A", "", name="2"), record("C", "", name="3"), record("A", "", name="4")]
+    made = spliced([group], ["sure ?"], ["no ."])
     said = [[turn["content"] for turn in one.turns] for one in made]
-    wrong, right = group[0].replies[0], group[1].replies
-    assert ["q1", wrong, "sure ?", f"no . {right[0]}"] in said  # until the first wrong answer
-    assert ["q1", right[0], "sure ?", group[3].replies[1], "sure ?", f"no . {right[1]}"] in said
-    assert ["q1", right[0]] in said and ["q1", right[0], "sure ?", right[1]] in said  # whole
-    assert all(one.turns[-1]["content"].startswith(("no . ", "1 says ## A ##")) for one in made)
-    own = [[turn["content"] for turn in one.turns] for one in spliced([group], [], judge="own")]
-    assert ["q1", wrong, "sure ?", right[0]] in own  # its review did not confirm it, and no thought was asked for
-    confirmed = group[2].replies
-    assert ["q1", confirmed[0], "sure ?", confirmed[1], "sure ?", right[0]] in own  # nobody called it bad
-    assert spliced([[record("B", "B"), record("C", "B")]]) == spliced([[record("A", "A")] * 2]) == []
+    assert [row[:3] for row in said[:2]] == [["q1", group[place].replies[0], "sure ?"] for place in (0, 2)]
+    ends = [f"no . {group[place].replies[0]}" for place in (1, 3)]
+    assert all(row[3] in ends for row in said[:2])
+    right = [group[place].replies[0] for place in (1, 3)]
+    assert sorted(said[2:]) == sorted([["q1", right[0], "sure ?", right[1]], ["q1", right[1], "sure ?", right[0]]])
+    assert said[0][3] in [f"no . {text}" for text in right]
+    bare = spliced([group], ["sure ?"], [])
+    assert bare[0].turns[-1]["content"] in right  # no thought was asked for
+    assert spliced([[record("B", "")] * 2], [""]) == spliced([[record("A", "")] * 2], [""]) == []
 
 
 def test_shuffled_splices_end_with_other_questions_answers():
-    groups = [[record("B", "B", name=name), record("A", "A", name=name)] for name in "123456789"]
-    plain, mixed = (spliced(groups, ["no ."], shuffle=shuffle) for shuffle in (False, True))
-    back = [one for one in mixed if one.turns[-1]["content"].startswith("no . ")]
-    assert len(plain) == len(mixed) and len(back) == 9
-    assert sum(one.turns[-1]["content"] != f"no . {one.id} says ## A ##" for one in back) > 4
-    kept = [one for one in plain if one.turns[-1]["content"].startswith("no . ")]
-    assert all(one.turns[-1]["content"] == f"no . {one.id} says ## A ##" for one in kept)
+    groups = [[record("B", "", name=name), record("A", "", name=name)] for name in "123456789"]
+    plain, mixed = (spliced(groups, ["?"] * 9, ["no ."], shuffle=shuffle) for shuffle in (False, True))
+    back = [[one for one in made if one.turns[-1]["content"].startswith("no . ")] for made in (plain, mixed)]
+    assert len(plain) == len(mixed) == 18 and len(back[0]) == len(back[1]) == 9
+    own = [[one.turns[-1]["content"] == f"no . {one.id} says ## A ##" for one in made] for made in back]
+    assert all(own[0]) and sum(own[1]) < 5
+    assert sorted(one.turns[-1]["content"] for one in back[0]) == sorted(one.turns[-1]["content"] for one in back[1])
 
 
 def test_tries_come_to_the_option_that_most_name():
@@ -199,8 +198,8 @@ def test_what_cannot_be_learnt_from_is_refused(files, tmp_path):
         LessonTraining(tmp_path / "empty.jsonl", past_mask=1.5)
     with pytest.raises(ValueError, match="attempts must be 2 or more"):
         SpliceTraining(files / "questions.jsonl", files / "held_out.jsonl", attempts=1)
-    with pytest.raises(ValueError, match="answers with one review each"):
-        SpliceTraining(files / "questions.jsonl", files / "held_out.jsonl", asking=SCLOptions(reviews=(0, 1)))
+    with pytest.raises(ValueError, match="join answers at a review"):
+        SpliceTraining(files / "questions.jsonl", files / "held_out.jsonl", asking=SCLOptions(reviews=()))
     with pytest.raises(ValueError, match="rounds and orders must be at least 1"):
         SelfTraining(unlabelled=files / "questions.jsonl", orders=0)
     with pytest.raises(ValueError, match="agree must lie in"):
