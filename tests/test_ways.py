@@ -67,6 +67,13 @@ def test_a_picture_passes_at_most_ten_functions_of_pasd(longest):
     assert 5 < len(longest.way) <= 10, longest.way
 
 
+def test_a_tile_passes_two_functions_more_of_pasd(longest):
+    restorer = PASDRestorer.from_pretrained("builtin:tiny")
+    longest.watch(restorer.unet, "forward")
+    restorer(image(16), PASDOptions(steps=2, scale=1, process_size=256, tile=16, tile_overlap=4))
+    assert 10 < len(longest.way) <= 12, longest.way
+
+
 def test_a_mesh_passes_at_most_twelve_functions_of_gtr(longest):
     mesh = vase(16, 16, 16)
     views = render(mesh, gtr_rig(24))
