@@ -1,8 +1,8 @@
 """A small judge of restorations: which of two versions of a picture is nearer to the truth, window by window.
 
-A network of two layers scores numbers of a window: how strong its detail is in three bands, how noisy, blocky and woven
-it is, and, where the input is known, how its detail agrees with that of the plainly enlarged input and how well the
-input follows from it. Scores of windows at one place differ as the logarithm of the odds that one is better. It is
+A network of two layers scores numbers of a window: how strong its detail is in three bands, how noisy, blocky, woven,
+banded and cut it is, and, where the input is known, how its detail agrees with that of the plainly enlarged input and
+how well the input, its colours too, follows from it. Scores of windows at one place differ as the logarithm of the odds that one is better. It is
 learnt from restorations whose truth is known and from spoiled photographs, see `restoration.train_judge`.
 
 n: windows, side x side: their pixels; H, W: pixels of a picture.
@@ -31,9 +31,9 @@ from vision.strategies import Candidate
 
 EMBEDDED = PRETRAINED / "judge"
 """Folder of the judge that comes with the project."""
-ALONE = 17
+ALONE = 21
 """Numbers of a window by itself."""
-AGAINST = 11
+AGAINST = 14
 """Numbers of a window beside its input, and 1 where there is one."""
 _LEAST = 1e-5
 
@@ -153,8 +153,9 @@ def numbers_of(picture: ImageLike, image: ImageLike | None, side: int) -> tuple[
     against = torch.zeros(len(alone), AGAINST)
     if low is not None:
         plain = pad_to(imresize(low, size=(height, width)), *padded.shape[-2:])
-        left = pad_to(unexplained(to_y(result), to_y(low)), *padded.shape[-2:])
-        against = _against(cut(detail), cut(bands(to_y(plain))), cut(left))
+        left = torch.cat([unexplained(to_y(result), to_y(low)), unexplained(result, low)[:, :3]], 1)
+        left = cut(pad_to(left, *padded.shape[-2:]))
+        against = _against(cut(detail), cut(bands(to_y(plain))), left[:, :2], left[:, 2:])
     return torch.cat([alone, against], 1), shape
 
 
@@ -166,8 +167,8 @@ def bands(luma: Tensor) -> Tensor:
 
 
 def unexplained(luma: Tensor, low: Tensor) -> Tensor:
-    """(1, 2, H, W): what of the input's luma (1, 1, h, w) does not follow from luma (1, 1, H, W), shrunk as it is and
-    shrunk after a blur; enlarged to the size of the result."""
+    """(1, 2 c, H, W): what of the input's luma or colours (1, c, h, w) does not follow from those of a result
+    (1, c, H, W), shrunk as it is and shrunk after a blur; enlarged to the size of the result."""
     size, scale = tuple(low.shape[-2:]), luma.shape[-1] / low.shape[-1]
     soft = luma
     for radius in range(1, max(2, round(scale / 2) + 1)):
@@ -195,16 +196,21 @@ def _alone(luma: Tensor, detail: Tensor, colours: Tensor) -> Tensor:
         [_correlation(detail[:, 0, :, 1:], detail[:, 0, :, :-1]), _correlation(detail[:, 0, 1:], detail[:, 0, :-1])], 1
     )
     period = torch.stack([_period(luma, 8), _period(luma, 4)], 1)
-    return torch.cat([strength, sparse, quiet, grain, beside, along, period, luma.mean((2, 3))], 1)
+    odd = torch.stack([*_cut(luma), _wave(luma), _flat(luma)], 1)
+    return torch.cat([strength, sparse, quiet, grain, beside, along, period, odd, luma.mean((2, 3))], 1)
 
 
-def _against(detail: Tensor, plain: Tensor, left: Tensor) -> Tensor:
-    """(n, AGAINST) numbers of windows beside their input: bands of both (n, 3, s, s), and what the input does not
-    explain (n, 2, s, s)."""
+def _against(detail: Tensor, plain: Tensor, left: Tensor, colours: Tensor) -> Tensor:
+    """(n, AGAINST) numbers of windows beside their input: bands of both (n, 3, s, s), and what of the input's luma
+    (n, 2, s, s) and colours (n, 3, s, s) does not follow."""
     agree = torch.stack([_correlation(detail[:, i], plain[:, i]) for i in range(3)], 1)
     more = _log_rms(detail) - _log_rms(plain)
     apart = _log_rms(detail - plain)
-    return torch.cat([agree, more, apart[:, :2], _log_rms(left), torch.ones(len(detail), 1)], 1)
+    shift = colours.mean((2, 3))
+    tone, cast = shift.mean(1, keepdim=True), shift.std(1, keepdim=True, correction=0)
+    most = left[:, :1].abs().amax((2, 3))
+    far = torch.cat([tone.abs(), cast, most], 1).clamp(_LEAST).log()
+    return torch.cat([agree, more, apart[:, :2], _log_rms(left), far, torch.ones(len(detail), 1)], 1)
 
 
 def _log_rms(maps: Tensor) -> Tensor:
@@ -228,3 +234,33 @@ def _period(luma: Tensor, length: int) -> Tensor:
         others = (by_phase.sum(1) - by_phase.amax(1)) / (length - 1)
         found.append((by_phase.amax(1) + 1e-3).log() - (others + 1e-3).log())
     return torch.stack(found).mean(0)
+
+
+def _cut(luma: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) twice: logarithms of the strongest step across a line of (n, 1, s, s) over the usual one, of its size and
+    of its mean, which is large only where all pixels of the line step the same way."""
+    size, mean = [], []
+    for plane in (luma[:, 0], luma[:, 0].mT):
+        steps = plane[:, 1:] - plane[:, :-1]
+        lines = steps.abs().mean(2)
+        size.append((lines.amax(1) + 1e-3).log() - (lines.median(1).values + 1e-3).log())
+        mean.append((steps.mean(2).abs().amax(1) + 1e-3).log())
+    return torch.stack(size).amax(0), torch.stack(mean).amax(0)
+
+
+def _wave(luma: Tensor) -> Tensor:
+    """(n,) logarithm of the strongest frequency of (n, 1, s, s) over the mean of its ring."""
+    side = luma.shape[-1]
+    window = torch.hann_window(side, periodic=False)
+    power = torch.fft.rfft2((luma - luma.mean((2, 3), keepdim=True))[:, 0] * window[:, None] * window).abs().square()
+    radius = (torch.fft.fftfreq(side)[:, None].square() + torch.fft.rfftfreq(side).square()).sqrt()
+    rings = (radius * 24).long().clamp(max=11).flatten()
+    power, inside = power.flatten(1), (radius > 0.12).flatten()
+    sums = torch.zeros(len(power), 12).index_add_(1, rings, power)
+    means = sums / torch.bincount(rings, minlength=12)
+    return (power / (means[:, rings] + 1e-4))[:, inside].amax(1).clamp(_LEAST).log()
+
+
+def _flat(luma: Tensor) -> Tensor:
+    """(n,) share of the neighbours in (n, 1, s, s) that differ by less than half a step of 8 bit."""
+    return ((luma[..., 1:] - luma[..., :-1]).abs() < 0.5 / 255).float().mean((1, 2, 3))

@@ -82,18 +82,24 @@ def train(options: JudgeTraining, *, log: Callable[[str], object] | None = None)
         ValueError: no pictures were kept, or they make no pairs of two seeds and of two methods.
     """
     config = JudgeConfig(options.width)
-    found = {"two seeds": [], "two methods": []}
-    for item in known(options.choices):
-        for part, pairs in restoration_pairs(item, config.side).items():
-            found[part] += pairs
-    parts = {part: _stacked(pairs, part) for part, pairs in found.items()}
-    parts["spoiled"] = spoiled_pairs(options.photos, options.spoiled, options.seed, config.side)
+    _, parts = all_pairs(options, config.side)
     judge = fit([parts[name] for name in PARTS], config, options)
     judge.save_pretrained(options.folder)
     if log is not None:
         told = ", ".join(f"{len(pairs.weight)} of {name}" for name, pairs in parts.items())
         log(f"Learnt from pairs of windows: {told}.")
     return options.folder
+
+
+def all_pairs(options: JudgeTraining, side: int) -> tuple[list[Known], dict[str, Pairs]]:
+    """The restorations, and the pairs of every one of `PARTS`."""
+    items, found = [], {"two seeds": [], "two methods": []}
+    for item in known(options.choices):
+        items.append(item)
+        for part, pairs in restoration_pairs(item, side).items():
+            found[part] += pairs
+    parts = {part: stacked(pairs, part) for part, pairs in found.items()}
+    return items, parts | {"spoiled": spoiled_pairs(options.photos, options.spoiled, options.seed, side)}
 
 
 def restoration_pairs(item: Known, side: int) -> dict[str, list[tuple[Tensor, Tensor, float]]]:
@@ -126,7 +132,7 @@ def spoiled_pairs(photos: Path, count: int, seed: int, side: int) -> Pairs:
         first, second = (numbers_of(picture, None, side)[0][0] for picture in pair.pictures)
         better, worse = (first, second) if pair.better == 1 else (second, first)
         rows.append((better, worse, 1.0))
-    return _stacked(rows, "spoiled")
+    return stacked(rows, "spoiled")
 
 
 def fit(parts: Sequence[Pairs], config: JudgeConfig, options: JudgeTraining) -> RestorationJudge:
@@ -158,7 +164,12 @@ def fit(parts: Sequence[Pairs], config: JudgeConfig, options: JudgeTraining) -> 
     return RestorationJudge(network.eval(), config)
 
 
-def _stacked(rows: Sequence[tuple[Tensor, Tensor, float]], part: str) -> Pairs:
+def stacked(rows: Sequence[tuple[Tensor, Tensor, float]], part: str) -> Pairs:
+    """Pairs out of (better, worse, weight).
+
+    Raises:
+        ValueError: there are none.
+    """
     if not rows:
         raise ValueError(f"These pictures make no pairs of {part}; name systems that sample, and --seeds 2 or more.")
     better, worse, weight = zip(*rows, strict=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reward_vlm.rl.curriculum import AdaptiveCurriculum, difficulty_shift, guided
-from reward_vlm.rl.duel import duel, duel_loss, payoff
+from reward_vlm.rl.duel import duel_loss
 from reward_vlm.rl.objective import group_advantages
 from reward_vlm.rl.reference import ReferenceReset
 from reward_vlm.rl.selectors import downsample, error_penalty, format_penalty, mixed_groups
