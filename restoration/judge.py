@@ -2,8 +2,9 @@
 
 A network of two layers scores numbers of a window: how strong its detail is in three bands, how noisy, blocky, woven,
 banded and cut it is, and, where the input is known, how its detail agrees with that of the plainly enlarged input and
-how well the input, its colours too, follows from it. Scores of windows at one place differ as the logarithm of the odds that one is better. It is
-learnt from restorations whose truth is known and from spoiled photographs, see `restoration.train_judge`.
+how well the input, its colours too, follows from it. Scores of windows at one place differ as the logarithm of the odds
+that one is better. It is learnt from restorations whose truth is known and from spoiled photographs, see
+`restoration.train_judge`, and from faults planted in the former, see `restoration.train_duel`.
 
 n: windows, side x side: their pixels; H, W: pixels of a picture.
 """

@@ -32,9 +32,9 @@ def plant(
     """A picture (1, 3, H, W) RGB in [0, 1] with a fault in one window, in steps of 8 bit.
 
     Moved: shown 1 to 5 pixels away. Stranger: detail of another place mixed in. Tone: contrast and brightness change by
-    up to a half and a fifth. Banding: 40 down to 6 tones. Cast: red and blue move apart by up to 0.3. Seams: one part of
-    the window is brighter by up to 0.2, and shown up to 3 pixels away. Moire: two gratings of nearly equal periods.
-    Others: `vision.faults.spoil`.
+    up to a half and a fifth. Banding: 40 down to 6 tones. Cast: two channels move apart by up to 0.3. Seams: one part
+    of the window is brighter or darker by up to 0.2, and shown up to 3 pixels away. Moire: two gratings of nearly equal
+    periods. Others: `vision.faults.spoil`.
 
     Args:
         picture: what is spoiled.

@@ -190,18 +190,14 @@ def train(options: SharpenTraining, *, log: Log | None = None, max_seconds: floa
         return context.modules["refining"](batch, context)
 
     data = Crops(lessons, options.crop, options.seed)
-    trained = fit_stage(
-        file, [Objective("refining", network, loss)], data, settings, log=log, max_seconds=max_seconds
-    )
+    trained = fit_stage(file, [Objective("refining", network, loss)], data, settings, log=log, max_seconds=max_seconds)
     if trained is None:
         return None
     sharpened = ITERRestorer(trained.model.requires_grad_(False).eval(), restorer.config)
     return publish(options.folder / "weights", lambda part: sharpened.save_pretrained(part, dtype=torch.float16))
 
 
-def lesson(
-    item: Known, restorer: ITERRestorer, judge: RestorationJudge, options: SharpenTraining
-) -> Lesson | None:
+def lesson(item: Known, restorer: ITERRestorer, judge: RestorationJudge, options: SharpenTraining) -> Lesson | None:
     """The tokens that the windows of an item shall get; None: it has no two samples of the system.
 
     Raises:
@@ -245,9 +241,7 @@ def _scores(picture: Tensor, item: Known, judge: RestorationJudge, options: Shar
     return judge.windows(picture, item.low).flatten()
 
 
-def _tokens(
-    made: tuple[Candidate, Tensor], item: Known, restorer: ITERRestorer, options: SharpenTraining
-) -> Tensor:
+def _tokens(made: tuple[Candidate, Tensor], item: Known, restorer: ITERRestorer, options: SharpenTraining) -> Tensor:
     """(h, w) the tokens of a sample, drawn again from its seed."""
     candidate, picture = made
     asked = ITEROptions(fidelity=0.0, seed=candidate.seed)
@@ -261,5 +255,3 @@ def _tokens(
             f"benchmark restorers --systems none iter:{options.start}@0 --keep wrote with this version."
         )
     return state.tokens[0, 0]
-
-

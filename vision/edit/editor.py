@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from vision.edit.confidence import Confidence
 from vision.edit.given import as_canvases
+from vision.edit.look_ahead import best_next
 from vision.edit.options import ProgressionOptions, check_schedule
 from vision.edit.progression import COLUMNS, Frame, Progression, Run, Score
 from vision.hub import OfNetworks
@@ -238,6 +239,8 @@ class ProgressiveEditor(OfNetworks, Generic[Options]):
         """Iterate over the frames of a run that `start` made; `step.at` counts from 1."""
 
         def propose(frame: Frame, number: int) -> Frame:
+            if options.look_ahead:
+                return best_next(run, frame, number, self.next)
             inside = None if progress is None else lambda share: progress(number - 1 + share)
             return self.next(run, frame, number, inside)
 
@@ -261,18 +264,16 @@ class ProgressiveEditor(OfNetworks, Generic[Options]):
     def _unscored(self, image: Any, prompt: Prompt | None, mask: Any, options: Options | None) -> Run:
         """A run without the classifier, which nobody is told of, unless a rule to stop asks it."""
         run = self.start(image, prompt, mask, options)
-        asked = run.options.stop_score is not None or run.options.stop == "progress"
-        return run if asked else replace(run, score=None)
+        return run if run.options.asks_classifier else replace(run, score=None)
 
 
 def scored_by(options: ProgressionOptions, score: Score | None) -> Score | None:
     """What judges frames.
 
     Raises:
-        ValueError: the options stop at a score, and there is none.
+        ValueError: the options ask for it, and there is none.
     """
-    if score is None and (options.stop_score is not None or options.stop == "progress"):
-        asked = "stop progress" if options.stop_score is None else "stop_score"
+    if score is None and (asked := options.asks_classifier):
         raise ValueError(f"{asked} needs a classifier, and these weights come without one; give one as score.")
     return score
 

@@ -76,6 +76,10 @@ class ProgressionOptions:
     diffusers), in the mask if there is one."""
     stop: Literal["end", "progress"] = "end"
     """progress ends with the frame that makes the classifier no surer than the frame before."""
+    look_ahead: int = 0
+    """Frames that every try of a frame is followed before the classifier picks one of them; 0: one try, no look."""
+    tries: int = 3
+    """Tries of a frame, with other noise each, where there is a look-ahead."""
     resolution: int | None = None
     """Pixels per side that the networks see; 0 keeps the picture's size."""
 
@@ -92,6 +96,8 @@ class ProgressionOptions:
         for scale in several(self.guidance_scale):
             if not 0 <= scale < float("inf"):
                 raise ValueError(f"guidance_scale must be a number of at least 0, got {scale:g}.")
+        if self.look_ahead < 0 or self.tries < 1:
+            raise ValueError(f"look_ahead must be at least 0, tries at least 1, got {self.look_ahead}, {self.tries}.")
         if self.stop not in ("end", "progress"):
             raise ValueError(f"stop must be end or progress, got {self.stop!r}.")
         if self.stop_score is not None and not 0 < self.stop_score <= 1:
@@ -100,6 +106,16 @@ class ProgressionOptions:
             raise ValueError(f"tolerance must be positive, got {self.tolerance:g}.")
         if self.resolution is not None and self.resolution < 0:
             raise ValueError(f"resolution must be positive, or 0 to keep the size, got {self.resolution}.")
+
+    @property
+    def asks_classifier(self) -> str | None:
+        """The option for which the classifier must be asked, if there is one."""
+        asked = {
+            "stop_score": self.stop_score is not None,
+            "stop progress": self.stop == "progress",
+            "look_ahead": self.look_ahead > 0,
+        }
+        return next((name for name, is_asked in asked.items() if is_asked), None)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from reward_vlm.rl.reference import ReferenceReset
 from reward_vlm.rl.selectors import downsample, error_penalty, format_penalty, mixed_groups
 from reward_vlm.rl.spans import message_rewards, progress_reward, span_advantages
 from vision.strategies.progress import BestOfKProver
-from vision.strategies.values import Candidate
 
 # Down-sampling
 
@@ -194,39 +193,6 @@ def test_messages_earn_what_they_say():
 
 
 # Duel
-
-
-def test_payoffs_are_zero_sum_and_invalid_faults_are_dropped():
-    assert payoff(True) == (-1.0, 1.0) and payoff(False) == (1.0, -1.0)
-    learnt = []
-    game = duel(
-        ["a", "bb", "ccc"],
-        sneaky=lambda task, round: Candidate(task, (len(task), round), "sneaky"),
-        critic=lambda candidate: 2,
-        valid=lambda task, candidate: task != "ccc",
-        right=lambda candidate, says: candidate.value[0] == says,
-        rounds=2,
-        learn=lambda bouts: learnt.append(len(bouts)),
-    )
-    assert game.invalid == 2 and learnt == [2, 2] and game.found(0) == 0.5
-    assert [bout.rewards for bout in game.bouts] == [payoff(False), payoff(True)] * 2
-    with pytest.raises(ValueError, match="Round 7 has no valid fault"):
-        game.found(7)
-
-
-def test_a_critic_that_learns_finds_more_round_by_round():
-    """The critic remembers the kinds of fault that fooled it."""
-    known = set()
-    game = duel(
-        [str(i) for i in range(30)],
-        sneaky=lambda task, round: Candidate(task, int(task) % 5, "sneaky"),
-        critic=lambda candidate: candidate.value if candidate.value in known else None,
-        valid=lambda task, candidate: True,
-        right=lambda candidate, says: says == candidate.value,
-        rounds=3,
-        learn=lambda bouts: known.update(bout.planted.value for bout in bouts[: 2 + len(known)] if not bout.found),
-    )
-    assert 0 == game.found(0) < game.found(1) < game.found(2)
 
 
 def test_the_loss_of_a_batch_is_that_of_its_rows():
