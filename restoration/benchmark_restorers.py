@@ -71,6 +71,8 @@ class RestorerBenchmark:
     """Restorations by every system that samples."""
     keep: bool = False
     """Also write pictures/: what was restored, the truth, and all restorations."""
+    need: bool = True
+    """Also write need/, which only the training and the measurement of a selector read."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
@@ -103,7 +105,8 @@ def benchmark(options: RestorerBenchmark, show: Show = silent) -> Outcome:
     job = Job(options.out, options, show=show)
     done = {choice.task for choice in read_choices(options.out)} if (options.out / NAME).is_file() else set()
     wanted = {"cuts_each": options.cuts, "size": options.size, "scale": options.scale, "seed": options.seed}
-    _measure_needs(options)
+    if options.need:
+        _measure_needs(options)
     loaded = [made for name in options.systems for made in _Loaded.of(find_system(name), options)]
     kept = options.out / PICTURES if options.keep else None
     total = options.cuts * len(options.kinds)

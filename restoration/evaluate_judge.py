@@ -2,10 +2,13 @@
 
     burnish benchmark restorers --hr photos --seeds 4 --keep --out runs/known --systems none iter:clean@1 iter:clean@0
     burnish evaluate judge --choices runs/known --photos photos --out runs/judge
+    burnish evaluate judge --choices runs/known --photos photos --planted 100 --out runs/judge      (faults to be found)
 
 A pair is two seeds of one restorer, two restorers, or a photograph spoiled in two ways; the truth is the PSNR of luma,
 and of spoiled photographs the strength of the fault. 0.5 is chance. Writes agreement.json and .csv; `restore --best-of`
-warns of evaluators that agree no better than chance about two seeds.
+warns of evaluators that agree no better than chance about two seeds. --planted plants faults of every kind in single
+windows of the restorations, those that are never taught too, and writes planted.json and .csv: how often a judge
+prefers the window without its fault, and how often it names the window.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from typing import Any
 
 import PIL.Image
 
-from restoration.best import named
+from restoration.best import JUDGE, named
+from restoration.duel import measure
+from restoration.judge import RestorationJudge
 from restoration.known import Known, known
 from vision.faults import SpoiledPairs
 from vision.images import image_files
@@ -45,12 +50,16 @@ class JudgeEvaluation:
     """Names of evaluators; judge:FOLDER takes other weights."""
     spoiled: int = 200
     """Pairs of spoiled photographs."""
+    planted: int = 0
+    """Faults of every kind that are planted in restorations, for the judges of restorations among the evaluators."""
     seed: int = 3
-    """Of these."""
+    """Of what is spoiled and planted."""
 
     def __post_init__(self) -> None:
         if not self.choices or not self.evaluators or self.spoiled < 1:
             raise ValueError("Name at least one folder, one evaluator and one pair of spoiled photographs.")
+        if self.planted < 0:
+            raise ValueError(f"planted must be at least 0, got {self.planted}.")
 
 
 def evaluate(options: JudgeEvaluation, show: Show = silent) -> Outcome:
@@ -76,6 +85,10 @@ def evaluate(options: JudgeEvaluation, show: Show = silent) -> Outcome:
     rows = table(counts, options.evaluators)
     write_table(rows, options.out / "agreement.json", options.out / "agreement.csv")
     show(Event("result", text_table(rows, digits=3), path=options.out))
+    if options.planted:
+        faults = _planted(options)
+        write_table(faults, options.out / "planted.json", options.out / "planted.csv")
+        show(Event("result", text_table(faults, digits=3), path=options.out))
     return job.finish("pictures", seed=options.seed)
 
 
@@ -87,6 +100,17 @@ def table(counts: Mapping[tuple[str, str], list[float]], names: tuple[str, ...])
         shares = {part: fmean(right) if right else None for part, right in found.items()}
         sizes = {f"pairs of {part}": len(right or ()) for part, right in found.items()}
         rows.append({"evaluator": name, **shares, **sizes})
+    return rows
+
+
+def _planted(options: JudgeEvaluation) -> list[dict[str, Any]]:
+    """A row per judge of restorations and kind of fault."""
+    items, rows = list(known(options.choices)), []
+    for name in options.evaluators:
+        kind, _, source = name.partition(":")
+        if kind == JUDGE:
+            found = measure(RestorationJudge.from_pretrained(source or None), items, options.planted, options.seed)
+            rows += [{"evaluator": name, **row} for row in found]
     return rows
 
 

@@ -37,7 +37,7 @@ def tree() -> Any:
     for name in ("edit", "reconstruct", "judge", "answer"):
         module = importlib.import_module(f".{name}", __package__)
         found[name] = typing.get_type_hints(module.parse)["return"]
-    for name in ("train", "evaluate", "benchmark", "convert", "serve"):
+    for name in ("train", "evaluate", "benchmark", "prompts", "convert", "serve"):
         module = importlib.import_module(f".{name}", __package__)
         systems = getattr(module, "RECIPES", None) or module.SYSTEMS
         found[name] = make_dataclass(name, [("system", _union({key: _options(work) for key, work in systems.items()}))])

@@ -5,6 +5,7 @@
     burnish evaluate pasd --hr photos --degradation blind --out runs/pasd
     burnish evaluate selector --choices runs/restorers --out runs/selector
     burnish evaluate judge --choices runs/known --photos photos --out runs/judge
+    burnish evaluate sharpened --hr photos --source runs/iter-sharpened/weights --out runs/sharpened
     burnish evaluate pie --volumes FOLDER --out runs/pie
     burnish evaluate gtr --meshes MESHES --out runs/meshes
     burnish evaluate r1 --benchmark vl_rewardbench --rows data.jsonl --source org/name --out runs/vl
@@ -33,6 +34,9 @@ SYSTEMS = {
     "selector": Work("restoration.evaluate_selection", "SelectorEvaluation", "what --system auto decides"),
     "judge": Work(
         "restoration.evaluate_judge", "JudgeEvaluation", "the judge of restorations, beside other evaluators"
+    ),
+    "sharpened": Work(
+        "restoration.iter.evaluate_sharpened", "SharpenedEvaluation", "one sample of ITER after sharpening"
     ),
     "pie": Work("vision.edit.evaluate", "PIEEvaluation", "progressions of a held-out brain, beside two baselines"),
     "gtr": Work("recon3d.gtr.evaluate", "GTREvaluation", "rebuilt or refined meshes"),

@@ -3,13 +3,16 @@
 burnish restore examples/cat.jpg --out restored
 burnish restore --help
 burnish train iter --recipe mini --help
+burnish restore photos --out restored @runs/words/options.txt       (options out of a file, a word a line)
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import NoReturn
 
 COMMANDS = {
@@ -21,6 +24,7 @@ COMMANDS = {
     "train": "train a system's weights",
     "evaluate": "measure a system",
     "benchmark": "time a system's inner loops",
+    "prompts": "search for a prompt that solves more tasks",
     "convert": "turn published checkpoints into folders that this project loads",
     "serve": "serve a judge to other programs, over HTTP",
     "web": "open a page in the browser for all of this",
@@ -32,6 +36,24 @@ def overview() -> str:
     """What `burnish --help` prints."""
     lines = [f"  {name:12} {purpose}" for name, purpose in COMMANDS.items()]
     return f"{__doc__}\ncommands:\n" + "\n".join(lines) + "\n\nburnish COMMAND --help tells each command's options.\n"
+
+
+def with_files(words: Sequence[str]) -> list[str]:
+    """The words of a command line, and where one says @FILE.txt, those of the file: one a line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    found: list[str] = []
+    for word in words:
+        if word.startswith("@") and word.endswith(".txt"):
+            path = Path(word[1:])
+            if not path.is_file():
+                raise FileNotFoundError(f"There is no file of options {path}.")
+            found += [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        else:
+            found.append(word)
+    return found
 
 
 def start(command: str | None = None) -> NoReturn:
@@ -46,4 +68,4 @@ def start(command: str | None = None) -> NoReturn:
         raise SystemExit(2)
     terminal = importlib.import_module(f"{__package__}.terminal")
     with closing(terminal.Terminal()) as show:
-        terminal.run(lambda: importlib.import_module(f"{__package__}.{name}").call(arguments[1:], show))
+        terminal.run(lambda: importlib.import_module(f"{__package__}.{name}").call(with_files(arguments[1:]), show))

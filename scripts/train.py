@@ -32,6 +32,7 @@ RECIPES = {
         "published": Work("restoration.iter.train", "ITERTraining", "the published network, stage by stage"),
         "mini": Work("restoration.iter.recipe_mini", "MiniTraining", "the small weights that ship, on a CPU"),
         "tune": Work("restoration.iter.recipe_mini", "TuneTraining", "the small weights tuned on your own photographs"),
+        "sharpen": Work("restoration.iter.recipe_sharpen", "SharpenTraining", "the best of several samples, learnt"),
     },
     "pasd": {
         "published": Work("restoration.pasd.train", "PASDTraining", "PASD on a Stable Diffusion base"),
@@ -43,7 +44,10 @@ RECIPES = {
         "brain-mini": Work("vision.edit.recipe_mini", "BrainTraining", "the small weights that ship, on a CPU"),
     },
     "selector": {"traces": Work("restoration.train_selector", "SelectorTraining", "what --system auto decides with")},
-    "judge": {"traces": Work("restoration.train_judge", "JudgeTraining", "what --best-of and --repair ask")},
+    "judge": {
+        "traces": Work("restoration.train_judge", "JudgeTraining", "what --best-of and --repair ask"),
+        "duel": Work("restoration.train_duel", "DuelTraining", "the same, in a duel with one who plants faults"),
+    },
     "gtr": {"stages": Work("recon3d.gtr.train", "GTRTraining", "the generator of objects, stage by stage")},
     "r1": {
         "published": Work("reward_vlm.r1.train", "R1Training", "cold start, then StableReinforce"),
