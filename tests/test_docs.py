@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.main import with_files
 from tests.documented import PROJECT, burnish_lines, snippets
 
 
@@ -31,8 +32,11 @@ def test_commands_of_the_documentation_parse(line, tmp_path, monkeypatch, capsys
             (tmp_path / "my_file.py").write_text(code)
     for folder in re.findall(r"one-step:(\S+)", line.text):
         (tmp_path / folder).mkdir(parents=True)
+    for file in re.findall(r"@(\S+\.txt)", line.text):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
     try:
-        importlib.import_module(f"scripts.{command}").parse(arguments)
+        importlib.import_module(f"scripts.{command}").parse(with_files(arguments))
     except SystemExit:
         may_leave_out = line.text.endswith(" ...") or not line.whole
         assert may_leave_out and "must be given" in capsys.readouterr().err, f"{line.place}: {line.text}"

@@ -35,14 +35,16 @@ class PromptSearch:
     """What mutations may add; none: the phrases of the prompts to begin with, and those of the system."""
     mutations: int = 4
     """New prompts of a round."""
-    rounds: int = 4
+    search_rounds: int = 4
     """At most; a search that finds nothing better twice in a row ends."""
-    seed: int = 0
-    """Of the mutations, and of what the system draws."""
+    search_seed: int = 0
+    """Of the mutations."""
 
     def __post_init__(self) -> None:
-        if min(self.mutations, self.rounds) < 1:
-            raise ValueError(f"mutations and rounds must be at least 1, got {self.mutations} and {self.rounds}.")
+        if min(self.mutations, self.search_rounds) < 1:
+            raise ValueError(
+                f"mutations and search_rounds must be at least 1, got {self.mutations}, {self.search_rounds}."
+            )
 
 
 def search(
@@ -83,14 +85,14 @@ def search(
     def evaluate(prompt: str) -> Sequence[bool]:
         nonlocal asked
         asked += 1
-        job.progress("trying prompts", asked, max(asked, len(seeds) + options.rounds * options.mutations))
+        job.progress("trying prompts", asked, max(asked, len(seeds) + options.search_rounds * options.mutations))
         return solves(prompt, searched)
 
     def mutate(prompt: str, number: int) -> list[str]:
-        rng = np.random.default_rng((options.seed, number))
+        rng = np.random.default_rng((options.search_seed, number))
         return [mutated(prompt, pool, separator, rng) for _ in range(options.mutations)]
 
-    found = search_prompts(seeds, mutate, evaluate, rounds=options.rounds, seed=options.seed)
+    found = search_prompts(seeds, mutate, evaluate, rounds=options.search_rounds, seed=options.search_seed)
     best = found.prompts[0]
     rows = []
     for prompt in dict.fromkeys((*seeds, best)):
@@ -106,7 +108,7 @@ def search(
     with atomic_path(options.out / OPTIONS) as part:
         part.write_text(f"{option}\n{best}\n", encoding="utf-8")
     job.note(f"{option} {best!r} lies in {options.out / OPTIONS}; give other commands @{options.out / OPTIONS}.")
-    return job.finish("prompts", seed=options.seed)
+    return job.finish("prompts", seed=options.search_seed)
 
 
 def mutated(prompt: str, pool: Sequence[str], separator: str, rng: np.random.Generator) -> str:

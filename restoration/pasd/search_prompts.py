@@ -61,10 +61,10 @@ def prompts(options: WordSearch, show: Show = silent) -> Outcome:
     job = Job(options.out, options, show=show)
     restorer = PASDRestorer.from_pretrained(options.source, device=choose_device(options.device))
     scale = max(2, round(restorer.config.scale))
-    given = {"cuts_each": 1, "size": options.size, "scale": scale, "seed": options.seed}
+    given = {"cuts_each": 1, "size": options.size, "scale": scale, "seed": options.search_seed}
     pictures = list(items(options.hr, (options.kind,), **given))[: options.limit]
 
-    asked = PASDOptions(options.preset, float(scale), steps=options.steps, seed=options.seed)
+    asked = PASDOptions(options.preset, float(scale), steps=options.steps, seed=options.search_seed)
 
     def solves(prompt: str, numbers: Sequence[int]) -> list[bool]:
         found = []

@@ -60,7 +60,7 @@ def prompts(options: ReviewSearch, show: Show = silent) -> Outcome:
     own = tuple(REVIEWS[review] if isinstance(review, int) else review for review in corrector.config.reviews)
 
     def solves(prompt: str, numbers: Sequence[int]) -> list[bool]:
-        chosen = replace(options.options, reviews=(prompt,), seed=options.seed)
+        chosen = replace(options.options, reviews=(prompt,))
         return [record.type in (1, 2) for record in measure(corrector, [questions[n] for n in numbers], chosen)]
 
     starts = tuple(dict.fromkeys((*own, *REVIEWS)))

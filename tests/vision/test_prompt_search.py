@@ -33,7 +33,7 @@ def test_a_phrase_that_solves_tasks_is_found_and_held_out_tasks_are_only_counted
         asked.append((prompt, tuple(numbers)))
         return ["good" in prompt.split(", ") or number % 8 == 0 for number in numbers]
 
-    rows, options, _ = run(tmp_path, solves, rounds=6, mutations=6)
+    rows, options, _ = run(tmp_path, solves, search_rounds=6, mutations=6)
     assert rows[0] == {"prompt": "a, b", "found": False, "searched": 0.25, "held_out": 0.0}
     assert rows[1]["found"] and rows[1]["searched"] == rows[1]["held_out"] == 1
     assert options == f"--prompt\n{rows[1]['prompt']}\n" and "good" in rows[1]["prompt"]
@@ -50,8 +50,8 @@ def test_the_start_stays_where_nothing_is_better_and_overfitting_is_told(tmp_pat
     assert rows[-1]["searched"] == 1 and rows[-1]["held_out"] == 0 and any("may not hold" in text for text in told)
     with pytest.raises(ValueError, match="half of 2 or more tasks, got 1"):
         run(tmp_path / "c", fooled, tasks=1)
-    with pytest.raises(ValueError, match="mutations and rounds must be at least 1"):
-        Options(tmp_path, rounds=0)
+    with pytest.raises(ValueError, match="mutations and search_rounds must be at least 1"):
+        Options(tmp_path, search_rounds=0)
 
 
 def test_mutations_change_one_phrase_and_never_empty_a_prompt():

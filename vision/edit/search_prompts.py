@@ -10,7 +10,7 @@ frame. The prompt that the weights were tuned for is the start.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -67,8 +67,7 @@ def prompts(options: ConditionSearch, show: Show = silent) -> Outcome:
         found = []
         for number in numbers:
             image, mask = given[number]
-            chosen = replace(options.options, seed=options.options.seed + options.seed)
-            last = editor.simulate(editor.start(image, prompt, mask, chosen)).images[-1]
+            last = editor.simulate(editor.start(image, prompt, mask, options.options)).images[-1]
             with torch.no_grad():
                 found.append(float(editor.classifier(last.to(editor.device))) >= options.sure)
         return found
