@@ -21,6 +21,7 @@ from vision.edit.given import as_canvases
 from vision.edit.look_ahead import best_next
 from vision.edit.options import ProgressionOptions, check_schedule
 from vision.edit.progression import COLUMNS, Frame, Progression, Run, Score
+from vision.edit.repair import mended
 from vision.hub import OfNetworks
 from vision.images import ImageLike
 from vision.refine import Step, Verdict, any_of, drain, observed, reaches, refine_steps
@@ -239,10 +240,12 @@ class ProgressiveEditor(OfNetworks, Generic[Options]):
         """Iterate over the frames of a run that `start` made; `step.at` counts from 1."""
 
         def propose(frame: Frame, number: int) -> Frame:
-            if options.look_ahead:
-                return best_next(run, frame, number, self.next)
             inside = None if progress is None else lambda share: progress(number - 1 + share)
-            return self.next(run, frame, number, inside)
+            if options.look_ahead:
+                made = best_next(run, frame, number, self.next)
+            else:
+                made = self.next(run, frame, number, inside)
+            return mended(run, frame, made, number, self.next) if options.repair else made
 
         options, rules = run.options, []
         if options.stop_score is not None:

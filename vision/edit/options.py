@@ -76,6 +76,8 @@ class ProgressionOptions:
     diffusers), in the mask if there is one."""
     stop: Literal["end", "progress"] = "end"
     """progress ends with the frame that makes the classifier no surer than the frame before."""
+    repair: bool = False
+    """Make a frame anew, with other noise, that makes the classifier less sure than the frame before; keep the better."""
     look_ahead: int = 0
     """Frames that every try of a frame is followed before the classifier picks one of them; 0: one try, no look."""
     tries: int = 3
@@ -113,6 +115,7 @@ class ProgressionOptions:
         asked = {
             "stop_score": self.stop_score is not None,
             "stop progress": self.stop == "progress",
+            "repair": self.repair,
             "look_ahead": self.look_ahead > 0,
         }
         return next((name for name, is_asked in asked.items() if is_asked), None)

@@ -11,6 +11,7 @@ from tests.vision.edit.conftest import picture
 from vision.edit import PIEOptions
 from vision.edit.look_ahead import best_next, noise
 from vision.edit.progression import Frame, Run
+from vision.edit.repair import mended
 from vision.refine import item_generators
 from vision.strategies.lookahead import td_lookahead
 
@@ -104,6 +105,43 @@ def test_tries_draw_other_noise_of_every_picture_and_the_first_its_own():
     )
     assert first == [torch.randn(3, generator=one).tolist() for one in item_generators(5, 2)]
     assert second == again and len({str(draw) for draw in (*first, *second, *later)}) == 6
+
+
+def test_a_frame_that_the_classifier_likes_less_is_made_anew_and_the_better_one_kept():
+    """Three pictures: one gains, one loses and its second try is better, one loses and its second try is worse."""
+    run, start, _ = scripted([[[0.0]]] * 3, PIEOptions(frames=1), [])
+    table = {-1: [1.0, 1.0, 1.0], 0: [2.0, 0.0, 0.0], 1: [9.0, 0.5, -1.0]}
+    asked = []
+
+    def score(images):
+        codes = images[:, 0, 0, 0].tolist()
+        return torch.tensor([table[round(code)][round(10 * (code - round(code)))] for code in codes]).double().sigmoid()
+
+    def code(attempt, items):
+        return (attempt + items.double() / 10).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+
+    def make(run, frame, number):
+        asked.append(frame.items.tolist())
+        return replace(frame, images=code(1, frame.items))
+
+    run = replace(run, score=score)
+    start = replace(start, images=code(-1, start.items))
+    kept = mended(run, start, replace(start, images=code(0, start.items)), 1, make)
+    assert asked == [[1, 2]] and kept.images[:, 0, 0, 0].round().tolist() == [0, 1, 0]
+    best = replace(start, images=code(0, start.items[:1].expand(3)))
+    assert mended(run, start, best, 1, make) is best and len(asked) == 1
+
+
+def test_a_repaired_run_is_never_below_the_plain_one_in_its_first_frame(editor):
+    images = [picture(i) for i in range(3)]
+    plain, repaired = (
+        next(iter(editor.run_steps(editor.start(images, options=replace(QUICK, repair=repair), score=brightness))))
+        for repair in (False, True)
+    )
+    assert (repaired.score >= plain.score).all()
+    fell = plain.score < brightness(editor.start(images, options=QUICK).original)
+    same = (repaired.state.images == plain.state.images).flatten(1).all(1)
+    assert same[~fell].all()
 
 
 def test_a_look_ahead_needs_a_classifier_and_sensible_numbers(editor, image):
