@@ -77,7 +77,7 @@ class ProgressionOptions:
     stop: Literal["end", "progress"] = "end"
     """progress ends with the frame that makes the classifier no surer than the frame before."""
     repair: bool = False
-    """Make a frame anew, with other noise, that makes the classifier less sure than the frame before; keep the better."""
+    """Make frames anew, with other noise, that make the classifier less sure than the one before; the better stays."""
     look_ahead: int = 0
     """Frames that every try of a frame is followed before the classifier picks one of them; 0: one try, no look."""
     tries: int = 3
