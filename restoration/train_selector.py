@@ -13,7 +13,7 @@ maximises this weight loses the fewest ranks, and one that is nearly as good is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,8 @@ from vision.strategies.need import NONE, believe_none
 
 FOLDS = 5
 """Parts of the photographs, each of which is once not learnt from."""
+TRUSTS = tuple(number / 100 for number in range(50, 100))
+"""Among which the trust in restorers of pictures that keep their size is chosen."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class SelectorTraining:
     """The same of the gate."""
     full_decay: float = 1.0
     """The same of the choice for pictures that keep their size."""
-    trust: float = 0.7
-    """Smallest probability of a restorer for which a picture that keeps its size is not left alone."""
+    trust: float | None = None
+    """Smallest probability of a restorer for which a picture that keeps its size is not left alone; None: the smallest
+    at which pictures of no kind lose in the mean, by choices that did not see the photograph."""
     missed: float = 0.08
     """Largest share of the pictures in need that the gate may leave alone; it is set on chances that gates give which
     did not see the photograph."""
@@ -61,7 +64,7 @@ class SelectorTraining:
             raise ValueError("Name either folders that benchmark restorers wrote, as --choices, or --start.")
         if min(self.decay, self.gate_decay, self.full_decay) <= 0:
             raise ValueError("decay, gate_decay and full_decay must be above 0.")
-        if not 0 < self.trust <= 1:
+        if self.trust is not None and not 0 < self.trust <= 1:
             raise ValueError(f"trust must lie in (0, 1], got {self.trust}.")
         if not 0 <= self.missed < 1:
             raise ValueError(f"missed must lie in [0, 1), got {self.missed}.")
@@ -73,14 +76,13 @@ def train(options: SelectorTraining, *, log: Callable[[str], object] | None = No
 
     Raises:
         FileNotFoundError: a folder has no trace.
-        ValueError: the folders teach nothing about needs.
+        ValueError: the folders teach nothing about needs, or nothing was measured beside none.
     """
-    full_size = fit_full_size(
-        [choice for folder in options.full for choice in read_choices(folder)], options.full_decay
-    )
+    full = [choice for folder in options.full for choice in read_choices(folder)]
+    full_size = fit_full_size(full, options.full_decay)
     if options.start is not None:
         kept = Selection.from_pretrained(options.start).config
-        Selection(replace(kept, full_size=full_size, trust=options.trust)).save_pretrained(options.folder)
+        Selection(replace(kept, full_size=full_size, trust=_trust(full, options, log))).save_pretrained(options.folder)
         return options.folder
     tried = [choice for folder in options.choices for choice in read_choices(folder)]
     folders = [folder / NEED for folder in options.choices if (folder / NEED).is_dir()]
@@ -91,7 +93,9 @@ def train(options: SelectorTraining, *, log: Callable[[str], object] | None = No
     gate = StrategySelector.fit(relabel_first_attempt(needed), decay=options.gate_decay)
     sure = unseen_chances(needed, options.gate_decay)
     doubt = believe_none(sure, [choice.kept.origin != NONE for choice in needed], options.missed)
-    Selection(SelectorConfig(gate, selector, doubt, full_size, options.trust)).save_pretrained(options.folder)
+    Selection(SelectorConfig(gate, selector, doubt, full_size, _trust(full, options, log))).save_pretrained(
+        options.folder
+    )
     if log is not None:
         log(
             f"Learnt from {len(tried)} restored and {len(needed)} other pictures; none is believed from {doubt:.2f} on."
@@ -106,18 +110,67 @@ def unseen_chances(needed: Sequence[Choice], decay: float) -> list[float]:
         needed: tasks are named PHOTOGRAPH_CUT/NEED.
         decay: as in `SelectorTraining`.
     """
-    photographs = [choice.task.rsplit("/", 1)[0].rsplit("_", 1)[0] for choice in needed]
-    fold = {name: number % FOLDS for number, name in enumerate(sorted(set(photographs)))}
     found = [0.0] * len(needed)
-    for part in range(FOLDS):
-        seen = [choice for choice, name in zip(needed, photographs, strict=True) if fold[name] != part]
-        if not seen:
-            raise ValueError("The gate needs pictures of at least two photographs.")
+    for seen, unseen in folds(needed):
         gate = StrategySelector.fit(relabel_first_attempt(seen), decay=decay)
-        for place, name in enumerate(photographs):
-            if fold[name] == part:
-                found[place] = gate.chances(needed[place].facts).get(NONE, 0.0)
+        for place in unseen:
+            found[place] = gate.chances(needed[place].facts).get(NONE, 0.0)
     return found
+
+
+def folds(choices: Sequence[Choice]) -> Iterator[tuple[list[Choice], list[int]]]:
+    """The choices about four fifths of the photographs, and the places of the others, in turn.
+
+    Args:
+        choices: tasks are named PHOTOGRAPH_CUT/KIND.
+
+    Raises:
+        ValueError: they are about fewer than two photographs.
+    """
+    photographs = [choice.task.rsplit("/", 1)[0].rsplit("_", 1)[0] for choice in choices]
+    fold = {name: number % FOLDS for number, name in enumerate(sorted(set(photographs)))}
+    if len(fold) < 2:
+        raise ValueError("What must hold for other photographs is learnt from pictures of at least two.")
+    for part in sorted(set(fold.values())):
+        unseen = [place for place, name in enumerate(photographs) if fold[name] == part]
+        yield [choice for choice, name in zip(choices, photographs, strict=True) if fold[name] != part], unseen
+
+
+def harmless_trust(choices: Sequence[Choice], decay: float) -> float:
+    """The smallest trust of `TRUSTS` at which pictures of no kind lose in the mean of PSNR, 1 where there is none.
+
+    Args:
+        choices: of pictures that keep their size, none among their candidates; tasks are named PHOTOGRAPH_CUT/KIND.
+        decay: as in `SelectorTraining`.
+
+    Raises:
+        ValueError: a picture was not measured as it is, or there are fewer than two photographs.
+    """
+    tried: list[tuple[str, float, float]] = []  # kind, probability of the best restorer, decibels that it gains
+    for seen, unseen in folds(choices):
+        selector = fit_full_size(seen, decay)
+        for choice in map(choices.__getitem__, unseen):
+            if NONE not in (candidate.origin for candidate in choice.candidates):
+                raise ValueError(f"{choice.task} was not measured as it is; let benchmark restorers measure none too.")
+            pairs = zip(choice.candidates, choice.verdicts, strict=True)
+            near = {candidate.origin: float(verdict.detail["psnr_y"]) for candidate, verdict in pairs}
+            chances = selector.chances({name: value for name, value in choice.facts.items() if name not in SIZES})
+            restorers = [(chance, name) for name, chance in chances.items() if name != NONE]
+            sure, best = max(restorers, default=(0.0, NONE))
+            tried.append((choice.task.rpartition("/")[2], sure, near[best] - near[NONE]))
+    kinds = {kind for kind, _, _ in tried}
+
+    def gained(kind: str, trust: float) -> float:
+        return sum(gain for own, sure, gain in tried if own == kind and sure >= trust)
+
+    return next((trust for trust in TRUSTS if all(gained(kind, trust) >= 0 for kind in kinds)), 1.0)
+
+
+def _trust(full: Sequence[Choice], options: SelectorTraining, log: Callable[[str], object] | None) -> float:
+    trust = harmless_trust(full, options.full_decay) if options.trust is None else options.trust
+    if log is not None:
+        log(f"Restorers of pictures that keep their size are believed from {trust:.2f} on.")
+    return trust
 
 
 def fit_selector(choices: Sequence[Choice], lessons: Literal["regret", "first"], decay: float) -> StrategySelector:

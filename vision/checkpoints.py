@@ -172,8 +172,10 @@ def _row(line: str) -> Mapping[str, Any] | None:
         return None
 
 
-def _content(value: str | None) -> str | None:
-    """What a file or folder holds; the name itself of a source that is not on this machine."""
+def _content(value: str | list[str] | None) -> str | list[str] | None:
+    """What a file or folder, or each of several, holds; the name itself of a source that is not on this machine."""
+    if isinstance(value, list):
+        return [_content(one) for one in value]
     path = None if value is None else Path(value.removeprefix("folder:")).expanduser()
     if path is None or not path.exists():
         return value

@@ -34,8 +34,8 @@ from restoration.judge import RestorationJudge
 from restoration.known import Known, known
 from restoration.train_judge import window_psnr
 from vision.checkpoints import Log, begin_run, one_at_a_time, publish
-from vision.refine import drain
-from vision.strategies import Candidate, Choice, Verdict
+from vision.refine import Verdict, drain
+from vision.strategies import Candidate, Choice
 from vision.strategies.best import distil
 from vision.training import fit_stage
 from vision.training_options import TrainOptions

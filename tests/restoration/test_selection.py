@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,6 +14,7 @@ from restoration.drawn import text_page
 from restoration.features import features
 from restoration.jpeg import jpeg
 from restoration.kinds import KINDS, cuts, items
+from restoration.train_selector import TRUSTS, harmless_trust
 from tests.restoration.photographs import photograph
 from vision.images import to_tensor
 from vision.strategies import Candidate, Choice, Cost, read_choices, write_choices
@@ -117,3 +120,26 @@ def test_pictures_depend_on_their_seed_alone(photos):
 def test_wrong_measurements_are_refused(tmp_path, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         RestorerBenchmark(tmp_path, tmp_path, **changes)
+
+
+def full_size(number: int, kind: str, gain: float, noise: float) -> Choice:
+    """A picture that keeps its size: as it is, and restored, which gains so many decibels."""
+    tried = tuple(Candidate(f"photo{number}_0/{kind}", None, name) for name in ("none", "iter:photo@1"))
+    near = [{"psnr_y": 30.0, "tex": 0.1}, {"psnr_y": 30.0 + gain, "tex": 0.1}]
+    return Choice(tried[0].task, tried, scored(near), 0, "", {"noise": noise, "log_pixels": 13.0, "other": number % 3})
+
+
+def test_a_restorer_is_trusted_as_soon_as_no_kind_of_picture_loses():
+    rng = np.random.default_rng(0)
+    clear = [full_size(n, "noise", 3.0, 5 + rng.normal()) for n in range(30)]
+    doubtful = [full_size(n, "jpeg", (1.5, -0.5)[n % 3 == 0], 2 + 0.5 * rng.normal()) for n in range(30)]
+    harmful = [full_size(n, "jpeg", -2.0, 5 + rng.normal()) for n in range(30)]  # which nothing tells from noise
+    assert harmless_trust([*clear, *doubtful], 0.1) == TRUSTS[0]
+    trust = harmless_trust([*clear, *harmful], 0.1)
+    assert trust > TRUSTS[0]
+    assert harmless_trust(harmful, 0.1) in (TRUSTS[0], 1.0)
+    with pytest.raises(ValueError, match="pictures of at least two"):
+        harmless_trust(clear[:1], 0.1)
+    bare = replace(clear[0], candidates=clear[0].candidates[1:], verdicts=clear[0].verdicts[1:])
+    with pytest.raises(ValueError, match="photo0_0/noise was not measured as it is"):
+        harmless_trust([bare, *clear[1:]], 0.1)
