@@ -12,7 +12,8 @@ from restoration.evaluate_judge import JudgeEvaluation, evaluate
 from restoration.judge import RestorationJudge
 from restoration.known import known
 from restoration.train_duel import DuelTraining, train
-from tests.restoration.test_judge import known_folder, photograph
+from tests.restoration.photographs import photograph
+from tests.restoration.test_judge import known_folder
 from vision.duel import Bout
 from vision.images import save_image
 from vision.planted import UNTAUGHT

@@ -15,7 +15,7 @@ from restoration.iter.recipe_sharpen import Crops, SharpenTraining, lesson, trai
 from restoration.judge import RestorationJudge
 from restoration.known import known
 from restoration.train_judge import window_psnr
-from tests.restoration.test_judge import photograph
+from tests.restoration.photographs import photograph
 from vision.images import save_image
 from vision.strategies import read_choices, write_choices
 
