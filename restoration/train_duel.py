@@ -29,9 +29,13 @@ from vision.planted import KINDS
 class DuelTraining(JudgeTraining):
     """What the duel may choose beside what the training of the judge may."""
 
-    rounds: int = 3
+    spoiled: int = 3000
+    """Pairs of spoiled photographs."""
+    steps: int = 1500
+    """Updates after every round, of 512 pairs of every kind."""
+    rounds: int = 2
     """After each both sides learn; 0: no duel."""
-    bouts: int = 400
+    bouts: int = 250
     """Faults of a round."""
     sneaky: Literal["learns", "draws"] = "learns"
     """Whether faults are chosen by what fooled the judge, or by chance."""
