@@ -41,9 +41,8 @@ def write_inputs(folder: Path) -> None:
 
 def _examples(folder: Path) -> None:
     shutil.copytree(EXAMPLES, folder / "examples")
-    for name in ("cat.jpg", "brain.png", "brain_mask.png"):
-        with PIL.Image.open(EXAMPLES / name) as picture:
-            picture.resize((48, 48)).save(folder / "examples" / name)
+    with PIL.Image.open(EXAMPLES / "cat.jpg") as cat:
+        cat.resize((48, 48)).save(folder / "examples" / "cat.jpg")
 
 
 def _pictures(folder: Path) -> None:
