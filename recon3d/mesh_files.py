@@ -1,4 +1,4 @@
-"""Mesh files: glTF and OBJ read and written by our own code, PLY, STL and OFF read through trimesh."""
+"""Mesh files: glTF, OBJ, PLY and OFF read by our own code, STL through trimesh."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import trimesh
 from recon3d.gltf import read_scene
 from recon3d.gltf_save import save_glb
 from recon3d.gltf_source import GltfSource
-from recon3d.mesh import PLAIN, Mesh, join, precise, with_vertex_colors
+from recon3d.mesh import Mesh, with_vertex_colors
 from recon3d.obj import read_obj_scene
 from recon3d.obj_save import save_obj
 from recon3d.obj_source import ObjSource
+from recon3d.ply import read_ply
+from recon3d.polygons import polygon_mesh, read_off
 from vision.images import BadImage
 
 FORMATS = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
@@ -55,8 +57,10 @@ def load_mesh(path: str | Path) -> Mesh:
         elif path.suffix.lower() == ".obj":
             scene = read_obj_scene(path)
             mesh = replace(scene.mesh, source=ObjSource(scene))
+        elif path.suffix.lower() == ".stl":
+            mesh = _read_stl(path)
         else:
-            mesh = _through_trimesh(path)
+            mesh = {".ply": read_ply, ".off": read_off}[path.suffix.lower()](path.read_bytes())
     except (BadImage, FileNotFoundError):
         raise
     except DAMAGES as error:
@@ -67,32 +71,10 @@ def load_mesh(path: str | Path) -> Mesh:
     return mesh.check()
 
 
-def _through_trimesh(path: Path) -> Mesh:
+def _read_stl(path: Path) -> Mesh:
     with open(path, "rb") as file:  # as a stream, so that no other file is opened
-        scene = trimesh.load_scene(file, file_type=path.suffix.lower()[1:], process=False)
-    parts = [
-        _from_trimesh(part) for part in scene.geometry.values() if isinstance(part, trimesh.Trimesh) and len(part.faces)
-    ]
-    if not parts:
-        raise ValueError("it holds a mesh without faces")
-    return join(parts)
-
-
-def _from_trimesh(part: trimesh.Trimesh) -> Mesh:
-    vertices, faces, visual = np.asarray(part.vertices), np.asarray(part.faces), part.visual
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise ValueError(f"a face names vertex {faces.max()}, and there are {len(vertices)}")
-    colors = np.full((len(vertices), 3), round(255 * PLAIN))
-    if visual.kind == "vertex":
-        colors = visual.vertex_colors[:, :3]
-    elif visual.kind == "face":
-        colors = np.repeat(visual.face_colors[:, :3], 3, axis=0)
-        vertices, faces = vertices[faces].reshape(-1, 3), np.arange(3 * len(faces)).reshape(-1, 3)
-    return Mesh(
-        precise(torch.tensor(vertices, dtype=torch.float64)),
-        torch.tensor(faces, dtype=torch.int64),
-        torch.tensor(np.asarray(colors), dtype=torch.float32) / 255,
-    )
+        part = trimesh.load_mesh(file, file_type="stl", process=False)
+    return polygon_mesh(np.asarray(part.vertices), np.asarray(part.faces))
 
 
 def save_mesh(mesh: Mesh, path: str | Path) -> list[str]:

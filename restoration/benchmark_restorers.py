@@ -26,6 +26,7 @@ from torch import Tensor
 from restoration.features import features
 from restoration.kinds import KINDS, Item, items, needs
 from restoration.restorer import Restorer, System, find_system
+from vision.checkpoints import begin_run
 from vision.images import save_image, to_uint8
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr, texture_distance
@@ -99,10 +100,12 @@ def benchmark(options: RestorerBenchmark, show: Show = silent) -> Outcome:
     """Measure everything that is not measured yet.
 
     Raises:
-        ValueError: the folder is empty, or a restorer cannot be loaded.
+        ValueError: the folder is empty, the run was begun with other options or photographs, or a restorer cannot be
+            loaded.
         FileNotFoundError: a file, or the weights of the texture distance, are missing.
     """
     job = Job(options.out, options, show=show)
+    begin_run(options.out, options, data=("hr",), free=("out", "cost"))
     done = {choice.task for choice in read_choices(options.out)} if (options.out / NAME).is_file() else set()
     wanted = {"cuts_each": options.cuts, "size": options.size, "scale": options.scale, "seed": options.seed}
     if options.need:

@@ -228,7 +228,7 @@ class _Restoring:
         with item.results(*[compared] * options.compare, keep=done) as folder:
             result = folder / item.name if redo else item.path
             if redo:
-                for sentence in filter(None, (*loaded.remarks, left_out(loaded, item.path))):
+                for sentence in filter(None, (*loaded.remarks, loaded.darkness, left_out(loaded, item.path))):
                     self.job.note(f"{item.input}: {sentence}")
                 self._restore(item, loaded, result, folder / previews if options.previews else None)
                 self._decided(item, plan, loaded)
@@ -309,7 +309,7 @@ class _Restoring:
         height, width = self.restorer.output_size(first.rgb.height, first.rgb.width, self.chosen)
         check_format(item.path, width, height, transparent=frames.transparent and options.background is None)
         check_frames(item.path, frames, (width, height))
-        for sentence in filter(None, (*first.remarks, left_out(first, item.path))):
+        for sentence in filter(None, (*first.remarks, first.darkness, left_out(first, item.path))):
             self.job.note(f"{item.input}: {sentence}")
 
         def progress(part: float) -> None:

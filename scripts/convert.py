@@ -22,6 +22,7 @@ if not __package__:  # run as a file
     start("convert")
 import torch
 
+from vision.files import atomic_folder
 from vision.hub import Pretrained
 from vision.job import Event, Show
 from vision.pickled import read_pickled
@@ -37,7 +38,7 @@ class Files:
     checkpoint: Path
     """The authors' file."""
     out: Path
-    """Folder to write; must not hold weights yet."""
+    """Folder to write; must be empty or missing."""
     half: bool = field(default=False, kw_only=True)
     """Write floating weights (of GTR: the generator's) as float16 instead of float32."""
 
@@ -65,14 +66,15 @@ class OneStepFiles(Files):
 
 def main(options: Files) -> Path:
     """Convert and return the folder that was written."""
-    if any((options.out / name).exists() for name in ("model.safetensors", "model_index.json")):
-        raise ValueError(f"{options.out} holds weights already; name another folder or remove it.")
+    if options.out.is_dir() and any(options.out.iterdir()):
+        raise ValueError(f"{options.out} holds files already; name another folder or remove it.")
     checkpoint = read_pickled(options.checkpoint)
     try:
         made = _converted(options, checkpoint)
     except ValueError as error:
         raise ValueError(f"{options.checkpoint} cannot be converted. {error}") from error
-    made.save_pretrained(options.out, dtype=torch.float16 if options.half else None)
+    with atomic_folder(options.out) as folder:
+        made.save_pretrained(folder, dtype=torch.float16 if options.half else None)
     return options.out
 
 

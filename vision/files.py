@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 from safetensors import SafetensorError
 
@@ -25,27 +27,29 @@ RECORDS = ".done"
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends well.
 
-    The folder is made when it is missing. If the block fails, the temporary file is removed and `path` is as
-    before; a killed process leaves at most one hidden `.NAME.part`, which the next attempt overwrites. Two processes
-    that write the same name do so one after the other.
+    The folder is made when it is missing. The temporary file lies in a hidden folder `.NAME.part`, with whatever
+    libraries write beside it on their own. If the block fails, that folder is removed and `path` is as before; a killed
+    process leaves it, and the next attempt removes it. Two processes that write the same name do so one after the
+    other.
 
     Raises:
         ValueError: the folder or the file cannot be written; the sentence says why.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    if len(os.fsencode(part.name)) > MAX_NAME:
-        part = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part")
+    work = path.with_name(f".{path.name}.part")
+    if len(os.fsencode(work.name)) > MAX_NAME:
+        work = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
-        with _held(part), library_writes(path):
-            try:
-                yield part
-                os.replace(part, path)
-            finally:
-                _remove(part)
+        with _held(work), library_writes(path):
+            part = work / "part"
+            part.touch()
+            mode = part.stat().st_mode
+            yield part
+            part.chmod(mode)  # safetensors puts a file in its place that nobody else may read
+            os.replace(part, path)
     except OSError as error:
         raise ValueError(f"Cannot write {path}: {_reason(error)}.") from error
 
@@ -167,8 +171,11 @@ class Exclusive:
     """A file or folder, made when it is missing, that belongs to this process alone until `release()` or the end of
     this object.
 
-    Where the system has no such locks (Windows) nothing is locked.
+    Processes that this one forks meanwhile, such as those that load data, hold nothing: they may outlive it. Where the
+    system has no such locks (Windows) nothing is locked.
     """
+
+    _held: ClassVar[weakref.WeakSet[Exclusive]] = weakref.WeakSet()
 
     def __init__(self, path: Path, shown: Path | None = None, *, folder: bool = False):
         """
@@ -203,6 +210,7 @@ class Exclusive:
                 place = shown or path
                 raise ValueError(f"Another process works on {place}; wait for it, or name another place.") from None
             if self.is_there():
+                self._held.add(self)
                 return
             self.release()
         raise ValueError(f"Cannot write {path}: it is taken away again and again.")
@@ -214,33 +222,49 @@ class Exclusive:
         except FileNotFoundError:
             return False
 
+    @classmethod
+    def _forked(cls) -> None:
+        for own in list(cls._held):
+            own.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Exclusive._forked)
+
 
 @contextmanager
-def _held(part: Path) -> Iterator[None]:
-    """`part` exists and belongs to this block alone; where another process writes it, wait until that is done."""
+def _held(work: Path) -> Iterator[None]:
+    """The folder `work`, empty, belongs to this block alone and goes with it; where another process has it, wait."""
+    own = None
+    while own is None:
+        work.mkdir(exist_ok=True)
+        own = _locked(work)
+    try:
+        for left in work.iterdir():  # by a process that was killed
+            left.unlink()
+        yield
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        own()
+
+
+def _locked(work: Path) -> Callable[[], object] | None:
+    """What ends the hold on a folder; None: another process, which had it, took it away. Waits for such a process."""
     try:
         import fcntl
     except ImportError:  # Windows: there an open file cannot be replaced anyway
-        yield
-        return
-    while True:
-        with open(part, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                ours = os.path.samestat(os.fstat(file.fileno()), os.stat(part))
-            except FileNotFoundError:  # the other process finished, and took it away
-                ours = False
-            if ours:
-                yield
-                return
+        return lambda: None
+    try:
+        opened = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(opened, fcntl.LOCK_EX)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(opened), os.stat(work)):
+            return lambda: os.close(opened)
+    os.close(opened)
+    return None
 
 
 def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).rstrip(".")
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # the folder itself is missing or unwritable: there is nothing to remove
-        return

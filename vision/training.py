@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vision.checkpoints import Log, load_state, save_state
 from vision.config import check_trackers
+from vision.job import choose_device
 from vision.training_options import TrainOptions
 from vision.training_run import Objective, TrainingRun
 from vision.weights import fill
@@ -77,6 +78,7 @@ def fit(
     """
     check_trackers(options.trackers, map(str, get_available_trackers()))
     accelerator = Accelerator(
+        cpu=choose_device("auto").type == "cpu",  # else processes that torchrun starts there would not know each other
         mixed_precision=options.mixed_precision,
         gradient_accumulation_steps=1,
         log_with=list(options.trackers) or None,

@@ -139,10 +139,10 @@ class GTRReconstructor(Pretrained):
         if self.generator is None or self.field is None:
             raise ValueError("Without a generator there are no weights to save.")
         folder = Path(folder)
-        write_index(folder, type(self).__name__, COMPONENTS)
         save_config(self.config, folder / "config.json")
         save_weights(self.field, folder / "field")
         save_weights(self.generator, folder / "generator", dtype=dtype)
+        write_index(folder, type(self).__name__, COMPONENTS)
 
     def __call__(
         self, views: Views, options: GTROptions | None = None, *, mesh: Mesh | None = None, observers: Observers = ()

@@ -44,12 +44,26 @@ class Judgement:
         return winner == self.pair.better - 1
 
 
+def random_orders(count: int, seed: int) -> np.ndarray:
+    """(count,) 0 or 1: the order that counts of each of so many pairs."""
+    return np.random.default_rng(seed).integers(0, 2, count)
+
+
 def judge_pairs(
-    judge: R1Judge, pairs: Sequence[Preference], options: R1Options | None = None, *, chunk: int = 64
+    judge: R1Judge,
+    pairs: Sequence[Preference],
+    options: R1Options | None = None,
+    *,
+    chunk: int = 64,
+    flips: np.ndarray | None = None,
 ) -> list[Judgement]:
-    """Judge pairs in both orders; the pictures of `chunk` pairs are in memory at a time."""
+    """Judge pairs in both orders; the pictures of `chunk` pairs are in memory at a time.
+
+    Args:
+        flips: (pairs,) what `random_orders` drew for them; None: they are drawn here.
+    """
     options = replace(options or R1Options(batch_size=chunk), orders="both")
-    flips = np.random.default_rng(options.seed).integers(0, 2, len(pairs))
+    flips = random_orders(len(pairs), options.seed) if flips is None else flips
     outcomes = []
     for start in range(0, len(pairs), chunk):
         part = pairs[start : start + chunk]

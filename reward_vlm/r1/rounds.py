@@ -19,7 +19,7 @@ from torch import Tensor
 from reward_vlm.data import JudgementRow, Preference
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.r1.judge import R1Judge
-from reward_vlm.r1.measures import counts, judge_pairs, summary
+from reward_vlm.r1.measures import counts, judge_pairs, random_orders, summary
 from reward_vlm.r1.options import R1Options, R1Training
 from reward_vlm.r1.rewards import JudgementReward, endpoint_judge, result_reward, rule_consistency
 from reward_vlm.r1.rows import training_set
@@ -162,11 +162,13 @@ class Rounds:
         if self.options.rounds > 1:
             self.load(policy)
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        share = self.held_out[rank::world]
+        count = len(self.held_out)
+        share = range(rank, count, world)
         # where weights are shared out, processes must generate equally often: the last ones judge a pair for company
-        short = -(-len(self.held_out) // world) - len(share)
+        places = [place % count for place in range(rank, -(-count // world) * world, world)]
         asked = R1Options(batch_size=64, max_new_tokens=self.options.max_new_tokens)
-        outcomes = judge_pairs(self.judge, [*share, *self.held_out[:short]], asked)
+        orders = random_orders(count, asked.seed)[places]  # those of one process
+        outcomes = judge_pairs(self.judge, [self.held_out[place] for place in places], asked, flips=orders)
         sums = counts(outcomes[: len(share)])
         if world > 1:
             sums = self._added(sums)

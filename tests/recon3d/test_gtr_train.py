@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from recon3d.gtr import reconstructor
 from recon3d.gtr.convert import convert
 from recon3d.gtr.options import PUBLISHED, TINY
 from recon3d.gtr.reconstructor import GTRReconstructor
@@ -15,6 +16,7 @@ from recon3d.mesh_files import save_mesh
 from recon3d.vase import vase
 from scripts.convert import GTRFiles
 from scripts.convert import main as convert_file
+from vision.weights import save_weights
 
 QUICK = {"preset": "tiny", "steps": 2, "given_views": 2, "compared_views": 1, "rays": 64, "samples": 8, "grid_size": 12}
 
@@ -94,8 +96,25 @@ def test_published_checkpoint_is_converted(tmp_path):
     assert again.config.generator == config.generator
     for name, value in made.generator.state_dict().items():
         assert torch.equal(value, again.generator.state_dict()[name])
-    with pytest.raises(ValueError, match="holds weights already"):
+    with pytest.raises(ValueError, match="holds files already"):
         convert_file(GTRFiles(tmp_path / "ckpt.pth", tmp_path / "out"))
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    torch.save(checkpoint()[1], tmp_path / "ckpt.pth")
+
+    def fail(module, folder, **more):
+        if folder.name == "generator":
+            raise ValueError(f"Cannot write {folder}: No space left on device.")
+        save_weights(module, folder, **more)
+
+    monkeypatch.setattr(reconstructor, "save_weights", fail)
+    with pytest.raises(ValueError, match="No space left"):
+        convert_file(GTRFiles(tmp_path / "ckpt.pth", tmp_path / "out"))
+    with pytest.raises(ValueError, match="No space left"):
+        GTRReconstructor.with_random_weights(TINY).save_pretrained(tmp_path / "saved")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "saved"] == ["ckpt.pth"]
+    assert not (tmp_path / "saved" / "model_index.json").exists()  # which says that a folder is whole
 
 
 def test_sizes_of_the_published_checkpoint_are_recognised():

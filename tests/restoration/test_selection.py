@@ -88,6 +88,13 @@ def test_every_restorer_is_measured_once_and_a_stopped_run_goes_on(photos, tmp_p
     assert benchmark(options).code == 0
     again = read_choices(trace)
     assert [(c.task, c.verdicts, c.facts) for c in again] == [(c.task, c.verdicts, c.facts) for c in choices]
+    assert benchmark(replace(options, cost=0.0)).code == 0  # of the table alone
+    with pytest.raises(ValueError, match=r"was begun with other options or data: seed \(0, now 3\)"):
+        benchmark(replace(options, seed=3))
+    photograph_file = next(photos.iterdir())
+    photograph_file.rename(photos / f"other{photograph_file.suffix}")
+    with pytest.raises(ValueError, match=r"was begun with other options or data: hr \("):
+        benchmark(options)
     wanted = [(c.task.rsplit("/")[-1], c.kept.origin) for c in read_choices(tmp_path / "out" / "need")]
     assert len(wanted) == 2 * 2 * 3 and all(name == need for name, need in wanted)
     rows, ranking = ranked(choices, 0.0)

@@ -86,6 +86,14 @@ def test_sixteen_bits_transparency_profile_and_exif_are_kept(given, tmp_path):
         assert frame.getchannel("A").tobytes() == alpha.tobytes() and frame.getexif()[0x010F] == "Maker"
 
 
+def test_few_of_16_bits_are_shown_in_full(given, tmp_path, capsys):
+    values = np.random.RandomState(0).randint(0, 4096, (70, 90)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "scan.png")
+    assert main(replace(given, inputs=(tmp_path / "scan.png",))) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "its values are shown from 0 to 4095." in said and "black" not in said
+
+
 def test_an_interrupted_run_goes_on(given, monkeypatch, tmp_path):
     keep = job._keep
 

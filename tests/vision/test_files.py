@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vision.files import append, atomic_folder, atomic_path, library_writes
+from vision.files import Exclusive, append, atomic_folder, atomic_path, library_writes
 
 
 @contextmanager
@@ -51,3 +53,30 @@ def test_what_libraries_make_of_a_full_disk_is_a_sentence(tmp_path, write):
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="size mismatch"), library_writes("run"):
         raise RuntimeError("size mismatch")
+
+
+def test_what_a_kill_and_a_library_left_goes_with_the_next_attempt(tmp_path):
+    path, left = tmp_path / "model.safetensors", tmp_path / ".model.safetensors.part"
+    left.mkdir()
+    for name in ("part", ".tmpAbCdEf"):  # the second one is how safetensors calls its own
+        (left / name).write_text("half")
+    with atomic_path(path) as part:
+        save_file(TENSORS, part)
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_process_that_was_forked_holds_nothing(tmp_path):
+    own = Exclusive(tmp_path / "run", folder=True)
+    child = os.fork()
+    if not child:
+        signal.pause()
+    try:
+        with pytest.raises(ValueError, match=r"Another process works on .*run; wait for it"):
+            Exclusive(tmp_path / "run", folder=True)
+        own.release()
+        Exclusive(tmp_path / "run", folder=True).release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

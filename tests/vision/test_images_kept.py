@@ -85,12 +85,43 @@ def test_transparent_colours_of_16_bit_pictures(tmp_path):
         assert np.array_equal(alpha == 0, (flat == colour).all(axis=2)) and alpha[3, 4] == 0
 
 
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+def test_grey_whose_zero_is_white(tmp_path, kind):
+    white = 1 if kind == "f4" else np.iinfo(kind).max
+    values = (np.linspace(0, 1, 13 * 21).reshape(13, 21) * white).astype(kind)
+    for name, photometric, stored in (("a", "minisblack", values), ("b", "miniswhite", white - values)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", stored.astype(kind), photometric=photometric)
+    black, white_is_zero = load_image(tmp_path / "a.tif"), load_image(tmp_path / "b.tif")
+    assert np.allclose(black.rgb, white_is_zero.rgb, atol=kind == "f4")  # 1 - x is rounded
+    if kind != "u1":
+        assert np.allclose(black.deep, white_is_zero.deep, atol=1e-6)
+
+
+def test_bits_that_are_not_read_are_told(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 65536, (13, 21, 3), dtype=np.uint16)
+    (tmp_path / "a.ppm").write_bytes(b"P6 21 # wide\n13 65535\n" + colours.astype(">u2").tobytes())
+    (tmp_path / "b.ppm").write_bytes(b"P6 21 13 255\n" + (colours >> 8).astype(np.uint8).tobytes())
+    PIL.Image.fromarray((colours >> 8).astype(np.uint8)).save(tmp_path / "c.jp2")
+    told = ("Of its more than 8 bits per channel, 8 are read.",)
+    assert load_image(tmp_path / "a.ppm").remarks == told
+    assert not load_image(tmp_path / "b.ppm").remarks and not load_image(tmp_path / "c.jp2").remarks
+    data = bytearray((tmp_path / "c.jp2").read_bytes())
+    for component in range(3):  # as its header would say of 12 bits
+        data[data.index(b"\xff\x51") + 40 + 3 * component] = 11
+    assert read_image(bytes(data), "c").remarks == told
+
+
+def test_a_tiff_of_unknown_numbers_says_so(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((13, 21, 3), np.float32), photometric="rgb")
+    with pytest.raises(ValueError, match=r"a\.tif is a TIFF that is damaged, or whose numbers are of a kind"):
+        load_image(tmp_path / "a.tif")
+
+
 def test_few_bits_in_16_are_told(tmp_path):
     save_image(DEEP >> 4, tmp_path / "a.png")
-    (remark,) = load_image(tmp_path / "a.png").remarks
-    assert "of 65535, so it is almost black; if it holds 12 bits" in remark
+    assert "of 65535, so it is almost black; if it holds 12 bits" in (load_image(tmp_path / "a.png").darkness or "")
     save_image(DEEP, tmp_path / "b.png")
-    assert not load_image(tmp_path / "b.png").remarks
+    assert load_image(tmp_path / "b.png").darkness is None
 
 
 def test_formats_of_8_bits_say_so(tmp_path):

@@ -50,6 +50,16 @@ class LoadedImage:
     duration: float | None = None
     """Milliseconds that a frame of an animation is shown; None: it is none."""
 
+    @property
+    def darkness(self) -> str | None:
+        """A sentence about a picture that uses so few of 16 bits that it is almost black at its own brightness."""
+        if self.deep is None or self.deep.dtype.kind != "u" or not 0 < (highest := int(self.deep.max())) < 1 << 13:
+            return None
+        return (
+            f"Its highest value is {highest} of 65535, so it is almost black; if it holds {highest.bit_length()} bits, "
+            "multiply its values first."
+        )
+
     def on(self, colour: str) -> LoadedImage:
         """This picture on a background of one colour ("white", "#20a0ff"), without transparency.
 
@@ -143,11 +153,6 @@ def loaded_from(
         raise BadImage(f"pictures of mode {image.mode} cannot be read.") from None
     if deep is not None:
         deep = deep if deep.ndim == 2 else deep[..., 0] if deep.shape[2] == 2 else deep[..., :3]
-        if deep.dtype.kind == "u" and 0 < (highest := int(deep.max())) < 1 << 13:
-            remarks += (
-                f"Its highest value is {highest} of 65535, so it is almost black; if it holds {highest.bit_length()} "
-                "bits, multiply its values first.",
-            )
     if alpha is not None:
         opacity = np.asarray(alpha)
         rgb, alpha = PIL.Image.fromarray(bleed(np.asarray(rgb), opacity)), _plain(alpha)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 import threading
 import warnings
@@ -158,9 +159,11 @@ class OpenFile:
             turn = turn_of(image, upright)
             deep = self._sixteen_bits(stored)
             image.load()
+        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0 and image.mode in ("I;16", "I;16B", "F"):
+            _turn_negative(image)  # 0 is white, which Pillow heeds in 8 bits alone
         remarks = self.remarks
-        if deep is None and ";16" in stored and not stored.startswith("I"):
-            remarks += ("Of its 16 bits per channel, 8 are read.",)
+        if deep is None and ((";16" in stored and not stored.startswith("I")) or _has_more_bits(image, self.data)):
+            remarks += ("Of its more than 8 bits per channel, 8 are read.",)
         try:
             loaded = loaded_from(image, deep, self.display, remarks, turn)
         except BadImage as error:
@@ -262,7 +265,7 @@ def _pages(image: PIL.Image.Image, check: Callable[[], object]) -> list[int]:
     return pages
 
 
-_SUBFILE_TYPE, _BITS, _PLANES = 254, 258, 284  # tags of TIFF
+_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _PLANES = 254, 258, 262, 284  # tags of TIFF
 
 
 _MOST_DIFFERENT = 12  # of 255, in the mean, between a picture and its reduced copy
@@ -281,6 +284,24 @@ def _is_copy(image: PIL.Image.Image, number: int, other: int, sizes: dict[int, t
 
 
 _SWAPPED = {"16B": "16L", "16L": "16B", "16N": "16B" if np.little_endian else "16L"}
+
+
+def _turn_negative(image: PIL.Image.Image) -> None:
+    """Exchange black and white of a grey picture of more than 8 bits."""
+    values = np.asarray(image)
+    image.frombytes(((1 if image.mode == "F" else 65535) - values).astype(values.dtype).tobytes())
+
+
+def _has_more_bits(image: PIL.Image.Image, data: bytes) -> bool:
+    """Whether the colours of a PPM or JPEG 2000 file have more bits than the 8 that Pillow keeps."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    if image.format == "PPM":
+        words = re.sub(rb"#[^\n]*\n", b" ", data[:1024]).split(maxsplit=4)
+        return len(words) > 3 and words[3].isdigit() and int(words[3]) > 255
+    size = data.find(b"\xff\x51") if image.format == "JPEG2000" else -1  # the marker SIZ; a component is 3 bytes
+    depths = data[size + 40 : size + 40 + 3 * len(image.getbands()) : 3] if size >= 0 else b""
+    return any((depth & 127) + 1 > 8 for depth in depths)
 
 
 def _raw_mode(image: PIL.Image.Image) -> str:
@@ -326,6 +347,11 @@ def _open(data: bytes, path: str) -> Iterator[PIL.Image.Image]:
             with _decoding(path):
                 image = PIL.Image.open(io.BytesIO(data), formats=formats)
         except UnidentifiedImageError:
+            if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                raise BadImage(
+                    f"{path} is a TIFF that is damaged, or whose numbers are of a kind that is not read (8 or 16 bits, "
+                    "or grey floats of 32 bits are); convert it."
+                ) from None
             raise BadImage(f"{path} is not an image: its content has no known format (PNG, JPEG, WebP, ...).") from None
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = limit

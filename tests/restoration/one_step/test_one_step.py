@@ -186,7 +186,7 @@ def test_the_published_file_goes_through_the_commands(base, base_folder, tmp_pat
     folder, out = tmp_path / "weights", tmp_path / "out"
     files = OneStepFiles(tmp_path / "osediff.pkl", folder, base=base_folder, half=True)
     assert convert_files(files) == folder
-    with pytest.raises(ValueError, match="holds weights already"):
+    with pytest.raises(ValueError, match="holds files already"):
         convert_files(files)
     words = [str(tmp_path / "photo.png"), "--system", f"one-step:{folder}", "--out", str(out), "--process-size", "64"]
     assert main(parse([*words, "--scale", "3", "--previews"])) == 0

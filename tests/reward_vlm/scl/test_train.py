@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -219,6 +220,21 @@ def test_wrong_command_lines_are_sentences(arguments, sentence, capsys):
     with pytest.raises(SystemExit) as stop:
         script.parse(["scl", *arguments])
     assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("further", "sentence"),
+    [
+        ({"learning_rat": 1.0}, "DPOConfig has no argument 'learning_rat' (--trl); perhaps you meant learning_rate."),
+        ({"use_vllm": True}, "DPOConfig has no argument 'use_vllm' (--trl)"),
+        ([1], "further.json must hold"),
+    ],
+)
+def test_further_arguments_that_cannot_be_are_one_sentence_through_the_command(files, tmp_path, further, sentence):
+    (tmp_path / "further.json").write_text(json.dumps(further))
+    words = ["--pairs", str(files / "pairs.jsonl"), "--start", str(files / "start"), "--folder", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        script.call(["scl", *words, "--trl", str(tmp_path / "further.json")], lambda event: None)
 
 
 def test_finished_weights_of_other_options_or_pairs_are_refused(files, tmp_path):
