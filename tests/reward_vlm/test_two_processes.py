@@ -85,7 +85,7 @@ def saving(inputs: Path, out: Path) -> Path:
 
     judge = R1Judge.from_pretrained(inputs / "start")
     publish(out / "start", judge.save_pretrained)
-    model = get_peft_model(judge.model.model, lora_config(R1Training(inputs, lora_rank=2), judge.model))
+    model = get_peft_model(judge.model.model, lora_config(R1Training(inputs, lora_rank=2), judge.model.model))
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.constant_(value, 0.01)

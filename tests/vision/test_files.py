@@ -69,10 +69,13 @@ def test_what_a_kill_and_a_library_left_goes_with_the_next_attempt(tmp_path):
 
 def test_a_process_that_was_forked_holds_nothing(tmp_path):
     own = Exclusive(tmp_path / "run", folder=True)
+    heard, said = os.pipe()
     child = os.fork()
     if not child:
+        os.write(said, b"!")
         signal.pause()
     try:
+        assert os.read(heard, 1) == b"!"
         with pytest.raises(ValueError, match=r"Another process works on .*run; wait for it"):
             Exclusive(tmp_path / "run", folder=True)
         own.release()
