@@ -65,7 +65,7 @@ def load_mesh(path: str | Path) -> Mesh:
         raise
     except DAMAGES as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        if not reason or isinstance(error, (NameError, AttributeError, LookupError, AssertionError)):
+        if not reason or isinstance(error, (NameError, AttributeError, LookupError, AssertionError, OverflowError)):
             reason = "its content is damaged"  # these talk about the reader's code
         raise ValueError(f"{path.name} cannot be read as a mesh: {reason}.") from error
     return mesh.check()

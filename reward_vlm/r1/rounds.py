@@ -65,6 +65,7 @@ def reinforce(rounds: Rounds) -> Path:
     several, memory = options.rounds > 1, options.folder / "rounds"
     resume = load_checkpoint(memory, types=(Policy,)) if several else None
     rounds.checkpoint = None if several else last_checkpoint(options.folder)
+    rounds.check_arguments()
     if rounds.is_main and several:
         forget_after(options.folder / "log.jsonl", (resume.index + 1) * options.steps if resume else -1)
     elif rounds.is_main:  # the end is judged again
@@ -253,13 +254,16 @@ class Rounds:
             rates += [(a + b) / 2 for a, b in zip(right[::2], right[1::2], strict=True)]
         return rates
 
-    def _trainer(self, number: int) -> Any:
-        from reward_vlm.r1.trainer import StableReinforceConfig, StableReinforceTrainer
+    def check_arguments(self) -> None:
+        """Refuse further arguments (`--trl`) that cannot be before anything is judged."""
+        from reward_vlm.r1.trainer import StableReinforceConfig
 
+        configured(StableReinforceConfig, self.arguments(1))
+
+    def arguments(self, number: int) -> dict[str, Any]:
+        """Of TRL's configuration for a round."""
         options, aim = self.options, self.options.objective
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        prompts = options.batch_size * options.accumulate * world * options.steps // aim.samples
-        arguments = trl_arguments(options, {
+        return trl_arguments(options, {
             "num_generations": aim.samples,
             "advantage_estimator": aim.estimator,
             "advantage_filter": aim.filter,
@@ -277,12 +281,19 @@ class Rounds:
             "save_strategy": "no" if options.rounds > 1 else "steps",
             "seed": options.seed * 1009 + number,
         })  # fmt: skip
+
+    def _trainer(self, number: int) -> Any:
+        from reward_vlm.r1.trainer import StableReinforceConfig, StableReinforceTrainer
+
+        options, aim = self.options, self.options.objective
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        prompts = options.batch_size * options.accumulate * world * options.steps // aim.samples
         self.chat.model.config._name_or_path = str(self.reference)  # TRL loads the reference from there
         trainer = StableReinforceTrainer(
             model=self.chat.model,
             processing_class=self.chat.guarded,
             reward_funcs=[self._reward()],
-            args=configured(StableReinforceConfig, arguments),
+            args=configured(StableReinforceConfig, self.arguments(number)),
             train_dataset=training_set(self.select(number, prompts), targets=False, guides=self.guides),
             optimizers=(self.optimizer, self._schedule(number) if self.optimizer else None),
             peft_config=lora_config(options, self.chat.model),

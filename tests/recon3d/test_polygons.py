@@ -136,6 +136,7 @@ def test_off_files_with_colours(tmp_path, text):
         ("OFF\n4 9 0\n" + SQUARE.format("") + "3 0 1 2\n", "it is cut off"),
         ("OFF\n4 1 0\n" + SQUARE.format("") + "5 0 1 2\n", "fewer corners than it says"),
         ("OFF\n4 1 0\n" + SQUARE.format("") + "3 0 1 -2\n", "a face names vertex"),
+        ("OFF\n4 1 0\n" + SQUARE.format("") + f"3 0 1 {10**30}\n", "its content is damaged"),
         ("OFF\n", "does not say how many"),
         ("", "does not say how many"),
     ],

@@ -12,7 +12,10 @@ import torch
 from reward_vlm.r1 import recipe_mini as r1_recipe
 from reward_vlm.r1 import recipe_restoration
 from reward_vlm.r1.judge import R1Judge
+from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.tiny import SMALLEST
+from reward_vlm.vlm import ChatModel
+from tests.kill_trainings import MORE, guessing, training
 from tests.restoration.iter import test_mini
 from tests.restoration.pasd import test_train as pasd_tests
 from tests.reward_vlm.r1 import test_recipe_restoration
@@ -89,6 +92,14 @@ def test_r1(dtype, tmp_path, monkeypatch):
         )
     )
     assert R1Judge.from_pretrained(weights).config.template == "plain"
+
+
+def test_scl(tmp_path, monkeypatch):
+    monkeypatch.setattr(ChatModel, "generate", ChatModel.generate)  # which `guessing` replaces
+    _, recipe = MORE["scl mini"]
+    (tmp_path / "inputs").mkdir()
+    weights = guessing(training(recipe))(tmp_path / "inputs", tmp_path / "run")
+    assert SCLCorrector.from_pretrained(weights).config.style == "plain"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -184,6 +185,23 @@ def test_wrong_options_are_sentences(files, tmp_path):
         rl(files, tmp_path, lora_rank=4)
     with pytest.raises(ValueError, match="trained on pictures, not on films"):
         judgement_row(Preference("f", "q", ("a", "b"), 1, video=files), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("further", "sentence"),
+    [
+        ({"learning_rat": 1.0}, r"has no argument 'learning_rat' \(--trl\); perhaps you meant learning_rate"),
+        ({"use_vllm": True}, "use_vllm needs the package vllm"),
+    ],
+)
+def test_further_arguments_that_cannot_be_are_told_before_the_start_is_judged(files, tmp_path, further, sentence):
+    if find_spec("vllm") and "use_vllm" in further:
+        pytest.skip("vLLM is installed")
+    (tmp_path / "further.json").write_text(json.dumps(further))
+    said = []
+    with pytest.raises(ValueError, match=sentence):
+        train(rl(files, tmp_path / "run", trl=tmp_path / "further.json"), log=said.append)
+    assert said == []
 
 
 @pytest.mark.slow
