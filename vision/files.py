@@ -235,35 +235,29 @@ if hasattr(os, "register_at_fork"):
 @contextmanager
 def _held(work: Path) -> Iterator[None]:
     """The folder `work`, empty, belongs to this block alone and goes with it; where another process has it, wait."""
-    own = None
-    while own is None:
-        work.mkdir(exist_ok=True)
-        own = _locked(work)
-    try:
+    with contextlib.ExitStack() as own:
+        while not _is_locked(work, own):
+            own.close()
+        own.callback(shutil.rmtree, work, ignore_errors=True)
         for left in work.iterdir():  # by a process that was killed
             left.unlink()
         yield
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        own()
 
 
-def _locked(work: Path) -> Callable[[], object] | None:
-    """What ends the hold on a folder; None: another process, which had it, took it away. Waits for such a process."""
+def _is_locked(work: Path, own: contextlib.ExitStack) -> bool:
+    """Make and lock a folder until `own` ends; False: another process, which was waited for, took it away."""
+    work.mkdir(exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows: there an open file cannot be replaced anyway
-        return lambda: None
+        return True
     try:
         opened = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+        own.callback(os.close, opened)
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        return os.path.samestat(os.fstat(opened), os.stat(work))
     except FileNotFoundError:
-        return None
-    fcntl.flock(opened, fcntl.LOCK_EX)
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(opened), os.stat(work)):
-            return lambda: os.close(opened)
-    os.close(opened)
-    return None
+        return False
 
 
 def _reason(error: Exception) -> str:

@@ -200,7 +200,7 @@ def test_further_arguments_that_cannot_be_are_told_before_the_start_is_judged(fi
     (tmp_path / "further.json").write_text(json.dumps(further))
     said = []
     with pytest.raises(ValueError, match=sentence):
-        train(rl(files, tmp_path / "run", trl=tmp_path / "further.json"), log=said.append)
+        train(rl(files, tmp_path / "run", trl=tmp_path / "further.json", rounds=1), log=said.append)
     assert said == []
 
 
