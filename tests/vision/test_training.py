@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from tests.kills import Work, do
 from vision.checkpoints import load_state
 from vision.training import fit, fit_stage
 from vision.training_options import TrainOptions
@@ -310,20 +310,16 @@ def test_bad_options_are_refused():
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    command = [sys.executable, __file__, str(tmp_path / "two"), "6", "plain"]
-    ranks = [
-        subprocess.Popen(command, env={**environment, "RANK": str(r), "LOCAL_RANK": str(r), "CCL_WORKER_COUNT": "1"})
-        for r in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    def share(_: Path, folder: Path) -> None:
+        weights = run(folder, plain_loss, steps=6, save_every=1)
+        if os.environ["RANK"] == "0":
+            torch.save(weights, folder / "weights.pt")
+
+    assert do(Work(lambda folder: None, share, processes=2), tmp_path, tmp_path / "two").code == 0
     one = run(tmp_path / "one", plain_loss, steps=6, batch_size=6)
     two = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
     torch.testing.assert_close(two, one, atol=1e-6, rtol=0)
+    assert len(log_of(tmp_path / "two")) == len(log_of(tmp_path / "one"))
 
 
 if __name__ == "__main__":
