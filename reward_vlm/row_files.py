@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 """Of the files of a folder that are read."""
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How JSON writes half of a character; two of them make one."""
 
 
 def records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -42,14 +45,15 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if line.strip():
-            yield f"line {number}", _json(line)
+            yield f"line {number}", _of_whole_characters(_json(line), line)
 
 
 def _array(path: Path) -> Iterator[tuple[str, Any]]:
-    rows = _json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    rows = _json(text)
     if isinstance(rows, list):
         for number, row in enumerate(rows, 1):
-            yield f"row {number}", row
+            yield f"row {number}", _of_whole_characters(row, text)
     elif isinstance(_json(path.read_bytes().splitlines()[0]), list):  # lines that are arrays
         yield from _lines(path)
     else:
@@ -63,6 +67,18 @@ def _json(text: bytes) -> Any:
         return ValueError(str(error))
     except RecursionError:
         return ValueError("the JSON is nested too deeply.")
+
+
+def _of_whole_characters(row: Any, text: bytes) -> Any:
+    """The row that was read from a text, unless it holds half of a character, which no tokenizer takes."""
+    if not isinstance(row, ValueError) and SURROGATE.search(text):
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return ValueError("a text holds half of a character (a lone surrogate).")
+        except RecursionError:
+            return ValueError("the JSON is nested too deeply.")
+    return row
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

@@ -150,3 +150,13 @@ def test_content_of_another_form_is_refused_with_a_sentence(field, value, tmp_pa
     row = {"message": [{"role": "user", "content": "which ?"}], "answer": "1", field: value}
     with pytest.raises(ValueError, match=r"must be|has more image blocks"):
         judgement(row, tmp_path)
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_half_characters_are_refused_and_pairs_of_them_are_read(tmp_path, array):
+    rows = [{"question": text, "answers": ["a", "b"], "better": 1} for text in ("\U0001f600", "x \ud83d", "\udfff x")]
+    text = json.dumps(rows) if array else "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(text)
+    read, problems = read_rows(tmp_path / "rows.jsonl", preference, skip_bad=True)
+    assert [row.question for row in read] == ["\U0001f600"]
+    assert len(problems) == 2 and all("half of a character (a lone surrogate)" in sentence for sentence in problems)
