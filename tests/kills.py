@@ -25,6 +25,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -173,13 +174,17 @@ def do(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None = 
     ends: dict[int, End] = {}
     first = None
     while waiting:
-        process, status, usage = os.wait4(-1, 0)
-        rank = waiting.pop(process)
-        end = ends[rank] = ended(begun[rank], status, usage)
-        if first is None and end.code:
-            first = end
-            for other in waiting:
-                os.kill(other, signal.SIGKILL)
+        for process, rank in list(waiting.items()):  # each by its number: who runs this may have other children
+            found, status, usage = os.wait4(process, os.WNOHANG)
+            if not found:
+                continue
+            del waiting[process]
+            end = ends[rank] = ended(begun[rank], status, usage)
+            if first is None and end.code:
+                first = end
+                for other in waiting:
+                    os.kill(other, signal.SIGKILL)
+        time.sleep(0.01)
     return first or ends[trapped]
 
 

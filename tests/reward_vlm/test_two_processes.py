@@ -69,7 +69,7 @@ class SharedOut:
 
     def __init__(self, model: torch.nn.Module):
         self.model = model
-        waits = InitProcessGroupKwargs(timeout=timedelta(seconds=60))
+        waits = InitProcessGroupKwargs(timeout=timedelta(minutes=10))
         self.accelerator = Accelerator(cpu=True, kwargs_handlers=[waits])
 
     def save_model(self, folder: str) -> None:
