@@ -34,6 +34,7 @@ def write_inputs(folder: Path) -> None:
         "runs/selector": "selector",
         "runs/sft/weights": "judge",
         "runs/scl/weights": "answer",
+        "runs/iter-sharpened/weights": "iter",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(WEIGHTS[weights])
@@ -103,6 +104,12 @@ def _rows(folder: Path) -> None:
     write_rows(folder / "questions-answer.jsonl", [question_json(row, folder) for row in scene_questions(3, 2)])
     for name, seed, count in (("train", 7, 8), ("test", 97, 2)):
         write_rows(folder / f"{name}.jsonl", [question_json(row, folder) for row in scene_questions(seed, count)])
+    lessons = [
+        {"turns": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": "## A ##"}]}
+        | {"images": row["images"]}
+        for row in pairs[:2]
+    ]
+    write_rows(folder / "lessons.jsonl", lessons)
     benchmark = [
         {"id": f"{n}", "query": row["question"], "response": row["answers"], "human_ranking": [0, 1]}
         | {"image": row["images"][0]}
