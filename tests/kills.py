@@ -113,6 +113,7 @@ def start(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None
             os.dup2(target, stream)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(work.processes)}
+        forget_processes()
         counts_changes(out, counted)
         if trap is not None:
             trap()
@@ -126,6 +127,12 @@ def start(work: Work, folder: Path, out: Path, trap: Callable[[], object] | None
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         os.write(count, json.dumps([counted[0], sorted(sys.modules.keys() - known)]).encode())
         os._exit(code)
+
+
+def forget_processes() -> None:
+    """What accelerate found out about the processes of an earlier training in this one does not hold for its forks."""
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(True)
 
 
 def _code(outcome: object) -> int:
