@@ -240,12 +240,14 @@ def _held(work: Path) -> Iterator[None]:
             own.close()
         own.callback(shutil.rmtree, work, ignore_errors=True)
         for left in work.iterdir():  # by a process that was killed
-            left.unlink()
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         yield
 
 
 def _is_locked(work: Path, own: contextlib.ExitStack) -> bool:
     """Make and lock a folder until `own` ends; False: another process, which was waited for, took it away."""
+    if work.is_symlink() or work.is_file():  # what earlier versions left, or a link that leads elsewhere
+        work.unlink(missing_ok=True)
     work.mkdir(exist_ok=True)
     try:
         import fcntl

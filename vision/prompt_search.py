@@ -80,13 +80,13 @@ def search(
     known = tuple(dict.fromkeys(phrase for prompt in seeds for phrase in prompt.split(separator) if phrase))
     pool = options.phrases or tuple(dict.fromkeys((*known, *phrases)))
     searched, held = range(0, tasks, 2), range(1, tasks, 2)
-    asked = 0
+    tried: dict[str, Sequence[bool]] = {}
 
     def evaluate(prompt: str) -> Sequence[bool]:
-        nonlocal asked
-        asked += 1
-        job.progress("trying prompts", asked, max(asked, len(seeds) + options.search_rounds * options.mutations))
-        return solves(prompt, searched)
+        tried[prompt] = solves(prompt, searched)
+        most = max(len(tried), len(seeds) + options.search_rounds * options.mutations)
+        job.progress("trying prompts", len(tried), most)
+        return tried[prompt]
 
     def mutate(prompt: str, number: int) -> list[str]:
         rng = np.random.default_rng((options.search_seed, number))
@@ -96,7 +96,7 @@ def search(
     best = found.prompts[0]
     rows = []
     for prompt in dict.fromkeys((*seeds, best)):
-        shares = {"searched": fmean(evaluate(prompt)), "held_out": fmean(map(bool, solves(prompt, held)))}
+        shares = {"searched": fmean(map(bool, tried[prompt])), "held_out": fmean(map(bool, solves(prompt, held)))}
         rows.append({"prompt": prompt, "found": prompt == best, **shares})
         job.made[f"prompt {len(rows)}"] = {"was_done": False}
     write_table(rows, options.out / "prompts.json", options.out / "prompts.csv")

@@ -83,3 +83,23 @@ def test_a_process_that_was_forked_holds_nothing(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_what_an_earlier_process_left_is_removed_and_a_link_is_not_followed(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "kept.txt").write_text("kept")
+    target, work = tmp_path / "a.txt", tmp_path / ".a.txt.part"
+
+    def write(text):
+        with atomic_path(target) as part:
+            part.write_text(text)
+        assert target.read_text() == text and not work.exists() and not work.is_symlink()
+
+    work.write_text("of an earlier version")
+    write("one")
+    (work / "folder" / "inside").mkdir(parents=True)
+    write("two")
+    work.symlink_to(mine)
+    write("three")
+    assert (mine / "kept.txt").read_text() == "kept"
