@@ -54,9 +54,7 @@ def read_texture(content: bytes, name: str, max_texels: int = MAX_TEXELS) -> tup
             raise UnknownTexture(f"{name} is a {kind} file, which is not read; convert it to PNG or JPEG.")
     try:
         with opened(content, name, max_texels) as file:
-            if file.image.has_transparency_data:
-                return _with_opacity(file.image)
-            return torch.from_numpy(np.array(file.read(1, upright=False).rgb)).float().div_(255), None
+            picture = file.read(1, upright=False, fill=False)  # where opacity means nothing, what it hides counts
     except BadImage as error:
         if "more than the limit" not in str(error):
             raise
@@ -66,15 +64,12 @@ def read_texture(content: bytes, name: str, max_texels: int = MAX_TEXELS) -> tup
         ) from None
     except DAMAGES as error:
         raise BadImage(f"{name} is damaged or cut off ({error}).") from error
+    return _shares(picture.rgb), None if picture.alpha is None else _shares(picture.alpha)
 
 
-def _with_opacity(image: Image.Image) -> tuple[Tensor, Tensor | None]:
-    """Colours and opacity as they are stored: where opacity means nothing, the colours that it hides count."""
-    alpha = np.array(image.convert("RGBA").getchannel("A"))
-    colors = np.array(image.convert("RGB"))
-    image.close()
-    opacity = None if (alpha == 255).all() else torch.from_numpy(alpha).float().div_(255)
-    return torch.from_numpy(colors).float().div_(255), opacity
+def _shares(plane: Image.Image) -> Tensor:
+    """Numbers in [0, 1] of 8-bit ones."""
+    return torch.from_numpy(np.array(plane)).float().div_(255)
 
 
 def without_hidden(colors: Tensor, opacity: Tensor) -> Tensor:

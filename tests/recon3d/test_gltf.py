@@ -1,12 +1,14 @@
 """What glTF files say about places and colours; files made by code, one feature each."""
 
 import importlib.util
+import io
 import json
 import struct
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from recon3d.mesh_files import load_mesh, save_mesh
 from tests.recon3d.squares import (
@@ -100,8 +102,16 @@ def test_samplers_clamp_mirror_and_repeat(tmp_path, wrap, beyond):
     assert color_at(mesh, -0.7, 0.7) == beyond
 
 
-def test_deep_grey_and_spec_gloss_and_glowing_textures(tmp_path):
-    assert color_at(Maker(np.full((8, 8), 32768, np.uint16)).load(tmp_path), 0, 0) == (128, 128, 128)
+@pytest.mark.parametrize("hidden", [None, 0, 32768])
+def test_deep_grey_textures(tmp_path, hidden):
+    """With a grey that a PNG calls transparent, or without: where opacity means nothing, it counts."""
+    maker, file = Maker(quarters()), io.BytesIO()
+    Image.fromarray(np.full((8, 8), 32768, np.uint16)).save(file, "PNG", transparency=hidden)
+    maker.document["images"] = [{"uri": uri(file.getvalue())}]
+    assert color_at(maker.load(tmp_path), 0, 0) == (128, 128, 128)
+
+
+def test_spec_gloss_and_glowing_textures(tmp_path):
     maker = Maker(quarters())
     glow = {"emissiveFactor": [1, 1, 1], "emissiveTexture": {"index": 0}}
     maker.document["materials"] = [{**glow, "pbrMetallicRoughness": {"baseColorFactor": [0, 0, 0, 1]}}]

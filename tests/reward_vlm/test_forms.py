@@ -17,6 +17,7 @@ from reward_vlm.fields import open_picture
 from reward_vlm.r1.options import R1Config
 from reward_vlm.r1.rows import row_reader
 from reward_vlm.scl.pairs import pair_row
+from tests.vision.test_images import png_of
 
 RED = Image.new("RGB", (8, 8), "red")
 
@@ -195,17 +196,10 @@ def test_refusals_name_what_to_change(row, sentence, folder):
         pair_row(row, folder)
 
 
-def bomb():
-    """A PNG of a few kilobytes with 900 megapixels in its header."""
-    data = bytearray(png())
-    data[16:24] = (30_000).to_bytes(4, "big") * 2
-    import zlib
-
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    return bytes(data)
+BOMB = png_of((30_000, 30_000), 8, 2, bytes(100))
 
 
-@pytest.mark.parametrize("value", [bomb(), base64.b64encode(bomb()).decode(), {"bytes": bomb(), "path": None}])
+@pytest.mark.parametrize("value", [BOMB, base64.b64encode(BOMB).decode(), {"bytes": BOMB, "path": None}])
 def test_a_picture_that_would_fill_the_memory_costs_its_row_alone(value, folder):
     rows = [PAIRS["own"], PAIRS["own"] | {"image": value}, PAIRS["own"]]
     make = iter(rows)

@@ -7,10 +7,8 @@ import io
 import json
 import os
 import pickle
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from restoration.iter.restorer import ITERRestorer
 from scripts.main import start
 from scripts.restore import RestoreOptions, main
 from tests.processes import killed_at
+from tests.vision.test_images import png_of
 
 SOURCE = "builtin:tiny-mini"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -154,14 +153,6 @@ def test_what_a_format_cannot_hold_is_refused_before_the_work(tmp_path, monkeypa
     assert f"pixels per side, a_png.{suffix} would have {4 * width} x 8; save it as PNG." in err
 
 
-def bomb() -> bytes:
-    header = struct.pack(">IIBBBBB", 60_000, 50_000, 8, 2, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n"
-    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")):
-        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    return content
-
-
 def test_every_bad_image_costs_one_sentence_and_the_others_are_done(folder, tmp_path, capfd):
     buffer = io.BytesIO()
     picture(5, (200, 200)).save(buffer, "PNG")
@@ -169,7 +160,7 @@ def test_every_bad_image_costs_one_sentence_and_the_others_are_done(folder, tmp_
         "empty": b"",
         "truncated": buffer.getvalue()[: len(buffer.getvalue()) // 2],
         "text": b"This is no picture at all.",
-        "bomb": bomb(),
+        "bomb": png_of((60_000, 50_000), 8, 2, b"\0" * 1000),
         "zero": b"P6 0 5 255\n",
     }
     for name, content in bad.items():

@@ -45,19 +45,19 @@ def picture() -> PIL.Image.Image:
     return PIL.Image.fromarray(PIXELS)
 
 
+def png_of(size: tuple[int, int], bits: int, kind: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of a size (width, height), with chunks before its rows, which are not checked."""
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)
+    for name, data in ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return content
+
+
 def png16(path: Path, values: np.ndarray) -> None:
     """A 16-bit PNG, grey (h, w) or RGB (h, w, 3), which Pillow cannot write."""
-    height, width = values.shape[:2]
-    kind = 0 if values.ndim == 2 else 2
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    content = b"\x89PNG\r\n\x1a\n"
-    for name, data in (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ):
-        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    path.write_bytes(content)
+    path.write_bytes(png_of(values.shape[1::-1], 16, 0 if values.ndim == 2 else 2, rows))
 
 
 def test_tensor_and_picture_are_the_same_numbers():
@@ -149,12 +149,19 @@ def test_exif_orientation_is_applied(orientation, tmp_path):
         assert np.array_equal(load_image(tmp_path / path, upright=False).rgb, PIXELS)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LA", "RGBA", "PA", "RGBX"])
+MODES = ["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LA", "La", "RGBA", "RGBa", "PA", "RGBX"]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_pil_images_of_every_mode_become_rgb(mode):
-    source = picture().convert("L").convert(mode) if mode in ("LA", "PA") else picture().convert(mode)
+    source = picture()
+    for step in {"LA": ["L"], "PA": ["L"], "La": ["L", "LA"], "RGBa": ["RGBA"]}.get(mode, []):
+        source = source.convert(step)
+    expected, source = source.convert("RGB"), source.convert(mode)
+    expected = expected if mode in ("La", "RGBa") else source.convert("RGB")
     loaded = images.from_pil(source)
     assert loaded.rgb.mode == "RGB" and loaded.alpha is None
-    assert np.array_equal(np.asarray(loaded.rgb), np.asarray(source.convert("RGB")))
+    assert np.array_equal(loaded.rgb, expected)
 
 
 def test_palette_grey_and_cmyk_files(tmp_path):
@@ -276,11 +283,7 @@ def test_content_decides_not_the_name(tmp_path):
 
 
 def test_bombs_are_refused_before_decoding(tmp_path):
-    png16(tmp_path / "a.png", np.zeros((1, 1), np.uint16))
-    data = bytearray((tmp_path / "a.png").read_bytes())
-    data[16:24] = struct.pack(">II", 60_000, 50_000)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    (tmp_path / "a.png").write_bytes(bytes(data))
+    (tmp_path / "a.png").write_bytes(png_of((60_000, 50_000), 16, 0, b"\0\0\0"))
     limit = PIL.Image.MAX_IMAGE_PIXELS
     with pytest.raises(BadImage, match=r"60000 x 50000 pixels, more than the limit of 100,000,000; make it smaller"):
         load_image(tmp_path / "a.png")

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from PIL import ImageCms
 
+from tests.vision.test_images import png_of
 from vision import png
 from vision.images import (
     BadImage,
@@ -83,6 +84,16 @@ def test_transparent_colours_of_16_bit_pictures(tmp_path):
         png.write_png(tmp_path / "a.png", [flat], width=21, height=13, channels=flat.shape[2], bits=16, chunks=[chunk])
         alpha = np.asarray(load_image(tmp_path / "a.png").alpha)
         assert np.array_equal(alpha == 0, (flat == colour).all(axis=2)) and alpha[3, 4] == 0
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_transparent_greys_of_few_bits(bits):
+    """A tRNS chunk counts in the bits of the file."""
+    levels = np.arange(2**bits, dtype=np.uint8)
+    row = np.packbits((levels[:, None] >> np.arange(bits)[::-1]) & 1).tobytes()
+    for hidden in levels.tolist():
+        file = png_of((len(levels), 1), bits, 0, b"\0" + row, (b"tRNS", struct.pack(">H", hidden)))
+        assert np.asarray(read_image(file, "a.png").alpha).tolist() == [[255 * (n != hidden) for n in levels.tolist()]]
 
 
 @pytest.mark.parametrize("kind", ["u1", "u2", "f4"])

@@ -114,6 +114,7 @@ def loaded_from(
     display: tuple[tuple[bytes, bytes], ...],
     remarks: tuple[str, ...],
     turn: int,
+    fill: bool = True,
 ) -> LoadedImage:
     """A PIL image as `LoadedImage`.
 
@@ -122,6 +123,7 @@ def loaded_from(
         display: see `Metadata`.
         remarks: see `LoadedImage`.
         turn: the orientation, in EXIF's numbers, out of which it is turned.
+        fill: whether visible colours flow into what transparency hides.
     """
     metadata = Metadata.of(image, display)
     profile = image.info.get("icc_profile")
@@ -141,7 +143,7 @@ def loaded_from(
         image.info.pop("transparency", None)
         image = image.convert("RGB")
     elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         alpha = rgba.getchannel("A")
         image = rgba.convert("RGB")
     alpha = None if alpha is None or alpha.getextrema() == (255, 255) else alpha
@@ -154,8 +156,10 @@ def loaded_from(
     if deep is not None:
         deep = deep if deep.ndim == 2 else deep[..., 0] if deep.shape[2] == 2 else deep[..., :3]
     if alpha is not None:
+        alpha = _plain(alpha)
+    if alpha is not None and fill:
         opacity = np.asarray(alpha)
-        rgb, alpha = PIL.Image.fromarray(bleed(np.asarray(rgb), opacity)), _plain(alpha)
+        rgb = PIL.Image.fromarray(bleed(np.asarray(rgb), opacity))
         deep = None if deep is None else bleed(deep, opacity)
     return LoadedImage(rgb, alpha, profile, deep, metadata, remarks)
 

@@ -104,6 +104,7 @@ def opened(data: bytes, path: str, max_pixels: int) -> Iterator[OpenFile]:
         data, info, display, sentences = take_from_png(data)
     with _without_warnings(), _open(data, path) as image:
         image.info.update(info)
+        _widen_hidden_grey(image)
         _check_size(path, image.size, max_pixels)
         with _decoding(path):
             pages = _pages(image, lambda: _check_size(path, image.size, max_pixels))
@@ -142,8 +143,13 @@ class OpenFile:
     remarks: tuple[str, ...]
     """See `LoadedImage`."""
 
-    def read(self, frame: int, upright: bool = True) -> LoadedImage:
-        """A frame or page, from 1 on; `upright` as in `load_image`.
+    def read(self, frame: int, upright: bool = True, fill: bool = True) -> LoadedImage:
+        """A frame or page, from 1 on.
+
+        Args:
+            frame: its number.
+            upright: see `load_image`.
+            fill: whether visible colours flow into what transparency hides.
 
         Raises:
             BadImage: there is no such frame, or it is damaged.
@@ -165,7 +171,7 @@ class OpenFile:
         if deep is None and ((";16" in stored and not stored.startswith("I")) or _has_more_bits(image, self.data)):
             remarks += ("Of its more than 8 bits per channel, 8 are read.",)
         try:
-            loaded = loaded_from(image, deep, self.display, remarks, turn)
+            loaded = loaded_from(image, deep, self.display, remarks, turn, fill)
         except BadImage as error:
             raise BadImage(f"{self.path}: {error}") from None
         moving = len(self.pages) > 1 and image.format != "TIFF"
@@ -284,6 +290,13 @@ def _is_copy(image: PIL.Image.Image, number: int, other: int, sizes: dict[int, t
 
 
 _SWAPPED = {"16B": "16L", "16L": "16B", "16N": "16B" if np.little_endian else "16L"}
+
+
+def _widen_hidden_grey(image: PIL.Image.Image) -> None:
+    """Say the transparent grey of a PNG of 2 or 4 bits in the 8 bits that Pillow gives its pixels."""
+    bits, hidden = {"L;2": 2, "L;4": 4}.get(_raw_mode(image)), image.info.get("transparency")
+    if bits is not None and isinstance(hidden, int):
+        image.info["transparency"] = hidden * 255 // (2**bits - 1)
 
 
 def _turn_negative(image: PIL.Image.Image) -> None:
