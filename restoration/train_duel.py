@@ -21,6 +21,7 @@ from typing import Any, Literal
 from restoration.duel import Sneaky, drafts_of, pairs_of, play
 from restoration.judge import JudgeConfig
 from restoration.train_judge import PARTS, JudgeTraining, all_pairs, fit, stacked
+from vision.checkpoints import one_at_a_time
 from vision.files import atomic_path
 from vision.planted import KINDS
 
@@ -48,6 +49,7 @@ class DuelTraining(JudgeTraining):
             raise ValueError(f"sneaky must be learns or draws, got {self.sneaky}.")
 
 
+@one_at_a_time
 def train(options: DuelTraining, *, log: Callable[[str], object] | None = None) -> Path:
     """Train to the end and return the folder of the weights.
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from restoration.judge import ALONE, JudgeConfig, JudgeNetwork, RestorationJudge, numbers_of
 from restoration.known import Known, known
+from vision.checkpoints import one_at_a_time
 from vision.faults import SpoiledPairs
 from vision.images import image_files, to_y
 
@@ -74,6 +75,7 @@ class Pairs:
     """(pairs,) how much it counts, above 0."""
 
 
+@one_at_a_time
 def train(options: JudgeTraining, *, log: Callable[[str], object] | None = None) -> Path:
     """Train to the end and return the folder of the weights.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vision.files import Exclusive, append, atomic_path
 from vision.job import Unusable, keep_to
+from vision.signals import uninterrupted
 
 
 class Results:
@@ -56,8 +57,9 @@ class Results:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
-            own.release()
+            with uninterrupted():
+                lock.unlink(missing_ok=True)
+                own.release()
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():

@@ -8,7 +8,7 @@ import difflib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from reward_vlm.vlm import ChatModel, load_model
 from vision.checkpoints import Log, forget_after, publish
 from vision.config import check_trackers, one_line
-from vision.files import append, library_writes
+from vision.files import append, atomic_folder, library_writes, part_of
 from vision.libraries import silent
 from vision.weights import save_tokenizer
 
@@ -261,24 +261,22 @@ def finish(trainer: Any, processor: Any, weights: Path, complete: Callable[[Path
         weights: folder that appears when it is complete.
         complete: adds files to the folder before that.
     """
-    part, main = weights.with_name("weights.part"), trainer.accelerator.is_main_process
-    if main:
-        shutil.rmtree(part, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    with silent(), library_writes(part):
-        if not hasattr(model, "merge_and_unload"):
-            trainer.save_model(str(part))
-        else:
-            trainer.save_model(str(part / "adapters"))  # all processes take part where weights are shared out
-            if main:
-                _merge(model, part, weights.with_name("start"))
-    if main:
-        save_tokenizer(processor, part)
-        if complete is not None:
-            complete(part)
-        (part / "training_args.bin").unlink(missing_ok=True)
-        part.rename(weights)
+    main = trainer.accelerator.is_main_process
+    with atomic_folder(weights) if main else nullcontext(part_of(weights)) as part:
+        trainer.accelerator.wait_for_everyone()
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with silent(), library_writes(weights):
+            if not hasattr(model, "merge_and_unload"):
+                trainer.save_model(str(part))
+            else:
+                trainer.save_model(str(part / "adapters"))  # all processes take part where weights are shared out
+                if main:
+                    _merge(model, part, weights.with_name("start"))
+        if main:
+            save_tokenizer(processor, part)
+            if complete is not None:
+                complete(part)
+            (part / "training_args.bin").unlink(missing_ok=True)
     trainer.accelerator.wait_for_everyone()
     return weights
 

@@ -18,6 +18,8 @@ from recon3d.mesh_files import save_mesh
 from recon3d.render import render
 from recon3d.vase import vase
 from recon3d.view_files import save_views
+from restoration.benchmark_restorers import INPUT, TRUTH
+from restoration.iter.options import ITEROptions
 from restoration.iter.restorer import ITERRestorer
 from restoration.pasd import PASDRestorer
 from restoration.pasd.unet import is_trained
@@ -30,10 +32,16 @@ from reward_vlm.scl.pairs import Pair, pair_json
 from reward_vlm.scl.prompts import ask
 from reward_vlm.scl.scene_questions import scene_item, scene_questions, scene_reply
 from reward_vlm.tiny import tiny_chat_model
+from tests.restoration.photographs import photograph
+from tests.restoration.test_judge import known_folder
 from tests.scripts.test_restore_auto import traces
 from vision.edit import PIEEditor
 from vision.edit.brain import COLIN_T1, MNI_T1, MNI_WHITE, SLICES
+from vision.images import save_image
 from vision.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS
+from vision.refine import Verdict
+from vision.resize import imresize
+from vision.strategies import Candidate, Choice, write_choices
 
 
 def pictures(folder: Path, count: int = 3, side: int = 20) -> None:
@@ -151,6 +159,37 @@ def brains(folder: Path) -> None:
 def choices(folder: Path) -> None:
     """Traces of restorers."""
     traces(folder / "restorers")
+
+
+def known_restorations(folder: Path) -> None:
+    """Photographs, and restorations whose truth is known."""
+    for number in range(2):
+        save_image(photograph(number, 160), folder / "photos" / f"{number}.png")
+    known_folder(folder / "known", range(2))
+
+
+def samples(folder: Path) -> None:
+    """Two samples, of the weights in the project, of a picture whose truth is known."""
+    task, high = "0_0/bicubic", photograph(0, 64)
+    pictures = folder / "tries" / "pictures" / task
+    save_image(high, pictures / TRUTH)
+    save_image(imresize(high, 0.25).clamp(0, 1), pictures / INPUT)
+    restorer, made = ITERRestorer.from_pretrained(variant="clean"), []
+    for seed in range(2):
+        made.append(Candidate(task, pictures / f"{seed}.png", "iter:clean@0", seed=seed))
+        save_image(restorer(pictures / INPUT, ITEROptions(fidelity=0.0, seed=seed)), made[-1].value)
+    write_choices(folder / "tries", [Choice(task, tuple(made), (Verdict(1.0), Verdict(0.0)), 0)])
+
+
+def masked_pictures(folder: Path) -> None:
+    """Two pictures and a region of each."""
+    for name in ("pictures", "masks"):
+        (folder / name).mkdir()
+    pictures(folder / "pictures", 2, 32)
+    for number in range(2):
+        region = np.zeros((32, 36), dtype=np.uint8)
+        region[8:24, 8:24] = 255
+        PIL.Image.fromarray(region).save(folder / "masks" / f"{number}.png")
 
 
 def served(folder: Path) -> None:

@@ -13,12 +13,18 @@ from restoration.iter.mini import MiniConfig
 from restoration.iter.options import BUILTIN
 from restoration.iter.recipe_mini import MiniTraining, TuneTraining
 from restoration.iter.recipe_mini import train as train_iter_mini
+from restoration.iter.recipe_sharpen import SharpenTraining
+from restoration.iter.recipe_sharpen import train as sharpen_iter
 from restoration.iter.train import ITERTraining
 from restoration.iter.train import train as train_iter
 from restoration.pasd.recipe_mini import MiniPASDTraining
 from restoration.pasd.recipe_mini import train as train_pasd_mini
 from restoration.pasd.train import PASDTraining
 from restoration.pasd.train import train as train_pasd
+from restoration.train_duel import DuelTraining
+from restoration.train_duel import train as train_duel
+from restoration.train_judge import JudgeTraining
+from restoration.train_judge import train as train_judge
 from restoration.train_selector import SelectorTraining
 from restoration.train_selector import train as train_selector
 from reward_vlm.endpoint import Endpoint
@@ -31,11 +37,15 @@ from reward_vlm.r1.recipe_restoration import PictureJudgeTraining
 from reward_vlm.r1.train import train as train_r1
 from reward_vlm.scl.construct import PairConstruction
 from reward_vlm.scl.construct import train as construct_pairs
-from reward_vlm.scl.options import DPO, LoRA, SCLOptions, SCLTraining
+from reward_vlm.scl.evolve import SelfTraining
+from reward_vlm.scl.evolve import train as train_scl_self
+from reward_vlm.scl.options import DPO, LoRA, SCLOptions, SCLTraining, Updates
 from reward_vlm.scl.recipe_mini import ColdStart, MiniSCLTraining
 from reward_vlm.scl.recipe_mini import train as train_scl_mini
 from reward_vlm.scl.rounds import SCLRounds
 from reward_vlm.scl.rounds import train as train_scl_rounds
+from reward_vlm.scl.splice import SpliceTraining
+from reward_vlm.scl.splice import train as train_scl_splice
 from reward_vlm.scl.train import train as train_scl
 from reward_vlm.tiny import SMALLEST
 from reward_vlm.vlm import ChatModel
@@ -137,6 +147,11 @@ def iter_tune(inputs: Path, out: Path) -> Recipe:
     return train_iter_mini, TuneTraining(**(FOUR | small | options))
 
 
+def iter_sharpen(inputs: Path, out: Path) -> Recipe:
+    """The small ITER taught by the best of its samples."""
+    return sharpen_iter, SharpenTraining((inputs / "tries",), out, steps=4, batch_size=2, crop=16)
+
+
 def pasd_mini(inputs: Path, out: Path) -> Recipe:
     """The small PASD and its base."""
     small = {"crop": 48, "vae_channels": (8, 8, 8), "channels": (8, 8, 16), "encoder_channels": (4, 4, 8)}
@@ -170,6 +185,7 @@ def judgement_writing(inputs: Path, out: Path) -> Recipe:
 
 
 QUICK = DPO(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, warmup=0.0, lora=LoRA(rank=0))
+UPDATES = Updates(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, warmup=0.0, lora=LoRA(rank=0))
 ASKING = SCLOptions(("look again",), max_new_tokens=3, temperature=1.0, batch_size=4)
 
 
@@ -188,6 +204,22 @@ def scl_mini(inputs: Path, out: Path) -> Recipe:
     )
 
 
+def scl_splice(inputs: Path, out: Path) -> Recipe:
+    """A corrector that learns to turn back."""
+    asking = replace(ASKING, reviews=(0,))
+    options = {"folder": out, "start": str(inputs / "start"), "asking": asking, "updates": UPDATES, "save_every": 1}
+    return train_scl_splice, SpliceTraining(
+        inputs / "rows.jsonl", inputs / "held.jsonl", revisions=(), tolerance=1.0, **options
+    )
+
+
+def scl_self(inputs: Path, out: Path) -> Recipe:
+    """A corrector that learns what it agrees with itself about."""
+    asking = replace(ASKING, reviews=(0,), temperature=0.0)
+    options = {"folder": out, "start": str(inputs / "start"), "asking": asking, "updates": UPDATES, "save_every": 1}
+    return train_scl_self, SelfTraining(unlabelled=inputs / "rows.jsonl", orders=2, agree=0.5, **options)
+
+
 def guessing(run: Callable[[Path, Path], object]) -> Callable[[Path, Path], object]:
     """Replies become letters that depend on the weights: a random model rarely says one."""
 
@@ -204,9 +236,23 @@ def guessing(run: Callable[[Path, Path], object]) -> Callable[[Path, Path], obje
     return guessed
 
 
+JUDGING = {"spoiled": 12, "steps": 10, "width": 8}
+
+
 def selector(inputs: Path, out: Path) -> Recipe:
     """What decides which restorer a picture gets."""
-    return train_selector, SelectorTraining((inputs / "restorers",), out, full_size="iter:clean@1")
+    traces = inputs / "restorers"
+    return train_selector, SelectorTraining((traces / "full",), out, (traces,))
+
+
+def judge(inputs: Path, out: Path) -> Recipe:
+    """The judge of restorations."""
+    return train_judge, JudgeTraining((inputs / "known",), inputs / "photos", out, **JUDGING)
+
+
+def judge_duel(inputs: Path, out: Path) -> Recipe:
+    """The judge of restorations, in a duel."""
+    return train_duel, DuelTraining((inputs / "known",), inputs / "photos", out, rounds=1, bouts=8, **JUDGING)
 
 
 def pairs(inputs: Path, out: Path) -> Recipe:
@@ -221,18 +267,23 @@ MORE: dict[str, tuple[Callable[[Path], object], Callable[[Path, Path], Recipe]]]
     "iter mini clean": (inputs_of.small_weights, iter_mini("clean")),
     "iter mini photo": (inputs_of.small_weights, iter_mini("photo")),
     "iter tune": (inputs_of.small_weights, iter_tune),
+    "iter sharpen": (inputs_of.samples, iter_sharpen),
     "pasd mini": (inputs_of.small_weights, pasd_mini),
     "pie mini": (inputs_of.brains, brain_mini),
     "r1 mini": (inputs_of.nothing, r1_mini),
     "r1 pictures": (inputs_of.named_photos, r1_pictures),
     "judgements": (inputs_of.served, judgement_writing),
     "selector": (inputs_of.choices, selector),
+    "judge": (inputs_of.known_restorations, judge),
+    "judge duel": (inputs_of.known_restorations, judge_duel),
     "pairs": (inputs_of.questions, pairs),
     "scl rounds": (inputs_of.questions, scl_rounds),
+    "scl splice": (inputs_of.questions, scl_splice),
+    "scl self": (inputs_of.questions, scl_self),
     "scl mini": (inputs_of.nothing, scl_mini),
 }
 """Further recipes, as in `TRAININGS`."""
-GUESSING = ("scl rounds", "scl mini")
+GUESSING = ("scl rounds", "scl splice", "scl self", "scl mini")
 """Those whose model must say letters."""
 TOGETHER = ("iter", "pasd", "r1 sft", "scl")
 """Those that are also killed while two processes share them."""

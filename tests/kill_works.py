@@ -21,6 +21,8 @@ from restoration.iter.options import ITEROptions
 from restoration.job import RestoreOptions, restore
 from restoration.pasd import PASDOptions
 from restoration.pasd.evaluate import PASDEvaluation
+from restoration.pasd.search_prompts import WordSearch
+from restoration.pasd.search_prompts import prompts as search_words
 from restoration.restorer import find_system
 from reward_vlm import R1Judge
 from reward_vlm.r1.evaluate import R1Evaluation
@@ -32,6 +34,8 @@ from reward_vlm.scl.evaluate import SCLEvaluation
 from reward_vlm.scl.evaluate import evaluate as evaluate_scl
 from reward_vlm.scl.job import AnswerOptions, answer_rows
 from reward_vlm.scl.options import SCLOptions
+from reward_vlm.scl.search_prompts import ReviewSearch
+from reward_vlm.scl.search_prompts import prompts as search_reviews
 from tests import kill_inputs as inputs_of
 from tests import kill_trainings
 from tests.kills import Work
@@ -39,6 +43,8 @@ from vision.edit import PIEOptions
 from vision.edit.evaluate import PIEEvaluation
 from vision.edit.evaluate import evaluate as evaluate_pie
 from vision.edit.job import EditOptions, edit
+from vision.edit.search_prompts import ConditionSearch
+from vision.edit.search_prompts import prompts as search_conditions
 
 
 def restoring(system: str = "iter", **changes: object):
@@ -136,6 +142,32 @@ def measuring_scl(inputs: Path, out: Path) -> object:
     return evaluate_scl(SCLEvaluation(out, rows=inputs / "rows.jsonl", sources=("a=builtin:tiny",), options=options))
 
 
+SHORT = {"search_rounds": 1, "mutations": 1}
+
+
+def searching_reviews(inputs: Path, out: Path) -> object:
+    """Search for a request to review."""
+    options = SCLOptions(max_new_tokens=3, batch_size=4)
+    return search_reviews(
+        ReviewSearch(out, rows=inputs / "rows.jsonl", source="builtin:tiny", options=options, **SHORT)
+    )
+
+
+def searching_words(inputs: Path, out: Path) -> object:
+    """Search for words that are added to prompts."""
+    small = {"source": "builtin:tiny", "size": 64, "steps": 1, "device": "cpu"}
+    return search_words(WordSearch(out, hr=inputs, **(SHORT | small)))
+
+
+def searching_conditions(inputs: Path, out: Path) -> object:
+    """Search for a prompt that shows a condition."""
+    options = PIEOptions(frames=1, steps=2)
+    places = {"inputs": inputs / "pictures", "masks": inputs / "masks", "source": "builtin:tiny"}
+    return search_conditions(
+        ConditionSearch(out, prompts=("a picture,ill",), device="cpu", options=options, **(SHORT | places))
+    )
+
+
 MEASURED = ("cpu_per_mp", "peak_mb", "means.png")
 """What depends on time and memory in tables of restorers."""
 ASKED = ("judge",)
@@ -159,6 +191,9 @@ WORKS: dict[str, Work] = {
     "evaluate gtr": Work(inputs_of.meshes, measuring_gtr),
     "evaluate r1": Work(inputs_of.judgements, measuring_r1),
     "evaluate scl": Work(inputs_of.questions, measuring_scl),
+    "prompts scl": Work(inputs_of.questions, searching_reviews),
+    "prompts pasd": Work(inputs_of.large_pictures, searching_words),
+    "prompts pie": Work(inputs_of.masked_pictures, searching_conditions),
     **kill_trainings.works(),
 }
 """By name."""

@@ -42,6 +42,8 @@ STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit codes after signals that a process hears of."""
 ROOM = 1 << 20
 """Bytes that a process may say."""
+TEMPORARY = (".part", ".lock")
+"""Endings of files and folders that a process removes before it ends in order."""
 NOBODY = 65534
 """A user who owns nothing."""
 
@@ -362,7 +364,7 @@ class Trials:
                 self.bad(fault, f"exit code {end.code}, no sentence: {end.said[-1500:]}")
             if cut := halves(out):
                 self.bad(fault, f"half-written: {', '.join(cut)}")
-            if stray := [path.name for path in out.rglob(".*.part") if tidies]:
+            if stray := [path.name for path in out.rglob("*") if tidies and path.suffix in TEMPORARY]:
                 self.bad(fault, f"left behind: {', '.join(stray)}")
             if not (folder / "inputs").exists():
                 (folder / "kept").rename(folder / "inputs")

@@ -19,6 +19,7 @@ from restoration.plain import PlainOptions
 from tests.kill_contents import contents, differences, halves
 from tests.kills import Trials, Work, at_change
 from vision.checkpoints import begin_run, one_at_a_time, publish
+from vision.files import atomic_path
 from vision.training import fit
 from vision.training_options import TrainOptions
 from vision.training_run import Objective
@@ -94,6 +95,19 @@ def test_killed_anywhere_it_ends_as_undisturbed(trials):
 
 def test_stopped_by_a_signal_it_says_so_and_goes_on(trials):
     check(trials, trials.stopped)
+
+
+def test_a_signal_at_any_change_leaves_no_temporary_files(tmp_path):
+    def writing(inputs: Path, out: Path) -> None:
+        with atomic_path(out / "a.json") as part:
+            part.write_text("[1]")
+        publish(out / "b", lambda folder: (folder / "c.json").write_text("[2]"))
+
+    trials = Trials("writing", Work(pictures, writing), tmp_path)
+    for place in range(1, trials.end.changes + 1):
+        stop = at_change(place, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        trials.disturbed(f"SIGTERM at change {place}", lambda folder, out, stop=stop: stop, (143,))
+    assert trials.problems == [] and trials.faults > 5
 
 
 def test_on_a_full_disk_it_says_so_and_goes_on(trials):

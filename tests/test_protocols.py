@@ -16,6 +16,7 @@ from reward_vlm import R1Judge, R1Options, SCLCorrector, SCLOptions
 from reward_vlm.options import TRLTraining
 from scripts import train
 from vision.edit import DiffusersEditor, DiffusersOptions, PIEEditor, PIEOptions
+from vision.files import Exclusive
 from vision.training_options import TrainOptions
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -192,6 +193,19 @@ def test_every_training_has_one_form(work):
     assert signature.parameters["options"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert all(p.kind is p.KEYWORD_ONLY and p.default is None for p in list(signature.parameters.values())[1:])
     assert signature.return_annotation in ("Path", "Path | None")
+
+
+@pytest.mark.parametrize(
+    "work", [work for work in RECIPES if work.options != "JudgementWriting"], ids=lambda w: w.options
+)
+def test_no_training_begins_in_a_folder_that_another_holds(work, tmp_path):
+    module = importlib.import_module(work.module)
+    options = object.__new__(getattr(module, work.options))  # nothing but the folder is looked at before
+    object.__setattr__(options, "folder", tmp_path / "run")
+    own = Exclusive(tmp_path / "run", folder=True)
+    with pytest.raises(ValueError, match=r"Another process works on .*run; wait for it"):
+        module.train(options)
+    own.release()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from typing import ClassVar
 
 from safetensors import SafetensorError
 
+from vision.signals import uninterrupted
+
 MAX_NAME = 255
 """Bytes of a file's name on all common systems."""
 TORCH_WRITER = ("PytorchStreamWriter", "inline_container")
@@ -36,7 +38,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ValueError: the folder or the file cannot be written; the sentence says why.
     """
     path = Path(path)
-    work = path.with_name(f".{path.name}.part")
+    work = part_of(path)
     if len(os.fsencode(work.name)) > MAX_NAME:
         work = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part")
     try:
@@ -64,19 +66,24 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         ValueError: a file or folder of that name is there, or it cannot be written; the sentence says why.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    path, part = Path(path), part_of(path)
     try:
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        with library_writes(path):
-            try:
+        try:
+            part.mkdir(parents=True)
+            with library_writes(path):
                 yield part
                 part.rename(path)
-            finally:
+        finally:
+            with uninterrupted():
                 shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise ValueError(f"Cannot write {path}: {_reason(error)}.") from error
+
+
+def part_of(path: str | Path) -> Path:
+    """The hidden name, beside it, under which a file or folder is written."""
+    return Path(path).with_name(f".{Path(path).name}.part")
 
 
 def append(path: Path, text: str) -> None:
@@ -236,9 +243,9 @@ if hasattr(os, "register_at_fork"):
 def _held(work: Path) -> Iterator[None]:
     """The folder `work`, empty, belongs to this block alone and goes with it; where another process has it, wait."""
     with contextlib.ExitStack() as own:
+        own.callback(_remove_unheld, work)  # a signal may end the block before it has the folder
         while not _is_locked(work, own):
-            own.close()
-        own.callback(shutil.rmtree, work, ignore_errors=True)
+            pass
         for left in work.iterdir():  # by a process that was killed
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         yield
@@ -249,17 +256,30 @@ def _is_locked(work: Path, own: contextlib.ExitStack) -> bool:
     if work.is_symlink() or work.is_file():  # what earlier versions left, or a link that leads elsewhere
         work.unlink(missing_ok=True)
     work.mkdir(exist_ok=True)
+    return _lock(work, own, wait=True)
+
+
+def _remove_unheld(work: Path) -> None:
+    """Remove a folder unless another process has it, which will remove it."""
+    with uninterrupted(), contextlib.ExitStack() as own:
+        if _lock(work, own, wait=False):
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _lock(work: Path, own: contextlib.ExitStack, wait: bool) -> bool:
+    """Lock a folder until `own` ends; False: it is not there, or another process has it that is not waited for."""
     try:
         import fcntl
     except ImportError:  # Windows: there an open file cannot be replaced anyway
         return True
-    try:
+    with contextlib.ExitStack() as attempt, contextlib.suppress(FileNotFoundError, BlockingIOError):
         opened = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
-        own.callback(os.close, opened)
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        return os.path.samestat(os.fstat(opened), os.stat(work))
-    except FileNotFoundError:
-        return False
+        attempt.callback(os.close, opened)
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(opened), os.stat(work)):
+            own.push(attempt.pop_all())
+            return True
+    return False
 
 
 def _reason(error: Exception) -> str:

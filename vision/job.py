@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from vision.config import one_line, read_json, sentence_of, to_dict, version
 from vision.files import RECORDS, atomic_path, digest
 from vision.records import Origin, Record, has_content, recorded, remove_empty
-from vision.signals import check_signals
+from vision.signals import check_signals, uninterrupted
 
 if TYPE_CHECKING:
     import torch
@@ -382,8 +382,9 @@ class Item:
                     job.show(Event("written", one_line(str(path)), path=path))
             job.made[self.name] = {**facts, "input": str(self.input), "was_done": False}
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            remove_empty(work, job.out)
+            with uninterrupted():
+                shutil.rmtree(folder, ignore_errors=True)
+                remove_empty(work, job.out)
         self.record.forget_work()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -16,6 +18,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.waits = self.late = False
 
     @property
     def code(self) -> int:
@@ -23,8 +26,9 @@ class Signals:
         return 128 + (self.received or signal.SIGINT)
 
     def __call__(self, number: int, frame: Any) -> None:
-        self.received = number
-        raise KeyboardInterrupt
+        self.received, self.late = number, self.waits
+        if not self.waits:
+            raise KeyboardInterrupt
 
     def __enter__(self) -> Signals:
         self.before = {}
@@ -42,3 +46,19 @@ def check_signals() -> None:
     handler = signal.getsignal(signal.SIGINT)
     if isinstance(handler, Signals) and handler.received is not None:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A block, such as one that removes temporary files, at whose end alone a signal raises KeyboardInterrupt."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not isinstance(handler, Signals) or handler.waits or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler.waits, handler.late = True, False
+    try:
+        yield
+    finally:
+        handler.waits = False
+        if handler.late:
+            raise KeyboardInterrupt
