@@ -49,6 +49,7 @@ def benchmark_row(benchmark: Benchmark) -> Callable[[Mapping[str, Any], Path], P
         if "Better" in data:
             if data["Better"] not in ("Output1", "Output2"):
                 raise ValueError(f'Better must be "Output1" or "Output2", got {data["Better"]!r}.')
+            check_fields(data, data.keys(), ("Output1", "Output2"))
             answers = (text_of(data, "Output1"), text_of(data, "Output2"))
             answers = answers if data["Better"] == "Output1" else answers[::-1]
         else:

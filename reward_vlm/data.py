@@ -20,6 +20,8 @@ from reward_vlm.fields import (
     Picture,
     answer_of,
     check_fields,
+    count_of,
+    id_of,
     open_picture,
     picture_of,
     pictures_of,
@@ -142,7 +144,7 @@ def read_rows(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: rows cannot be used; the first three are named with their numbers.
+        ValueError: there are no rows, or rows cannot be used; the first three are named with their numbers.
     """
     rows, problems = [], []
     base = path if path.is_dir() else path.parent
@@ -155,6 +157,8 @@ def read_rows(
             rows.append(make(data, base))
         except (ValueError, TypeError, OSError, RecursionError, OverflowError) as error:
             problems.append(f"{path} {place}: {' '.join(str(error).split())}")
+    if not rows and not problems:
+        raise ValueError(f"{path} holds no rows.")
     if not skip_bad:
         refuse_rows(problems)
     return rows, problems
@@ -186,15 +190,15 @@ def preference(data: Mapping[str, Any], folder: Path) -> Preference:
     if not isinstance(answers, list) or len(answers) != 2:
         raise ValueError(f"answers must be a list of two texts or pictures, got {answers!r}.")
     return Preference(
-        id=str(data.get("id", "")),
+        id=id_of(data),
         question=text_of(data, "question"),
         answers=(answer_of(answers[0], folder), answer_of(answers[1], folder)),
-        better=data["better"],
+        better=count_of(data, "better") or 0,
         images=pictures_of(data, folder),
         video=video_of(data, folder),
         category=text_of(data, "category"),
         rationale=None if data.get("rationale") is None else text_of(data, "rationale"),
-        difficulty=data.get("difficulty"),
+        difficulty=count_of(data, "difficulty"),
     )
 
 
@@ -255,9 +259,9 @@ def judgement(data: Mapping[str, Any], folder: Path) -> JudgementRow:
     answers = data["answer"] if isinstance(data["answer"], list) else [data["answer"]]
     if not answers or not all(isinstance(answer, str) and _accepted(answer) for answer in answers):
         raise ValueError(f'answer must be a list of texts like "<answer>2</answer>", got {data["answer"]!r}.')
-    row = JudgementRow(
-        str(data.get("id", "")), tuple(plain), tuple(images), tuple(answers), data.get("target"), data.get("difficulty")
-    )
+    target = None if data.get("target") is None else text_of(data, "target")
+    difficulty = count_of(data, "difficulty")
+    row = JudgementRow(id_of(data), tuple(plain), tuple(images), tuple(answers), target, difficulty)
     row.dialogue()  # pictures and image blocks must match
     return row
 
@@ -276,11 +280,11 @@ def question(data: Mapping[str, Any], folder: Path) -> Question:
 def open_question(data: Mapping[str, Any], folder: Path) -> Question:
     """A row as `question` reads it, whose answer may be unknown (absent or null)."""
     check_fields(data, "id question options answer image images source".split(), ("question",))
-    options = data.get("options", {})
+    options = {} if data.get("options") is None else data["options"]
     if not isinstance(options, dict) or not all(isinstance(text, str) for text in options.values()):
         raise ValueError(f"options must be an object of letters and texts, got {options!r}.")
     return Question(
-        id=str(data.get("id", "")),
+        id=id_of(data),
         question=text_of(data, "question"),
         options=tuple(options.items()),
         answer=None if data.get("answer") is None else text_of(data, "answer"),

@@ -18,6 +18,8 @@ from vision.images import SUFFIXES, load_image, read_image
 
 Picture = PIL.Image.Image | Path
 
+MAX_NAME = 4096
+"""Signs of a path on all common systems."""
 ABOUT = re.compile(
     r"(^|_)(scores?|ratings?|margin|ranking|reason|model|dataset|ds|source|split|idx|index|id|meta|metadata|path|lang"
     r"|language|tags?|subset|task|license|licence|version|hash|sha256|created)($|_)",
@@ -53,24 +55,42 @@ def read_video(folder: Path, frames: int = 32) -> Video:
 
 
 def check_fields(data: Mapping[str, Any], allowed: Iterable[str], needed: Iterable[str]) -> None:
-    """Refuse unknown and missing fields; what data sets tell about their rows beside (`ABOUT`) is passed over."""
+    """Refuse unknown and missing fields; null is missing, as tables write it where a row has none.
+
+    What data sets tell about their rows beside (`ABOUT`) is passed over.
+    """
     allowed = list(allowed)
     unknown = [name for name in data if name not in allowed and data[name] is not None and not ABOUT.search(name)]
     if unknown:
         near = difflib.get_close_matches(unknown[0].lower(), allowed, 1)
         hint = f" Is {near[0]} meant?" if near else " Leave it out."
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(allowed)}.{hint}")
-    missing = [name for name in needed if name not in data]
+    missing = [name for name in needed if data.get(name) is None]
     if missing:
         raise ValueError(f"the field {missing[0]!r} is missing.")
 
 
 def text_of(data: Mapping[str, Any], name: str) -> str:
-    """A text field, empty when it is absent."""
-    value = data.get(name, "")
+    """A text field, empty when it is absent or null."""
+    value = "" if data.get(name) is None else data[name]
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, got {value!r}.")
     return value
+
+
+def id_of(data: Mapping[str, Any]) -> str:
+    """The `id`, a text or number, as text; empty when it is absent or null."""
+    return "" if data.get("id") is None else str(data["id"])
+
+
+def count_of(data: Mapping[str, Any], name: str) -> int | None:
+    """A whole number from 0 on, which tables may write as 2.0; None when it is absent or null."""
+    value = data.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0 or value % 1:
+        raise ValueError(f"{name} must be a whole number, got {value!r}.")
+    return int(value)
 
 
 def answer_of(value: Any, folder: Path) -> str | Picture:
@@ -84,12 +104,24 @@ def answer_of(value: Any, folder: Path) -> str | Picture:
 
 def pictures_of(data: Mapping[str, Any], folder: Path) -> tuple[Picture, ...]:
     """The pictures under `image` or `images`."""
-    names = data.get("images")
-    if names is None:
-        names = [] if data.get("image") is None else [data["image"]]
+    return tuple(picture_of(name, folder) for name in named_pictures(data))
+
+
+def named_pictures(data: Mapping[str, Any]) -> list[Any]:
+    """What a row holds under `image`, one picture or a list, or under `images`.
+
+    Raises:
+        ValueError: under both, or `images` is no list.
+    """
+    one, several = data.get("image"), data.get("images")
+    if one is None and several is None:
+        return []
+    if one is not None and several:
+        raise ValueError("a row has its pictures under image or under images, not under both.")
+    names = several if one is None else one if isinstance(one, list) else [one]
     if not isinstance(names, list):
         raise ValueError(f"images must be a list of pictures, got {names!r}.")
-    return tuple(picture_of(name, folder) for name in names)
+    return names
 
 
 def picture_of(value: Any, folder: Path) -> Picture:
@@ -111,7 +143,7 @@ def picture_of(value: Any, folder: Path) -> Picture:
 
 def _base64(value: str, folder: Path) -> bytes | None:
     """What a text holds if it is the base64 text of a file and no path of one."""
-    address = re.match(r"data:[\w/+.-]*;base64,", value)
+    address = re.match(r"data:[^,]{0,200};base64,", value)
     text = value[address.end() :] if address else value
     if not address and (len(text) < 64 or not re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}", text.strip())):
         return None
@@ -133,7 +165,9 @@ def video_of(data: Mapping[str, Any], folder: Path) -> Path | None:
 def existing(folder: Path, name: Any, kind: str = "picture") -> Path:
     """The path of a picture that can be read, or of a folder, relative to `folder`."""
     if not isinstance(name, str) or not name:
-        raise ValueError(f"a {kind} must be named by its path, got {name!r}.")
+        raise ValueError(f"a {kind} must be named by its path, got {name!r:.200}.")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"a {kind} must be named by its path, got {len(name):,} signs that are none: {name:.40}...")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) and not name.startswith("file://"):
         raise ValueError(f"a {kind} must be a file of this machine, got the address {name}; download it first.")
     path = folder / (url2pathname(urlsplit(name).path) if name.startswith("file://") else name)

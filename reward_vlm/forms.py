@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reward_vlm.fields import named_pictures
+
 TAG = "<image>"
 """How LLaVA, ms-swift and LLaMA-Factory write where a picture stands."""
 CHOSEN = re.compile(
@@ -34,19 +36,20 @@ def pair_form(data: Mapping[str, Any]) -> Mapping[str, Any]:
         ValueError: it has several turns, or pictures that it does not name where it should.
     """
     found: dict[str, Any] = dict(data)
+    asked_in = ""
     if "rejected_response" in data:
-        *asked, last = messages_of(data, "messages")
+        *asked, last = messages_of(data, asked_in := "messages")
         found |= {
             "prompt": _question(asked),
             "chosen": _said([last], "messages"),
             "rejected": data["rejected_response"],
         }
     elif "conversations" in data:
-        found["prompt"] = _question(messages_of(data, "conversations"))
+        found["prompt"] = _question(messages_of(data, asked_in := "conversations"))
     elif isinstance(data.get("prompt"), list):
-        found["prompt"] = _question(messages_of(data, "prompt"))
+        found["prompt"] = _question(messages_of(data, asked_in := "prompt"))
     elif "prompt" not in data and isinstance(data.get("chosen"), list):
-        *asked, _ = messages_of(data, "chosen")
+        *asked, _ = messages_of(data, asked_in := "chosen")
         found["prompt"] = _question(asked)
         if messages_of(data, "rejected")[:-1] != asked:
             raise ValueError("chosen and rejected must begin with the same turns.")
@@ -60,7 +63,7 @@ def pair_form(data: Mapping[str, Any]) -> Mapping[str, Any]:
             found[name] = _said(messages_of({name: value}, name)[-1:], name)
     for name in ("messages", "conversations", "rejected_response", "question"):
         found.pop(name, None)
-    return without_tags(found, "prompt")
+    return without_tags(found | _shown(data, asked_in), "prompt")
 
 
 def preference_form(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,7 +111,8 @@ def judgement_form(data: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError(f"the reply chooses no response (1 or 2), so it is no comparison of two: {said[:60]!r}.")
     text = without_tags({**data, "text": _question(asked)}, "text")["text"]
     found = {"message": [{"role": "user", "content": text}], "answer": [f"<answer>{match[1] or match[2]}</answer>"]}
-    return found | {name: data[name] for name in ("id", "image", "images") if name in data}
+    found |= {name: data[name] for name in ("id", "image", "images") if name in data}
+    return found | _shown(data, "conversations")
 
 
 def messages_of(data: Mapping[str, Any], name: str) -> list[dict[str, str]]:
@@ -132,8 +136,7 @@ def without_tags(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     text = data.get(name)
     if not isinstance(text, str) or (not text.strip().startswith(TAG) and not text.strip().endswith(TAG)):
         return data
-    images = data["images"] if data.get("images") is not None else [data.get("image")] * (data.get("image") is not None)
-    count = len(images) if isinstance(images, (list, tuple)) else 1
+    count = len(named_pictures(data))
     if text.count(TAG) != count:
         raise ValueError(f"{name} names {text.count(TAG)} pictures ({TAG}), but the row holds {count} (image, images).")
     rest = text.strip()
@@ -142,6 +145,26 @@ def without_tags(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     while rest.endswith(TAG):
         rest = rest.removesuffix(TAG).rstrip()
     return {**data, name: rest}
+
+
+def _shown(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """{images} of the image blocks in the messages of a field, where the row has no other field for its pictures.
+
+    Raises:
+        ValueError: it has one, with another number of pictures; or a block names none.
+    """
+    contents = [message.get("content") for message in data.get(name, ())]
+    lists = [content for content in contents if isinstance(content, (list, tuple))]
+    blocks = [block for content in lists for block in content if block["type"] == "image"]
+    if not blocks:
+        return {}
+    held = named_pictures(data)
+    named = [block.get("image") or block.get("path") or block.get("url") for block in blocks]
+    if len(held) == len(blocks):
+        return {}
+    if held or None in named:
+        raise ValueError(f"{name} shows {len(blocks)} pictures, but the row holds {len(held)} (image, images).")
+    return {"image": None, "images": named}
 
 
 def _question(messages: Sequence[Mapping[str, str]]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 """Of the files of a folder that are read."""
+PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"(\xb5": "zstd"}
+"""First bytes -> how a file is packed; no JSON begins so."""
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON writes half of a character; two of them make one."""
 
@@ -33,38 +35,51 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path} is no regular file.")
     with open(path, "rb") as file:
-        start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.startswith(b"PAR1"):
+        start = file.read(4)
+    if start == b"PAR1":
         yield from _parquet(path)
-    elif start.startswith(b"["):
-        yield from _array(path)
-    else:
-        yield from _lines(path)
+        return
+    if start[:2] in PACKED:
+        raise ValueError(f"{path} is packed ({PACKED[start[:2]]}); unpack it first.")
+    text = _text(path)
+    yield from (_array if text.lstrip().startswith(b"[") else _lines)(path, text)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+def _text(path: Path) -> bytes:
+    """The text of a file in UTF-8 without a byte order mark."""
+    content = path.read_bytes()
+    try:
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return content.decode("utf-16").encode() if wide else content.removeprefix(b"\xef\xbb\xbf")
+    except UnicodeError as error:
+        raise ValueError(f"{path} is no text in UTF-16, as its first two bytes say: {error}.") from None
+
+
+def _lines(path: Path, text: bytes) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield f"line {number}", _of_whole_characters(_json(line), line)
 
 
-def _array(path: Path) -> Iterator[tuple[str, Any]]:
-    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+def _array(path: Path, text: bytes) -> Iterator[tuple[str, Any]]:
     rows = _json(text)
     if isinstance(rows, list):
         for number, row in enumerate(rows, 1):
             yield f"row {number}", _of_whole_characters(row, text)
-    elif isinstance(_json(path.read_bytes().splitlines()[0]), list):  # lines that are arrays
-        yield from _lines(path)
+    elif isinstance(_json(text.lstrip().splitlines()[0]), list):  # lines that are arrays
+        yield from _lines(path, text)
     else:
-        raise ValueError(f"{path} is no JSON array: {rows}")
+        raise ValueError(f"{path} cannot be read: {rows}")
 
 
 def _json(text: bytes) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:  # JSON and UTF-8
-        return ValueError(str(error))
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}" if b"\n" in text else f"column {error.colno}"
+        return ValueError(f"it is no JSON ({place}: {error.msg}).")
+    except ValueError as error:
+        return ValueError(f"it is no text in UTF-8 ({error}).")
     except RecursionError:
         return ValueError("the JSON is nested too deeply.")
 

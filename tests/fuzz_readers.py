@@ -43,7 +43,7 @@ MESSAGE = [{"role": "user", "content": [{"type": "image", "image": "0.png"}, {"t
 SHARE = {"from": "human", "value": "<image>which ?"}
 ROWS: list[dict[str, Any]] = [
     SIMPLE,
-    SIMPLE | {"image": None, "images": ["0.png"], "rationale": "so", "difficulty": 0.5},
+    SIMPLE | {"image": None, "images": ["0.png"], "rationale": "so", "difficulty": 2},
     {"id": 1, "message": json.dumps(MESSAGE), "answer": ["<answer>2</answer>"], "image": "0.png"},
     {"message": MESSAGE, "answer": "1", "target": "<think>a</think><answer>1</answer>", "difficulty": 1.0},
     {"question": "what ?", "options": {"A": "red", "B": "blue"}, "answer": "A", "image": "0.png", "source": "s"},

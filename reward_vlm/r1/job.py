@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from reward_vlm.audit import Watched, told
 from reward_vlm.data import read_rows
 from reward_vlm.dialogue import Video
-from reward_vlm.fields import answer_of, check_fields, open_picture, pictures_of, read_video, text_of, video_of
+from reward_vlm.fields import answer_of, check_fields, id_of, open_picture, pictures_of, read_video, text_of, video_of
 from reward_vlm.forms import preference_form
 from reward_vlm.job import AskOptions, RowJob, place
 from reward_vlm.judges import Judge, Judged, Query, as_query
@@ -185,7 +185,7 @@ def query_row(data: Mapping[str, Any], folder: Path) -> QueryRow:
         raise ValueError(f"answers must be a list of two or more, got {data['answers']!r}.")
     answers = tuple(answer_of(answer, folder) for answer in data["answers"])
     images, video = tuple(pictures_of(data, folder)), video_of(data, folder)
-    return QueryRow(str(data.get("id", "")), text_of(data, "question"), answers, images, video)
+    return QueryRow(id_of(data), text_of(data, "question"), answers, images, video)
 
 
 def load_judge(options: JudgeOptions) -> Judge:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from reward_vlm.data import read_rows, stored, write_rows
-from reward_vlm.fields import Picture, check_fields, pictures_of
+from reward_vlm.fields import Picture, check_fields, id_of, pictures_of
 from reward_vlm.options import TRLTraining
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.options import CONFIG, Updates
@@ -151,7 +151,7 @@ def lesson_row(data: Mapping[str, Any], folder: Path) -> Lesson:
         isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns
     ):
         raise ValueError("turns must be a list of {role, content}, with contents that are texts.")
-    return Lesson(str(data.get("id", "")), tuple(turns), pictures_of(data, folder))
+    return Lesson(id_of(data), tuple(turns), pictures_of(data, folder))
 
 
 def _message(turn: Mapping[str, str], images: Sequence[Picture]) -> dict[str, Any]:

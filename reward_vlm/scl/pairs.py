@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reward_vlm.data import Question, stored, write_rows
-from reward_vlm.fields import Picture, check_fields, open_picture, pictures_of, text_of
+from reward_vlm.fields import Picture, check_fields, count_of, id_of, open_picture, pictures_of, text_of
 from reward_vlm.forms import pair_form
 from reward_vlm.results import Results
 from reward_vlm.scl.corrector import SCLCorrector, Talk
@@ -324,13 +324,14 @@ def pair_row(data: Mapping[str, Any], folder: Path) -> Pair:
     texts = {name: text_of(data, name) for name in ("prompt", "chosen", "rejected")}
     if not texts["chosen"] or texts["chosen"] == texts["rejected"]:
         raise ValueError("chosen and rejected must be two different texts, and chosen must not be empty.")
-    if data.get("type", 2) not in PAIRED:
-        raise ValueError(f"type must be 2 or 3, got {data['type']!r}.")
+    kind = 2 if data.get("type") is None else count_of(data, "type")
+    if kind not in PAIRED:
+        raise ValueError(f"type must be 2 or 3, got {kind}.")
     return Pair(
-        id=str(data.get("id", "")),
+        id=id_of(data),
         source=text_of(data, "source"),
-        type=data.get("type", 2),
+        type=kind,
         images=pictures_of(data, folder),
-        made_by=data.get("made_by", {}),
+        made_by=data.get("made_by") or {},
         **texts,
     )

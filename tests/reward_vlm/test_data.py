@@ -10,8 +10,19 @@ import pytest
 from PIL import Image
 
 from reward_vlm.benchmarks import BENCHMARKS, benchmark_row, vl_category
-from reward_vlm.data import Preference, judgement, preference, preference_json, question, read_rows, write_rows
+from reward_vlm.data import (
+    Preference,
+    Question,
+    judgement,
+    preference,
+    preference_json,
+    question,
+    read_rows,
+    write_rows,
+)
 from reward_vlm.fields import picture_of, read_video
+from reward_vlm.r1.options import R1Config
+from reward_vlm.r1.rows import judgement_row
 from reward_vlm.scenes import scene_pairs
 
 RED = Image.new("RGB", (8, 8), "red")
@@ -48,7 +59,12 @@ BAD = [
     (good(image="missing.png"), "There is no file"),
     (good(image="cut.png"), "damaged or cut off"),
     (good(better=3), "better must be 1 or 2, got 3"),
-    (good(better="1"), "better must be 1 or 2, got '1'"),
+    (good(better="1"), "better must be a whole number, got '1'"),
+    (good(better=True), "better must be a whole number, got True"),
+    (good(better=None), "the field 'better' is missing"),
+    (good(difficulty="hard"), "difficulty must be a whole number, got 'hard'"),
+    (good(image="red.png", images=["red.png"]), "not under both"),
+    (good(image="A" * 9_000 + "-"), "got 9,001 signs that are none: AAA"),
     (good(colour="red"), "unknown field 'colour'"),
     ({"question": "q", "better": 1}, "the field 'answers' is missing"),
     (good(answers=["a"]), "answers must be a list of two"),
@@ -67,12 +83,21 @@ def test_bad_rows_are_named_by_number_and_skipped_only_when_asked(folder):
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n" + b"[" * 100_000 + b"\n")
     with pytest.raises(ValueError, match="line 2: There is no file") as error:
         read_rows(path, preference)
-    assert "and 10 more" in str(error.value)
+    assert f"and {len(BAD)} more" in str(error.value)
     rows, problems = read_rows(path, preference, skip_bad=True)
     assert [row.id for row in rows] == ["", "last"]
     assert len(problems) == len(BAD) + 3
     for (_, sentence), problem, number in zip(BAD, problems, range(2, 100, 2), strict=False):
         assert f"line {number}: " in problem and sentence in problem
+
+
+def test_tables_write_whole_numbers_as_floats_and_leave_cells_empty(folder):
+    row = good(better=2.0, difficulty=3.0, **dict.fromkeys(("id", "category", "rationale", "image", "images")))
+    found = preference(row, folder)
+    assert (repr(found.better), repr(found.difficulty), found.id, found.category) == ("2", "3", "", "")
+    assert judgement_row(found, R1Config()).answers == ("<answer>2</answer>",)
+    row = {"question": "q", "answer": "A", **dict.fromkeys(("id", "options", "source", "images"))}
+    assert question(row, folder) == Question("", "q", (), "A")
 
 
 def published(**changes):
@@ -144,6 +169,7 @@ def test_a_long_text_of_blanks_is_refused_in_one_pass(tmp_path):
         ("message", [{"role": "user", "content": 3}]),
         ("image", {}),
         ("image", {"bytes": None}),
+        ("target", ["because"]),
     ],
 )
 def test_content_of_another_form_is_refused_with_a_sentence(field, value, tmp_path):

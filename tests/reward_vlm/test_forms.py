@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 
@@ -39,7 +40,9 @@ def turn(role, text):
 
 
 def blocks(role, text, *images):
-    return {"role": role, "content": [*({"type": "image"} for _ in images), {"type": "text", "text": text}]}
+    """Text after pictures, which are named or (None) lie in another field."""
+    shown = [{"type": "image"} | ({} if image is None else {"image": image}) for image in images]
+    return {"role": role, "content": [*shown, {"type": "text", "text": text}]}
 
 
 def said(who, text):
@@ -51,11 +54,12 @@ PAIRS = {
     "own": {"prompt": "q", "chosen": "good", "rejected": "bad", "image": "0.png"},
     "scored": {"prompt": "q", "chosen": "good", "rejected": "bad", "images": ["0.png"], "score_chosen": 1.0},
     "tagged": {"prompt": "<image>\nq", "chosen": "good", "rejected": "bad", "image": "0.png"},
-    "TRL": {"images": ["0.png"], "prompt": [blocks("user", "q", 1)], "chosen": [blocks("assistant", "good")],
+    "TRL": {"images": ["0.png"], "prompt": [blocks("user", "q", None)], "chosen": [blocks("assistant", "good")],
             "rejected": [blocks("assistant", "bad")]},
     "TRL, texts": {"images": ["0.png"], "prompt": [turn("user", "q")], "chosen": [GOOD], "rejected": [BAD]},
-    "TRL, implicit prompt": {"images": ["0.png"], "chosen": [blocks("user", "q", 1), GOOD],
-                             "rejected": [blocks("user", "q", 1), BAD]},
+    "TRL, implicit prompt": {"images": ["0.png"], "chosen": [blocks("user", "q", None), GOOD],
+                             "rejected": [blocks("user", "q", None), BAD]},
+    "TRL, pictures in the prompt": {"prompt": [blocks("user", "q", "0.png")], "chosen": [GOOD], "rejected": [BAD]},
     "ms-swift": {"messages": [turn("user", "<image>q"), GOOD], "rejected_response": "bad", "images": ["0.png"]},
     "LLaMA-Factory": {"conversations": [said("human", "<image>q")], "chosen": said("gpt", "good"),
                       "rejected": said("gpt", "bad"), "images": ["0.png"]},
@@ -130,7 +134,8 @@ def write(path, rows):
     elif path.suffix == ".json":
         path.write_text("\ufeff" + json.dumps(rows, indent=2))
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+        encoding = "utf-16" if path.name == "wide.jsonl" else "utf-8"
+        path.write_text("".join(json.dumps(row) + "\n\n" for row in rows), encoding)
     elif path.name == "saved":
         from datasets import Dataset
 
@@ -142,7 +147,7 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize("name", ["rows.parquet", "rows.json", "rows.jsonl", "saved", "files"])
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.json", "rows.jsonl", "wide.jsonl", "saved", "files"])
 def test_rows_come_from_every_kind_of_file(name, folder):
     encoded = base64.b64encode(png()).decode()
     rows = [PAIRS["own"] | {"id": str(number), "image": f"data:image/png;base64,{encoded}"} for number in range(3)]
@@ -153,7 +158,7 @@ def test_rows_come_from_every_kind_of_file(name, folder):
     target.parent.mkdir()
     found, problems = read_rows(write(target, rows), pair_row, skip_bad=True)
     assert [row.id for row in found] == ["0", "2"]
-    place = {"rows.jsonl": "line 3", "files": "a.jsonl line 3"}.get(name, "row 2")
+    place = {"rows.jsonl": "line 3", "wide.jsonl": "line 3", "files": "a.jsonl line 3"}.get(name, "row 2")
     assert len(problems) == 1 and f"{target} {place}: chosen" in problems[0]
 
 
@@ -175,6 +180,8 @@ SLIPS = [
     (PAIRS["own"] | {"imgae": "0.png"}, "unknown field 'imgae'.* Is image meant"),
     (PAIRS["own"] | {"pictures": ["0.png"]}, "unknown field 'pictures'.* Leave it out"),
     (PAIRS["ms-swift"] | {"images": []}, "names 1 pictures .* holds 0"),
+    (PAIRS["TRL"] | {"images": None}, "prompt shows 1 pictures, but the row holds 0"),
+    (PAIRS["TRL"] | {"images": ["0.png"] * 2}, "prompt shows 1 pictures, but the row holds 2"),
     (PAIRS["TRL"] | {"prompt": [turn("system", "s"), turn("user", "q")]}, "got the turns system, user"),
     (PAIRS["TRL"] | {"prompt": []}, "list of messages"),
     (PAIRS["TRL"] | {"chosen": [turn("user", "x")]}, "must end with a turn of the assistant"),
@@ -210,6 +217,7 @@ def test_a_picture_that_would_fill_the_memory_costs_its_row_alone(value, folder)
 
 BROKEN = {
     "missing.jsonl": None, "cut.json": b'[{"prompt": "q"}, {"prom', "cut.parquet": b"PAR1" + b"\0" * 40,
+    "packed.jsonl": gzip.compress(b"{}"), "empty.jsonl": b"\n", "half.jsonl": b"\xff\xfe{", "table.csv": b"a,b\n",
     "deep.json": b"[" * 100_000, "deep.jsonl": b'{"a":' * 100_000, "latin.jsonl": b'{"a": "\xff"}',
 }  # fmt: skip
 
