@@ -144,7 +144,7 @@ def read_rows(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: there are no rows, or rows cannot be used; the first three are named with their numbers.
+        ValueError: rows cannot be used; the first three are named with their numbers.
     """
     rows, problems = [], []
     base = path if path.is_dir() else path.parent
@@ -157,8 +157,6 @@ def read_rows(
             rows.append(make(data, base))
         except (ValueError, TypeError, OSError, RecursionError, OverflowError) as error:
             problems.append(f"{path} {place}: {' '.join(str(error).split())}")
-    if not rows and not problems:
-        raise ValueError(f"{path} holds no rows.")
     if not skip_bad:
         refuse_rows(problems)
     return rows, problems

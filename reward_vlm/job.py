@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from reward_vlm.chat import WithChat, listed, spelled
+from reward_vlm.data import read_rows
 from reward_vlm.results import Results
 from reward_vlm.vlm import ChatModel
 from vision.config import Dtype
 from vision.job import Job, Outcome, Show, Unusable, choose_device
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,19 @@ class AskOptions:
 def place(device: str, dtype: Dtype) -> dict[str, Any]:
     """Arguments of `from_pretrained` that say where a model is, and the numbers that it computes with."""
     return {"device": choose_device(device), "dtype": getattr(torch, dtype)}
+
+
+def read_asked(options: AskOptions, make: Callable[[Row, Path], T]) -> tuple[list[T], list[str]]:
+    """The rows of --rows, and a sentence for each that was left out; arguments and errors as `read_rows`.
+
+    Raises:
+        ValueError: there are none that can be used.
+    """
+    assert options.rows is not None
+    rows, problems = read_rows(options.rows, make, skip_bad=options.skip_bad)
+    if not rows:
+        raise ValueError(f"{options.rows} holds no rows{': ' + problems[0] if problems else '.'}")
+    return rows, problems
 
 
 def note_unknown_words(model: WithChat, text: str, job: Job) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from reward_vlm.audit import Figures, figures, other_questions, probe
-from reward_vlm.data import preference, read_rows
+from reward_vlm.data import preference
 from reward_vlm.forms import preference_form
-from reward_vlm.job import RowJob
+from reward_vlm.job import RowJob, read_asked
 from reward_vlm.judges import Judge
 from reward_vlm.r1.job import JudgeOptions, QueryRow, load_judge, query_row
 from reward_vlm.scenes import scene_pairs
@@ -52,8 +52,6 @@ def audit_rows(options: JudgeOptions, show: Show = silent) -> Outcome:
     of = None if options.rows is None else digest(options.rows)
     job = RowJob(options.out, options, {**to_dict(options), "rows": of}, show)
     job.leave_out(problems)
-    if not rows:
-        raise ValueError(f"{options.rows} holds no pair of answers to audit a judge with.")
     others = other_questions([row.row.question for row in rows])
     judge: Judge | None = load_judge(options) if job.waiting(len(rows)) else None
 
@@ -89,7 +87,7 @@ def _rows(options: JudgeOptions) -> tuple[list[AuditRow], list[str]]:
     if options.rows is None:
         pairs = scene_pairs(SEED, PAIRS)
         return [AuditRow(QueryRow(p.id, p.question, p.answers, p.images), p.better - 1) for p in pairs], []
-    return read_rows(options.rows, audit_row, skip_bad=options.skip_bad)
+    return read_asked(options, audit_row)
 
 
 def audit_row(data: Mapping[str, Any], folder: Path) -> AuditRow:

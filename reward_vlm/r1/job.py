@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from reward_vlm.audit import Watched, told
-from reward_vlm.data import read_rows
 from reward_vlm.dialogue import Video
 from reward_vlm.fields import answer_of, check_fields, id_of, open_picture, pictures_of, read_video, text_of, video_of
 from reward_vlm.forms import preference_form
-from reward_vlm.job import AskOptions, RowJob, place
+from reward_vlm.job import AskOptions, RowJob, place, read_asked
 from reward_vlm.judges import Judge, Judged, Query, as_query
 from reward_vlm.open_judge import open_judge
 from reward_vlm.r1.judge import R1Judge
@@ -109,7 +108,7 @@ def judge_rows(options: JudgeOptions, show: Show = silent) -> Outcome:
         ValueError: the weights, the rows or the output file are unusable.
     """
     assert options.rows is not None and options.out is not None
-    rows, problems = read_rows(options.rows, query_row, skip_bad=options.skip_bad)
+    rows, problems = read_asked(options, query_row)
     job = RowJob(options.out, options, {**to_dict(options), "rows": digest(options.rows)}, show)
     job.leave_out(problems)
     first = [0, *accumulate(options.options.comparisons(len(row.answers)) for row in rows)]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from reward_vlm.audit import Watched, told
-from reward_vlm.data import open_question, read_rows
-from reward_vlm.job import AskOptions, RowJob, note_unknown_words, place
+from reward_vlm.data import open_question
+from reward_vlm.job import AskOptions, RowJob, note_unknown_words, place, read_asked
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.scl.corrector import Answer, SCLCorrector, Talk, multiple_choice
 from reward_vlm.scl.options import SCLOptions
@@ -64,10 +64,7 @@ def answer_rows(options: AnswerOptions, show: Show = silent) -> Outcome:
         ValueError: the weights, the rows or the output file are unusable.
     """
     assert options.rows is not None and options.out is not None
-    rows, problems = read_rows(options.rows, open_question, skip_bad=options.skip_bad)
-    if not rows:
-        why = f": {problems[0]}" if problems else "."
-        raise ValueError(f"{options.rows} holds no question that can be answered{why}")
+    rows, problems = read_asked(options, open_question)
     alone = replace(options, options=replace(options.options, batch_size=1))  # replies do not depend on it
     job = RowJob(options.out, options, {**to_dict(alone), "rows": digest(options.rows)}, show)
     job.leave_out(problems)

@@ -217,7 +217,7 @@ def test_a_picture_that_would_fill_the_memory_costs_its_row_alone(value, folder)
 
 BROKEN = {
     "missing.jsonl": None, "cut.json": b'[{"prompt": "q"}, {"prom', "cut.parquet": b"PAR1" + b"\0" * 40,
-    "packed.jsonl": gzip.compress(b"{}"), "empty.jsonl": b"\n", "half.jsonl": b"\xff\xfe{", "table.csv": b"a,b\n",
+    "packed.jsonl": gzip.compress(b"{}"), "half.jsonl": b"\xff\xfe{", "table.csv": b"a,b\n",
     "deep.json": b"[" * 100_000, "deep.jsonl": b'{"a":' * 100_000, "latin.jsonl": b'{"a": "\xff"}',
 }  # fmt: skip
 

@@ -149,7 +149,11 @@ def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch
     assert told.err.startswith("Left out: ") and len(read(tmp_path / "out.jsonl")) == 5
     assert "5 questions, 1 refused" in told.out
     two = ["--question", "q", "--answers", "a", "b"]
+    (tmp_path / "empty.jsonl").write_text("\n")
+    empty = ["--rows", str(tmp_path / "empty.jsonl"), "--out", str(tmp_path / "x.jsonl")]
     bad = [
+        (empty, "holds no rows"),
+        ([*empty, "--audit"], "holds no rows"),
         (["--rows", str(rows)], "needs a file --out"),
         (["--question", "q", "--answers", "a"], "two or more --answers"),
         ([*two, "--pictures", "a.png", "b.png"], "two or more --answers, or two or more --pictures"),

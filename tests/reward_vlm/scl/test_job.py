@@ -93,7 +93,7 @@ def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch
         ([*one, "--source", "./missing"], "There is no folder or file missing."),
         ([*one, "--image", "none.png", "--source", "builtin:tiny"], "There is no file"),
         (["--question", "q", "--choices", "a", "--source", "builtin:tiny"], "two or more choices"),
-        (["--rows", str(tmp_path / "empty.jsonl"), "--out", str(tmp_path / "x.jsonl")], "holds no question"),
+        (["--rows", str(tmp_path / "empty.jsonl"), "--out", str(tmp_path / "x.jsonl")], "holds no rows"),
         (["--rows", "none.jsonl", "--out", str(tmp_path / "x.jsonl")], "There is no file none.jsonl"),
     ]
     for words, sentence in bad:
