@@ -130,7 +130,9 @@ def _distortion(values: Mapping[str, Any], where: str) -> Distortion:
     Raises:
         ValueError: its lens is no pinhole, or it has numbers whose meaning is not certain.
     """
-    other = [key for key in OTHER_LENSES if values.get(key, False) is not False]
+    other = [key for key in OTHER_LENSES if values.get(key) or (key in values and key == "ftheta_p0")]  # p0 may be 0
+    if str(kind := values.get("camera_type", "perspective")).lower() not in ("perspective", "pinhole"):
+        other.append(str(kind))
     model = values.get("camera_model", "PINHOLE")
     check_model(other[0] if other else str(model), f"The camera of {where}")
     keys = [key for key in (*DISTORTION_KEYS, *DENOMINATOR_KEYS) if key in values]

@@ -119,7 +119,8 @@ def _text_images(path: Path) -> list[Image]:
 
 def _lines(path: Path) -> list[str]:
     """Lines without comments."""
-    return [line.strip() for line in read_text(path).splitlines() if not line.startswith("#")]
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    return [line for line in lines if not line.startswith("#")]
 
 
 def _are_points(line: str) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recon3d.cameras import same_sides
 from vision.images import LoadedImage, load_image, to_tensor
+from vision.painted import painted
 
 WHITE, ALMOST_WHITE = 0.96, 0.85
 """The darkest channel of background is above the first; that of what is certainly no background is below the second."""
@@ -55,9 +56,9 @@ def cut_out(picture: LoadedImage, background: Background, name: str) -> tuple[Te
 
 
 def with_mask(picture: LoadedImage, path: Path) -> LoadedImage:
-    """The picture with a mask from a file as its transparency: black where the object is not.
+    """The picture with a mask from a file as its transparency: nothing is painted where the object is not.
 
-    Labels count from 0 for the background, and a mask drawn in one colour on a transparent layer is that layer.
+    The brightest place is the object, however dark it is.
 
     Raises:
         ValueError: the mask cannot be read, or its sides are others than the picture's.
@@ -66,12 +67,8 @@ def with_mask(picture: LoadedImage, path: Path) -> LoadedImage:
     (width, height), own = mask.rgb.size, picture.rgb.size
     if not same_sides((height, width), (own[1], own[0])):
         raise ValueError(f"The mask {path} has {height} x {width} pixels, its picture {own[1]} x {own[0]}.")
-    values = np.asarray(mask.rgb.convert("L") if mask.deep is None else mask.deep, dtype=np.float32)
-    if mask.alpha is not None:
-        layer = np.asarray(mask.alpha, dtype=np.float32)
-        painted = values[layer > 0]
-        values = layer if painted.size and painted.min() == painted.max() else values * layer
-    values = values * (255 / max(float(values.max()), 1e-6))
+    values = np.asarray(painted(mask), dtype=np.float32)
+    values *= 255 / max(float(values.max()), 1.0)
     alpha = PIL.Image.fromarray(values.round().astype(np.uint8))
     return replace(picture, alpha=alpha.resize(own, PIL.Image.Resampling.BILINEAR))
 

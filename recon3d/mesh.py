@@ -91,6 +91,8 @@ class Mesh:
             raise ValueError("The mesh has faces that name vertices it does not have.")
         if self.uv is not None and not bool(torch.isfinite(self.uv).all()):
             raise ValueError("The mesh has texture coordinates that are NaN or infinite.")
+        if self.colors is not None and not bool(torch.isfinite(self.colors).all()):
+            raise ValueError("The mesh has vertex colours that are NaN or infinite.")
         size = float((self.vertices.amax(0) - self.vertices.amin(0)).amax())
         if size == 0 or float(self.face_areas().sum()) <= 1e-12 * size * size:
             raise ValueError("The surface of the mesh has no area.")

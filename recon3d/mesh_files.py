@@ -67,7 +67,7 @@ def load_mesh(path: str | Path) -> Mesh:
         reason = " ".join(str(error).split()).rstrip(".")
         if not reason or isinstance(error, (NameError, AttributeError, LookupError, AssertionError, OverflowError)):
             reason = "its content is damaged"  # these talk about the reader's code
-        raise ValueError(f"{path.name} cannot be read as a mesh: {reason}.") from error
+        raise ValueError(f"{path.name} cannot be read as a mesh: {reason:.300}.") from error
     return mesh.check()
 
 

@@ -42,7 +42,8 @@ def polygon_mesh(
     place = np.arange(len(owner)) - np.repeat(np.cumsum(triangles) - triangles, triangles)
     faces = np.stack([corners[first], corners[first + place + 1], corners[first + place + 2]], axis=1)
     if faces.min() < 0 or faces.max() >= len(places):
-        raise ValueError(f"a face names vertex {faces.max()}, and there are {len(places)}")
+        wrong = faces.min() if faces.min() < 0 else faces.max()
+        raise ValueError(f"a face names vertex {wrong}, and there are {len(places)}")
     if polygon_colors is not None:
         colors = np.repeat(polygon_colors[owner], 3, axis=0)
         places, faces = places[faces].reshape(-1, 3), np.arange(3 * len(faces)).reshape(-1, 3)

@@ -106,14 +106,12 @@ def _find_shots(folder: Path) -> list[Shot]:
     if model is not None:
         return load_colmap(model)
     files = image_files(folder)
-    if not files:
-        raise ValueError(f"{folder} holds no pictures.")
     texts = [file.with_suffix(".txt") for file in files]
-    if not all(text.is_file() for text in texts):
+    if not files or not all(text.is_file() for text in texts):
         hint = " If they are the six views of GTR in order, choose that rig." if len(files) == 6 else ""
         raise ValueError(
-            f"{folder} holds {len(files)} pictures without poses: give a transforms.json, a COLMAP model or one "
-            f"text camera per picture.{hint}"
+            f"{folder} holds {len(files)} pictures and no poses: give a transforms.json, a COLMAP model (in the "
+            f"folder, in sparse/0 or in sparse) or one text camera per picture.{hint}"
         )
     return [load_gtr_camera(text, file.name) for text, file in zip(texts, files, strict=True)]
 

@@ -27,10 +27,10 @@ from restoration.networks import NetworkRestorer
 from tests.fuzz import Reader, change_bytes, change_json
 from tests.recon3d.test_colmap import write_binary
 from tests.vision.edit.test_scans import dicom
-from vision.edit.masks import painted
 from vision.edit.scans import read_scan
 from vision.images import as_loaded, load_frames
 from vision.inputs import read_list
+from vision.painted import painted
 from vision.png import write_png
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 20, 4), dtype=np.uint8)

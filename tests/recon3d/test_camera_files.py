@@ -91,12 +91,17 @@ def test_distortion_is_read(tmp_path):
         {"camera_model": "EQUIRECTANGULAR"},
         {"is_fisheye": True},
         {"ftheta_p0": 0.0},
+        {"camera_type": "FISHEYE"},
         {"camera_model": ["OPENCV"]},
     ],
 )
 def test_lenses_that_are_no_pinholes_are_refused(tmp_path, lens):
     with pytest.raises(ValueError, match=r"frame 0 .* is no pinhole|Frame 0 .* is no pinhole"):
         load_transforms(written(tmp_path, **lens))
+
+
+def test_marks_of_other_lenses_may_say_no(tmp_path):
+    load_transforms(written(tmp_path, is_fisheye=0, latlong=False, orthographic=None, camera_type="perspective"))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_text_model(tmp_path):
     torch.testing.assert_close(first.c2w[:3, 3], torch.tensor([3.0, -2.0, -1.0], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("between", ["", "\n", "10.5 20.5 -1 11 21 7\n", "# nothing\n"])
+@pytest.mark.parametrize("between", ["", "\n", "10.5 20.5 -1 11 21 7\n", "# nothing\n", "  # nothing\n"])
 def test_lines_of_points_may_be_there_empty_or_left_out(tmp_path, between):
     write_text(tmp_path, between=between)
     assert [shot.name for shot in load_colmap(tmp_path)] == ["a.png", "sub/b c.png"]

@@ -269,6 +269,7 @@ def broken(change):
         (lambda d, m: d["accessors"][0].update(componentType=[]), "component type"),
         (lambda d, m: d["accessors"][0].update(count=3), "vertex 3"),
         (lambda d, m: m.primitive.update(attributes=[]), "without faces"),
+        (lambda d, m: m.attributes.update(COLOR_0=m.add(np.full((4, 3), np.nan))), "vertex colours that are NaN"),
         (lambda d, m: d["nodes"][0].update(translation=[1, 2]), "must be 3 numbers"),
         (lambda d, m: d["nodes"][0].update(matrix=[10**400] * 16), "must be 16 numbers"),
         (lambda d, m: d["materials"][0].update(alphaMode="SOLID"), "SOLID"),

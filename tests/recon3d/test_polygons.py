@@ -107,6 +107,8 @@ def test_damaged_files_are_refused_with_a_sentence(tmp_path, text, sentence):
         ply(tmp_path, text)
     with pytest.raises(ValueError, match="a face names vertex 9, and there are 4"):
         ply(tmp_path, header(), faces=("3 0 1 9",))
+    with pytest.raises(ValueError, match="a face names vertex -2, and there are 4"):
+        ply(tmp_path, header(), faces=("3 0 1 -2",))
 
 
 SQUARE = "0 0 0{0}\n1 0 0{0}\n1 1 0{0}\n0 1 0{0}\n"

@@ -72,7 +72,7 @@ def test_the_gtr_rig_needs_no_camera_files(tmp_path):
     views = render(vase(32, 32, 32), cams.gtr_rig(48))
     save_views(views, tmp_path)
     (tmp_path / "transforms.json").unlink()
-    with pytest.raises(ValueError, match=r"without poses.*six views of GTR"):
+    with pytest.raises(ValueError, match=r"no poses.*six views of GTR"):
         load_views(tmp_path)
     assert_same(load_views(tmp_path, rig="gtr"), views)
 
@@ -164,6 +164,9 @@ def test_missing_foreign_and_doubled_pictures_are_refused(views, folder):
         load_views(folder)
     with pytest.raises(FileNotFoundError, match="no folder"):
         load_views(folder / "nothing")
+    (folder / "nothing").mkdir()
+    with pytest.raises(ValueError, match=r"0 pictures and no poses: give a transforms\.json"):
+        load_views(folder / "nothing")
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -189,7 +192,7 @@ def test_a_picture_may_have_been_turned_before_its_pose_was_found(views, folder)
         load_views(folder)
 
 
-@pytest.mark.parametrize("kind", ["grey", "labels", "labels of 16 bits", "half size", "layer"])
+@pytest.mark.parametrize("kind", ["grey", "labels", "parts", "labels of 16 bits", "half size", "layer"])
 def test_masks_named_by_the_camera_file_cut_the_object_out(views, folder, kind):
     (folder / "m").mkdir()
     for name in NAMES:
@@ -197,6 +200,9 @@ def test_masks_named_by_the_camera_file_cut_the_object_out(views, folder, kind):
         mask = picture.getchannel("A")
         if kind == "labels":
             mask = mask.point(lambda value: value > 127)
+        elif kind == "parts":
+            upper = np.arange(mask.height)[:, None] < mask.height // 2
+            mask = Image.fromarray((np.array(mask) > 127) * np.where(upper, 1, 3).astype(np.uint8))
         elif kind == "labels of 16 bits":
             mask = Image.fromarray((np.array(mask) > 127).astype(np.uint16))
         elif kind == "half size":

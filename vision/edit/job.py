@@ -30,6 +30,7 @@ from vision.hub import on_disk
 from vision.images import LoadedImage, load_image, save_image, to_pil
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
 from vision.metrics import Clip
+from vision.painted import painted
 from vision.refine import PerItem, Step, checkpoints, load_checkpoint
 from vision.report import save_mp4
 
@@ -341,17 +342,17 @@ class _Editing:
     def _painted(self, mask: Path, canvas: Canvas, scan: Nifti | Dicom | None, number: int) -> Image.Image:
         """A mask from a file: a picture, or the same plane of another scan."""
         if not is_scan(mask):
-            painted = masks.painted(self._read(mask))
+            region = painted(self._read(mask))
         elif scan is None:
             raise ValueError(f"The mask {mask} is a scan, but the input is a picture.")
         else:
-            region = read_scan(mask, self.options.plane)
-            if region.count != scan.count:
-                raise ValueError(f"The mask {mask} has {region.count} slices, but the scan {scan.count}.")
-            values = region.numbers(number)
-            share = values.dtype.kind == "f" and region.raw.min() >= 0 and region.raw.max() <= 1
-            painted = Image.fromarray(np.where(values > 0, 255 * values if share else 255, 0).astype(np.uint8))
-        return masks.load_region(painted, canvas.size).getchannel(0)
+            labels = read_scan(mask, self.options.plane)
+            if labels.count != scan.count:
+                raise ValueError(f"The mask {mask} has {labels.count} slices, but the scan {scan.count}.")
+            values = labels.numbers(number)
+            share = values.dtype.kind == "f" and labels.raw.min() >= 0 and labels.raw.max() <= 1
+            region = Image.fromarray(np.where(values > 0, 255 * values if share else 255, 0).astype(np.uint8))
+        return masks.load_region(region, canvas.size).getchannel(0)
 
     def _difference(self, editor: ProgressiveEditor, canvas: Canvas) -> torch.Tensor:
         """(1, 1, h, w) where the predictions for two prompts differ, in the window that the networks see."""

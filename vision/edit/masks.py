@@ -14,12 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vision.images import ImageLike, LoadedImage, as_loaded, from_pil, to_pil, to_tensor
-
-FAINT, ONE_COLOUR = 16, 8
-"""Of 255: opacity from which a colour can be told, and how far the shades of one colour may lie apart."""
-LABELS = 32
-"""So many flat colours at most are labels; painted ones have soft edges, and so more."""
+from vision.images import ImageLike, as_loaded, from_pil, to_pil, to_tensor
+from vision.painted import is_colourful, painted
 
 
 def box(height: int, width: int, left: float, top: float, right: float, bottom: float) -> Tensor:
@@ -89,7 +85,7 @@ def load_region(region: ImageLike, size: tuple[int, int]) -> PIL.Image.Image:
     if isinstance(region, Tensor) and region.ndim == 4 and region.shape[1] == 1:
         region = region.expand(-1, 3, -1, -1)
     loaded = from_pil(to_pil(to_tensor(region))) if isinstance(region, (Tensor, np.ndarray)) else as_loaded(region)
-    picture = loaded.rgb if loaded.alpha is None and _is_colourful(loaded) else painted(loaded).convert("RGB")
+    picture = loaded.rgb if loaded.alpha is None and is_colourful(loaded) else painted(loaded).convert("RGB")
     if not np.asarray(picture).any():
         raise ValueError("The mask is empty (all black), so nothing could change; paint white what may.")
     height, width = size
@@ -107,22 +103,6 @@ def load_region(region: ImageLike, size: tuple[int, int]) -> PIL.Image.Image:
     return picture
 
 
-def painted(mask: LoadedImage) -> PIL.Image.Image:
-    """(mode L) how much of a mask is painted, whatever with: white may change.
-
-    Brightness counts, times opacity; opacity alone where only one colour was painted on a transparent layer. Labels
-    count as one: values so dark that nobody painted them (0, 1, 2, ...), and a few flat colours.
-    """
-    values = _numbers(mask)
-    if mask.alpha is None:
-        return PIL.Image.fromarray(values)
-    alpha = np.asarray(mask.alpha)
-    visible = np.asarray(mask.rgb)[alpha >= FAINT]
-    if not len(visible) or (np.ptp(visible, axis=0) <= ONE_COLOUR).all():
-        return PIL.Image.fromarray(alpha)
-    return PIL.Image.fromarray(np.round(values * (alpha / 255.0)).astype(np.uint8))
-
-
 def remarks(region: PIL.Image.Image) -> list[str]:
     """Sentences about a region (mode L, white may change) that is hardly what a user meant."""
     low, high = region.getextrema()
@@ -133,22 +113,6 @@ def remarks(region: PIL.Image.Image) -> list[str]:
             f"The mask's brightest place is {high} of 255, so at most {high / 2.55:.0f} % of a change gets through."
         ]
     return []
-
-
-def _numbers(mask: LoadedImage) -> np.ndarray:
-    """(h, w) uint8: the brightest colour of every pixel; 255 where labels are not 0."""
-    highest = np.asarray(mask.rgb).max(axis=2)
-    deep = highest if mask.deep is None else mask.deep if mask.deep.ndim == 2 else mask.deep.max(axis=2)
-    white = 1.0 if deep.dtype.kind == "f" else np.iinfo(deep.dtype).max
-    if deep.max() < white / 8:
-        return np.where(deep > 0, 255, 0).astype(np.uint8)
-    if _is_colourful(mask) and len(mask.rgb.getcolors(LABELS) or ()):
-        return np.where(highest > 0, 255, 0).astype(np.uint8)
-    return highest
-
-
-def _is_colourful(mask: LoadedImage) -> bool:
-    return bool(np.ptp(np.asarray(mask.rgb), axis=2).any())
 
 
 def to_latents(region: PIL.Image.Image, factor: int, channels: int = 4) -> Tensor:

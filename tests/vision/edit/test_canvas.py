@@ -10,8 +10,10 @@ from PIL import Image
 from tests.vision.edit.conftest import picture
 from vision.edit import PIEOptions
 from vision.edit.canvas import Canvas
-from vision.edit.masks import load_region, painted, remarks
+from vision.edit.masks import load_region, remarks
+from vision.edit.pictures import resize_and_cut
 from vision.images import as_loaded, from_pil
+from vision.painted import painted
 
 QUICK = PIEOptions(frames=2, steps=4)
 
@@ -106,12 +108,12 @@ def test_several_colours_on_a_transparent_layer_count_by_brightness_and_opacity(
     assert found.tolist() == [[255, 128, 0], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("labels", [(0, 1), (0, 2, 3), (0, 7, 31)])
+@pytest.mark.parametrize("labels", [(0, 1), (0, 2, 3), (0, 7, 31), (0, 1, 2, 255)])
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "palette"])
 def test_labels_are_painted(labels, kind):
     array = np.zeros((30, 30), np.uint8 if kind != "uint16" else np.uint16)
     for i, label in enumerate(labels[1:]):
-        array[5 + 5 * i : 9 + 5 * i, 5:20] = label
+        array[5 + 5 * i : 9 + 5 * i, 5:20] = 65535 if kind == "uint16" and label == 255 else label
     image = Image.fromarray(array)
     if kind == "palette":
         image = Image.fromarray(array, "P")
@@ -133,6 +135,12 @@ def test_masks_that_do_nothing_or_everything_say_so(editor, image):
     dot[0, 0] = 255
     with pytest.raises(ValueError, match="so small that the networks do not see it"):
         editor(picture(0, 320, 320), mask=Image.fromarray(dot), options=QUICK)
+
+
+def test_of_a_very_long_picture_only_the_middle_is_resized():
+    long = Image.new("L", (1, 600_000))
+    long.putpixel((0, 299_999), 200)
+    assert resize_and_cut(long, 4096).getextrema() == (200, 200)
 
 
 def test_a_window_around_the_region_keeps_within_the_picture():
