@@ -360,7 +360,8 @@ class Item:
             keep: earlier results of this item stay beside the new ones.
 
         Raises:
-            ValueError: a file of that name is there that this item did not make, or a file cannot be written.
+            ValueError: a file of that name is there that this item did not make, a file cannot be written, or the
+                output folder was taken away meanwhile.
             Unusable: nothing can be written into the output folder.
         """
         job = self.job
@@ -373,6 +374,7 @@ class Item:
         folder.mkdir()
         try:
             yield folder
+            self._own()
             facts = {"seconds": round(time.monotonic() - self.started, 3), **self.told}
             facts = {**self.record.read().facts, **facts} if keep else facts
             for path in self.record.publish(folder, self.origin, facts, keep=keep, overwrite=job.overwrite):

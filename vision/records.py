@@ -145,8 +145,11 @@ class Record:
 
         Raises:
             OSError: nothing can be written here.
-            ValueError: another process works on the item.
+            ValueError: another process works on the item, or its unfinished work was taken away meanwhile.
         """
+        if self._lock is not None and not self._lock.is_there():
+            self.forget_work()  # what was made since lacks what was taken
+            raise ValueError(f"{self.out} was taken away while this worked; start again.")
         if self._lock is None:
             self._made_out = not self.out.exists()
             self._work.mkdir(parents=True, exist_ok=True)
@@ -168,6 +171,8 @@ class Record:
 
     def forget_work(self) -> None:
         """Remove all unfinished work of the item, unless it is another process's."""
+        if self._lock is not None and not self._lock.is_there():
+            self.release()
         if self._lock is None and self._work.exists():
             with contextlib.suppress(ValueError):
                 self._lock = Exclusive(self._work, folder=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -455,3 +456,17 @@ def test_an_item_that_another_process_works_on_is_refused_and_left_alone(tmp_pat
     item.record.release()
     assert (copies.out / "a.png").read_text() == "a"
     assert sorted(path.name for path in copies.out.iterdir() if path.name != "run.json") == [".done", "a.png"]
+
+
+def test_a_result_whose_folder_was_taken_away_meanwhile_is_refused_with_what_was_made_since(tmp_path, copies):
+    fill(tmp_path, "in/a.png")
+    job = Job(copies.out, Options(copies.out))
+    (item,) = job.items([tmp_path / "in"], ".png")
+    with (
+        pytest.raises(ValueError, match=r"out was taken away while this worked; start again"),
+        item.results() as folder,
+    ):
+        shutil.rmtree(copies.out)
+        fill(folder, item.name, "../later")  # as atomic_path does, which makes folders
+    assert [path for path in copies.out.rglob("*") if path.is_file()] == []
+    assert copies(tmp_path / "in").code == 0 and there(copies.out) == ["a.png", "run.json"]
