@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.terminal import run
+from scripts.terminal import QUIET, run
 from tests.kill_contents import contents, differences, halves
 from vision.job import Outcome
 
@@ -427,6 +427,7 @@ class KillOptions:
 
 def main(options: KillOptions) -> int:
     """Say what was found; 1 when anything was."""
+    os.environ |= QUIET  # libraries look at it when they are imported, which a command does later
     from tests.kill_works import WORKS
 
     chosen, kills, faults, bad = options.only or tuple(WORKS), 0, 0, 0

@@ -162,10 +162,10 @@ def test_code_in_a_folder_is_refused_without_a_question(copied, monkeypatch):
     assert not witness.exists()
 
 
-def test_loading_is_silent(saved, capfd, caplog):
+def test_loading_and_saving_are_silent(saved, tmp_path, capfd, caplog):
     pipeline, folder = saved
     with caplog.at_level(logging.WARNING):
-        pipeline.from_pretrained(folder)
+        pipeline.from_pretrained(folder).save_pretrained(tmp_path)
     captured = capfd.readouterr()
     assert captured.out + captured.err == "" and not caplog.records
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vision.config import read_json
 from vision.hub import write_index
-from vision.libraries import library_errors
+from vision.libraries import library_errors, silent
 from vision.weights import load_pretrained, load_tokenizer, read_tensors, save_tokenizer
 
 PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
@@ -188,7 +188,8 @@ def save_backbone(
         components[f"tokenizer{suffix}"] = ("transformers", type(tokenizer).__name__)
     for name, module in modules.items():
         stored = module if dtype is None else nn.Module.to(copy.deepcopy(module), dtype)
-        stored.save_pretrained(folder / name)
+        with silent():
+            stored.save_pretrained(folder / name)
         place = type(module).__module__
         library = place.split(".")[0]
         components[name] = (library if library in ("diffusers", "transformers") else place, type(module).__name__)

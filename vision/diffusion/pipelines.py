@@ -18,7 +18,7 @@ from torch import nn
 
 from vision.config import read_json
 from vision.hub import INDEX
-from vision.libraries import library_errors
+from vision.libraries import library_errors, silent
 from vision.weights import load_pretrained, load_tokenizer
 
 Task = Literal["image", "inpaint"]
@@ -135,7 +135,8 @@ def save_pipeline(pipeline: Any, folder: str | Path, dtype: torch.dtype | None =
             if isinstance(part, nn.Module):
                 parts[name] = nn.Module.to(copy.deepcopy(part), dtype)
         pipeline = _made(type(pipeline), parts)
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    with silent():
+        pipeline.save_pretrained(folder, safe_serialization=True)
 
 
 def _class(folder: Path, name: Any) -> type:
