@@ -85,7 +85,7 @@ def questions(folder: Path) -> None:
         chosen, rejected = (scene_reply(asked, scene, letter) for letter in (asked.answer, wrong))
         found.append(Pair(asked.id, asked.source, ask(asked, "plain"), chosen, rejected, 2, asked.images))
     write_rows(folder / "pairs.jsonl", [pair_json(pair, folder) for pair in found])
-    SCLCorrector(tiny_chat_model(), SCLConfig("plain", max_new_tokens=7)).save_pretrained(folder / "start")
+    SCLCorrector(tiny_chat_model(), SCLConfig("plain", max_new_tokens=8)).save_pretrained(folder / "start")
 
 
 def diffusion_base(folder: Path) -> None:

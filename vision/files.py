@@ -35,12 +35,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     other.
 
     Raises:
-        ValueError: the folder or the file cannot be written; the sentence says why.
+        ValueError: the folder or the file cannot be written, or a folder above it that this process holds (`Exclusive`)
+            was taken away; the sentence says why.
     """
     path = Path(path)
     work = part_of(path)
     if len(os.fsencode(work.name)) > MAX_NAME:
         work = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part")
+    Exclusive.check(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -67,6 +69,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         ValueError: a file or folder of that name is there, or it cannot be written; the sentence says why.
     """
     path, part = Path(path), part_of(path)
+    Exclusive.check(path)
     try:
         shutil.rmtree(part, ignore_errors=True)
         try:
@@ -93,6 +96,7 @@ def append(path: Path, text: str) -> None:
         ValueError: it cannot be written; the sentence says why.
     """
     data = memoryview(text.encode())
+    Exclusive.check(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab", buffering=0) as file:
@@ -194,8 +198,8 @@ class Exclusive:
         Raises:
             ValueError: another process works on it, or it cannot be opened.
         """
-        self.path, self._opened = path, -1
-        self.release: Callable[[], object] = lambda: None
+        self.path, self.shown, self._opened = path, shown or path, -1
+        self._close: Callable[[], object] = lambda: None
         try:
             import fcntl
         except ImportError:
@@ -209,13 +213,14 @@ class Exclusive:
                 continue
             except OSError as error:
                 raise ValueError(f"Cannot write {path}: {error.strerror}.") from error
-            self.release = weakref.finalize(self, os.close, self._opened)
+            self._close = weakref.finalize(self, os.close, self._opened)
             try:
                 fcntl.flock(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self.release()
-                place = shown or path
-                raise ValueError(f"Another process works on {place}; wait for it, or name another place.") from None
+                raise ValueError(
+                    f"Another process works on {self.shown}; wait for it, or name another place."
+                ) from None
             if self.is_there():
                 self._held.add(self)
                 return
@@ -228,6 +233,22 @@ class Exclusive:
             return self._opened < 0 or os.path.samestat(os.fstat(self._opened), os.stat(self.path))
         except FileNotFoundError:
             return False
+
+    def release(self) -> None:
+        """Let other processes have it."""
+        self._held.discard(self)
+        self._close()
+
+    @classmethod
+    def check(cls, path: Path) -> None:
+        """Refuse to write below a folder that was this process's alone and was taken away.
+
+        Raises:
+            ValueError: it is not there any more, or another one has its name.
+        """
+        for own in list(cls._held):
+            if own.path in path.parents and not own.is_there():
+                raise ValueError(f"{own.shown} was taken away while this worked; start again.")
 
     @classmethod
     def _forked(cls) -> None:

@@ -149,7 +149,7 @@ class Record:
         """
         if self._lock is not None and not self._lock.is_there():
             self.forget_work()  # what was made since lacks what was taken
-            raise ValueError(f"{self.out} was taken away while this worked; start again.")
+            raise ValueError(f"{self.out / self.name} was taken away while this worked; start again.")
         if self._lock is None:
             self._made_out = not self.out.exists()
             self._work.mkdir(parents=True, exist_ok=True)

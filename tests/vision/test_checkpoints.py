@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vision.checkpoints import BEGUN, begin_run, forget_after, one_at_a_time, publish
-from vision.files import atomic_folder
+from vision.checkpoints import BEGUN, begin_run, forget_after, one_at_a_time, publish, save_state
+from vision.files import append, atomic_folder
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,27 @@ def test_two_trainings_in_one_folder_are_told(recipe, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         train(recipe, within=lambda: 1 / 0)
     train(recipe, within=lambda: None)
+
+
+WRITES = {
+    "state": lambda path: save_state(path, {}, {}),
+    "row": lambda path: append(path, "row"),
+    "weights": lambda path: publish(path, lambda folder: (folder / "config.json").touch()),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_training_whose_folder_was_taken_away_writes_nothing_into_another(recipe, write):
+    def robbed() -> None:
+        recipe.folder.rename(recipe.folder.with_name("elsewhere"))
+        with pytest.raises(ValueError, match="run was taken away while this worked; start again"):
+            write(recipe.folder / "stage" / "file")
+        assert not recipe.folder.exists()
+        write(recipe.folder.with_name("other") / "file")
+
+    train(recipe, within=robbed)
+    train(recipe, within=lambda: write(recipe.folder / "file"))
+    assert (recipe.folder / "file").exists()
 
 
 def test_finished_weights_are_whole_or_not_there(tmp_path, monkeypatch):
