@@ -51,6 +51,11 @@ def test_every_training_in_every_precision():
 
 
 @pytest.mark.slow
+def test_a_process_that_sees_two_devices_trains_on_one():
+    passes(HERE / "second_device" / "check_trainings.py", "-k", "scl-float32", devices=2)
+
+
+@pytest.mark.slow
 def test_every_recipe_in_every_precision():
     passes(HERE / "second_device" / "check_recipes.py")
 

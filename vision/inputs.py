@@ -78,8 +78,8 @@ class Inputs:
             name = result_name(place, suffix)
             if name in taken:
                 self.problems.append(
-                    f"{path} and {taken[name]} would both become {name}. Name the folders that they lie in, or one "
-                    "above both: folders are kept apart."
+                    f"{path} and {taken[name]} would both become {name}. Rename one, or name the folders that they "
+                    "lie in, or one above both: folders are kept apart."
                 )
             elif (size := len(os.fsencode(PurePosixPath(name).name))) > MAX_NAME:
                 self.problems.append(

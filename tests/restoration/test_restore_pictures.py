@@ -140,7 +140,7 @@ def test_animations_are_restored_frame_by_frame(transparent, ending, tmp_path):
 def test_one_frame_can_be_named_and_several_are_refused(tmp_path):
     moving(tmp_path / "a.gif")
     PIL.Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
-    assert "is animated or has several pages (3); name one (--frames 1)" in run(tmp_path / "a.gif")[2][0]
+    assert "is animated or has several pages (3); restore takes one (--frames 1)" in run(tmp_path / "a.gif")[2][0]
     out, _, problems = run(tmp_path / "a.gif", frames=2)
     assert not problems and load_image(out / "a_gif.png").rgb.getpixel((20, 16)) == (0, 255, 0)
     assert "choose it with --format" in run(tmp_path / "a.gif", frames="all", format="jpg", overwrite=True)[2][0]

@@ -320,7 +320,7 @@ def animation(path, form: str, **more) -> None:
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_one_frame_of_several_is_read_when_it_is_named(form, tmp_path):
     animation(tmp_path / "a", form, **({"lossless": True} if form == "WEBP" else {}))
-    with pytest.raises(BadImage, match=r"animated or has several pages \(3\); name one \(--frames 1\)"):
+    with pytest.raises(BadImage, match=r"animated or has several pages \(3\); restore takes one \(--frames 1\)"):
         load_image(tmp_path / "a")
     for number, colour in ((1, (255, 0, 0)), (2, (0, 255, 0)), (3, (0, 0, 255))):
         assert load_image(tmp_path / "a", frame=number).rgb.getpixel((0, 0)) == colour

@@ -254,7 +254,7 @@ def test_equal_names_that_nothing_tells_apart_are_refused_with_the_way_out(tmp_p
     for named in (("one/a.png", "two/a.png"), ("one", "x/one")):
         assert copies(*(tmp_path / name for name in named)).code == 2 and len(copies.told("refused")) == 1
         assert "would both become" in copies.told("refused")[0]
-        assert "Name the folders that they lie in, or one above both" in copies.told("refused")[0]
+        assert "Rename one, or name the folders that they lie in, or one above both" in copies.told("refused")[0]
     assert copies(tmp_path / "one", tmp_path / "two", out=tmp_path / "apart").code == 0
 
 

@@ -82,8 +82,8 @@ def read_image(
     with opened(data, path, max_pixels) as file:
         if frame is None and len(file.pages) > 1:
             raise BadImage(
-                f"{path} is animated or has several pages ({len(file.pages)}); name one (--frames 1), or take all "
-                "(--frames all)."
+                f"{path} is animated or has several pages ({len(file.pages)}); restore takes one (--frames 1) or all "
+                "(--frames all), everything else a picture alone."
             )
         return file.read(1 if frame is None else frame, upright)
 
