@@ -96,7 +96,7 @@ def _header(content: bytes) -> tuple[list[Element], str | None, list[str], bytes
             if len(words) not in (3, 5) or not set(kinds) <= TYPES.keys():
                 raise ValueError(f"its property {' '.join(words[1:])!r} is not known")
             length = TYPES[kinds[0]] if len(kinds) == 2 else None
-            elements[-1].properties.append((words[-1], TYPES[kinds[-1]], length))
+            elements[-1].properties.append((words[-1].lower(), TYPES[kinds[-1]], length))
     if order == "":
         raise ValueError("it does not say its format")
     return elements, order, comments, content[after + 1 :] if after >= 0 else b""

@@ -172,6 +172,8 @@ def existing(folder: Path, name: Any, kind: str = "picture") -> Path:
         raise ValueError(f"a {kind} must be a file of this machine, got the address {name}; download it first.")
     path = folder / (url2pathname(urlsplit(name).path) if name.startswith("file://") else name)
     if kind == "folder":
+        if _is(Path.is_file, path):
+            raise ValueError(f"{path} is a file, and a film must be a folder of its frames.")
         if not path.is_dir():
             raise FileNotFoundError(f"there is no folder {path}.")
     elif _is(Path.exists, path) and not path.is_file():

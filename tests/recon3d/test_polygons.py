@@ -41,6 +41,7 @@ def ply(folder, text, values=("",) * 4, faces=("4 0 1 2 3",)):
         ("int", "255 51 0", RGB),
         ("uchar", "255 51 0", ("diffuse_red", "diffuse_green", "diffuse_blue")),
         ("uint8", "255 51 0", ("r", "g", "b")),
+        ("uchar", "255 51 0", ("Red", "Green", "Blue")),
     ],
 )
 def test_colours_of_vertices_by_every_name_and_type(tmp_path, kind, value, names):

@@ -66,6 +66,8 @@ BAD = [
     (good(image="red.png", images=["red.png"]), "not under both"),
     (good(image="A" * 9_000 + "-"), "got 9,001 signs that are none: AAA"),
     (good(colour="red"), "unknown field 'colour'"),
+    (good(video="red.png"), "red.png is a file, and a film must be a folder of its frames"),
+    (good(video="none"), "there is no folder"),
     ({"question": "q", "better": 1}, "the field 'answers' is missing"),
     (good(answers=["a"]), "answers must be a list of two"),
     (good(answers=["a", {"image": "red.png"}]), "both be texts or both be pictures"),
@@ -137,6 +139,8 @@ def test_benchmarks_put_the_better_answer_first(folder):
         },
     }  # fmt: skip
     categories = {}
+    with pytest.raises(ValueError, match="the field 'Output1' is missing"):
+        benchmark_row(BENCHMARKS["multimodal_rewardbench"])(rows["multimodal_rewardbench"] | {"Output1": None}, folder)
     for name, data in rows.items():
         row = benchmark_row(BENCHMARKS[name])(data, folder)
         assert (row.answers, row.better, row.question) == (("c", "r"), 1, "q")
