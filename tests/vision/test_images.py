@@ -299,6 +299,8 @@ def test_zero_sized_pictures_are_refused(tmp_path):
     for name in ("a.png", "b.ppm"):
         with pytest.raises(BadImage, match=r"has no pixels|is damaged|is not an image"):
             load_image(tmp_path / name)
+    with pytest.raises(BadImage, match=r"The picture has no pixels \(0 x 5\)"):
+        images.from_pil(PIL.Image.new("RGB", (0, 5)))
 
 
 def test_missing_files_and_folders(tmp_path):

@@ -101,8 +101,10 @@ def from_pil(image: PIL.Image.Image, *, upright: bool = True) -> LoadedImage:
     """A PIL image of any mode as RGB (upright unless not wanted) with what else it carries.
 
     Raises:
-        BadImage: its numbers cannot be understood as colours.
+        BadImage: it has no pixels, or its numbers cannot be understood as colours.
     """
+    if 0 in image.size:
+        raise BadImage(f"The picture has no pixels ({image.width} x {image.height}).")
     turn = turn_of(image, upright)
     image.load()
     return loaded_from(image, None, (), (), turn)
