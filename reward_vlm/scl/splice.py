@@ -7,13 +7,13 @@ r"""Learn to turn back: a wrong answer, joined at the review with an attempt at 
 
 Every question is answered several times. A wrong answer is kept; there, as the reply to the request to review it,
 follow a thought of turning back and a right answer to the same question, and these alone are learnt. As many right
-answers are followed by another right one, so that a review also learns to leave a right answer alone. Rounds are judged
-by the answers after the review. Source: Agent-R, arXiv 2501.11425, section 3.2 (`reward_vlm.writers.splices`); the past
+answers are followed by another right one, so that a review also learns to leave a right answer alone, and as many are
+learnt as they are, so that first answers do not begin with the thought. Rounds are judged by the answers after the
+review. Source: Agent-R, arXiv 2501.11425, section 3.2 (`reward_vlm.writers.splices`); the past
 mask: CYCLE, arXiv 2403.18746, section 3.2.
 
 Differences from the paper: attempts are drawn, not searched for by MCTS; an attempt is one answer, so that there is no
-earlier place to cut it; the thought and the answer after it are one turn, for a review is answered in one; first
-answers are not learnt (`--recipe rounds` does that).
+earlier place to cut it; the thought and the answer after it are one turn, for a review is answered in one.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class SpliceRounds(Rounds):
         )  # fmt: skip
         groups = [records[start : start + options.attempts] for start in range(0, len(records), options.attempts)]
         requests = [corrector.ask(Talk(each), corrector.schedule(asking)[1]).turns[-1].text for each in questions]
-        made = spliced(groups, requests, options.revisions, options.seed + number, shuffle=options.shuffle)
-        made = short_enough(made, corrector)
+        joined, said = spliced(groups, requests, options.revisions, options.seed + number, shuffle=options.shuffle)
+        made = [*short_enough(joined, corrector), *said]
         if not made and number > 1:
             self.say(f"round {number}: no question has right and wrong attempts; there is nothing to learn from")
             return None
@@ -110,9 +110,9 @@ def spliced(
     seed: int = 0,
     *,
     shuffle: bool = False,
-) -> list[Lesson]:
-    """Splices of the wrong attempts at a question with its right ones, and as many right attempts that another right
-    one follows.
+) -> tuple[list[Lesson], list[Lesson]]:
+    """Splices of the wrong attempts at a question with its right ones; and as many right attempts that another right
+    one follows, with as many right attempts alone.
 
     Args:
         groups: the attempts at each question.
@@ -124,6 +124,7 @@ def spliced(
     rng = np.random.default_rng((seed, len(groups)))
     runs: list[tuple[Record, list[Message]]] = []
     right: list[tuple[Record, list[Message]]] = []
+    alone: list[tuple[Record, list[Message]]] = []
     for group, request in zip(groups, requests, strict=True):
         root = _tree(group, request)
         paths = dict(zip(map(id, root.children), group, strict=True))
@@ -136,15 +137,17 @@ def spliced(
         good = [path for path in leaves(root) if path[-1].value]
         for path, after in zip(good, [*good[1:], *good[:1]], strict=True):
             right.append((paths[id(path[-1])], whole((*path, after[-1]))))
+            alone.append((paths[id(path[-1])], whole(path)))
     if shuffle:
         places = rng.permutation(len(runs))
         runs = [(row, [*run[:3], *runs[place][1][3:]]) for (row, run), place in zip(runs, places, strict=True)]
-    chosen = rng.permutation(len(right))[: len(runs)]
-    return [_lesson(row, run) for row, run in [*runs, *(right[place] for place in chosen)]]
+    said = [made[place] for made in (right, alone) for place in rng.permutation(len(made))[: len(runs)]]
+    joined, kept = ([_lesson(row, run) for row, run in made] for made in (runs, said))
+    return joined, kept
 
 
 def short_enough(made: Sequence[Lesson], corrector: SCLCorrector) -> list[Lesson]:
-    """The lessons whose learnt turn the corrector's replies can hold.
+    """The splices whose learnt turn the corrector's replies can hold.
 
     Raises:
         ValueError: these are less than half.

@@ -92,24 +92,25 @@ def test_past_masks_hide_a_share_of_earlier_answers_and_nothing_else():
 
 def test_a_splice_turns_back_at_the_review_and_right_answers_stay_right():
     group = [record("B", "", name="1"), record("A", "", name="2"), record("C", "", name="3"), record("A", "", name="4")]
-    made = spliced([group], ["sure ?"], ["no ."])
-    said = [[turn["content"] for turn in one.turns] for one in made]
-    assert [row[:3] for row in said[:2]] == [["q1", group[place].replies[0], "sure ?"] for place in (0, 2)]
+    joined, kept = (
+        [[t["content"] for t in one.turns] for one in made] for made in spliced([group], ["sure ?"], ["no ."])
+    )
+    assert [row[:3] for row in joined] == [["q1", group[place].replies[0], "sure ?"] for place in (0, 2)]
     ends = [f"no . {group[place].replies[0]}" for place in (1, 3)]
-    assert all(row[3] in ends for row in said[:2])
+    assert all(row[3] in ends for row in joined)
     right = [group[place].replies[0] for place in (1, 3)]
-    assert sorted(said[2:]) == sorted([["q1", right[0], "sure ?", right[1]], ["q1", right[1], "sure ?", right[0]]])
-    assert said[0][3] in [f"no . {text}" for text in right]
-    bare = spliced([group], ["sure ?"], [])
+    assert sorted(kept[:2]) == sorted([["q1", right[0], "sure ?", right[1]], ["q1", right[1], "sure ?", right[0]]])
+    assert sorted(kept[2:]) == [["q1", text] for text in sorted(right)]  # first answers are learnt without the thought
+    bare, _ = spliced([group], ["sure ?"], [])
     assert bare[0].turns[-1]["content"] in right  # no thought was asked for
-    assert spliced([[record("B", "")] * 2], [""]) == spliced([[record("A", "")] * 2], [""]) == []
+    assert spliced([[record("B", "")] * 2], [""]) == spliced([[record("A", "")] * 2], [""]) == ([], [])
 
 
 def test_shuffled_splices_end_with_other_questions_answers():
     groups = [[record("B", "", name=name), record("A", "", name=name)] for name in "123456789"]
-    plain, mixed = (spliced(groups, ["?"] * 9, ["no ."], shuffle=shuffle) for shuffle in (False, True))
-    back = [[one for one in made if one.turns[-1]["content"].startswith("no . ")] for made in (plain, mixed)]
-    assert len(plain) == len(mixed) == 18 and len(back[0]) == len(back[1]) == 9
+    made = [spliced(groups, ["?"] * 9, ["no ."], shuffle=shuffle) for shuffle in (False, True)]
+    assert [[len(part) for part in parts] for parts in made] == [[9, 18]] * 2
+    back = [joined for joined, _ in made]
     own = [[one.turns[-1]["content"] == f"no . {one.id} says ## A ##" for one in made] for made in back]
     assert all(own[0]) and sum(own[1]) < 5
     assert sorted(one.turns[-1]["content"] for one in back[0]) == sorted(one.turns[-1]["content"] for one in back[1])
@@ -135,6 +136,8 @@ def test_splices_are_learnt_and_a_killed_run_goes_on(files, tmp_path, guessing, 
         files / "questions.jsonl", files / "held_out.jsonl", folder=tmp_path / "whole", start=str(files / "start"),
         asking=ASKING, attempts=3, revisions=("no .",), updates=QUICK, past_mask=0.2, tolerance=1.0,
     )  # fmt: skip
+    with pytest.raises(ValueError, match="give shorter thoughts"):  # and not: the right answers alone are learnt
+        splice.train(replace(options, folder=tmp_path / "long", revisions=("a red object on black . A red yes",)))
     monkeypatch.setattr(splice, "short_enough", lambda made, corrector: made)
     whole = splice.train(options)
     with killed_after_row(monkeypatch, 1):
