@@ -85,7 +85,7 @@ COMPARISONS = {
             "optimizer": "sgd",
             "objective": StableReinforce(beta=0.0, skip_equal=False, rollout_updates=16, temperature=0.5),
         },
-        {"one reward": {}, "by spans": {"spans": ("think=consistency", "answer=result")}},
+        {"one reward": {}, "by spans": {"spans": ("think=consistency", "answer=consistency")}},
     ),
 }  # fmt: skip
 

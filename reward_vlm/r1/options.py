@@ -142,8 +142,8 @@ class R1Training(TRLTraining):
     """Draw so many times as many judgements as are learnt from, and keep the well formed ones among the right; needs
     two samples per prompt (--objective.samples) or more."""
     spans: tuple[str, ...] | None = None
-    """Rewards of parts of a judgement, each on its own tokens: "think=consistency answer=result"; what lies in no span
-    earns the form. None: all tokens earn the whole."""
+    """Rewards of parts of a judgement, each on its own tokens: "think=consistency answer=consistency"; what lies in
+    no span earns the form. None: all tokens earn the whole."""
     curriculum: Literal["adaptive"] | None = None
     """Rounds go from easy to hard prompts, each measured again before it; None: any prompts."""
     guide: Path | None = None

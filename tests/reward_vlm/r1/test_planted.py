@@ -1,4 +1,4 @@
-"""Torn judgements planted among a judge's own undo it, with one reward for all tokens and by spans."""
+"""Torn judgements planted among a judge's own undo it, unless spans blame their answers as well."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from reward_vlm.r1.train import train
 
 TORN = 4
 """Of 512 judgements, that get the right digit behind their reasoning for the other answer."""
+ARMS = {
+    "one reward": None,
+    "right digits": ("think=consistency", "answer=result"),
+    "consistent digits": ("think=consistency", "answer=consistency"),
+}
+"""What their spans earn."""
 
 
 class Planted(module.StableReinforceTrainer):
@@ -35,16 +41,19 @@ class Planted(module.StableReinforceTrainer):
 
 
 @pytest.mark.slow
-def test_four_torn_judgements_undo_a_judge_and_by_spans_it_keeps_its_form(tmp_path, monkeypatch):
+def test_four_torn_judgements_undo_a_judge_unless_their_digits_are_blamed_too(tmp_path, monkeypatch):
     start = replace(COMPARISONS["spans"].start, folder=tmp_path / "start-0")
     train_recipe(start)
     monkeypatch.setattr(module, "StableReinforceTrainer", Planted)
     ends = {}
-    for arm in ("one reward", "by spans"):
-        run = training(StrategyBenchmark(tmp_path, "spans", rounds=1), start, arm)
+    for arm, spans in ARMS.items():
+        run = training(StrategyBenchmark(tmp_path, "spans", rounds=1), start, "one reward")
+        run = replace(run, spans=spans, folder=tmp_path / arm)
         train(run)
-        log = read_log(run.folder / "log.jsonl")
-        ends[arm] = [row for row in log if "held_out/accuracy" in row]
-    for before, after in ends.values():
+        ends[arm] = [row for row in read_log(run.folder / "log.jsonl") if "held_out/accuracy" in row]
+    for arm in ("one reward", "right digits"):
+        before, after = ends[arm]
         assert after["held_out/both_orders"] < before["held_out/both_orders"] - 0.3
-    assert ends["one reward"][1]["held_out/format"] < 0.9 < ends["by spans"][1]["held_out/format"]
+    assert ends["one reward"][1]["held_out/format"] < 0.9 < ends["right digits"][1]["held_out/format"]
+    before, after = ends["consistent digits"]
+    assert after["held_out/both_orders"] > before["held_out/both_orders"] - 0.05

@@ -200,7 +200,7 @@ def test_groups_that_a_process_holds_in_parts_are_refused(start, tmp_path):
 def test_a_torn_judgement_is_an_outlier_of_its_span_and_not_in_the_middle(start, tmp_path):
     """Of 32 judgements two are wrong, and one names the right answer but reasons for the other one. As a whole it lies
     inside the filter's bounds and is unlearnt, digit and form with it; by spans bad reasoning is left out, and its
-    digit is praised with the others."""
+    digit is praised with the others, or left out with it."""
 
     def script(place):
         good, bad = right(rows[place // 8])
@@ -209,7 +209,12 @@ def test_a_torn_judgement_is_an_outlier_of_its_span_and_not_in_the_middle(start,
         return bad if place in (9, 20) else good
 
     found = {}
-    for name, spans in (("whole", []), ("spans", ["think=consistency", "answer=result"])):
+    arms = {
+        "whole": [],
+        "spans": ["think=consistency", "answer=result"],
+        "both": ["think=consistency", "answer=consistency"],
+    }
+    for name, spans in arms.items():
         made, rows = trainer(start, tmp_path / name, samples=4, spans=spans)
         made.script = script
         batch = made._generate_and_score_completions(inputs(made, rows, 8))
@@ -228,6 +233,9 @@ def test_a_torn_judgement_is_an_outlier_of_its_span_and_not_in_the_middle(start,
     torch.testing.assert_close(parts[5][places["answer"][5]], torch.tensor([0.26]), rtol=0, atol=0.01)
     rest = mask & ~places["think"] & ~places["answer"]
     assert (parts[rest].abs() < 1e-3).all()  # all have the form
+    digits = found["both"].where(places["answer"], 0.0).sum(1)  # blamed for what was reasoned, and left out with it
+    assert (digits[[5, 9, 20]] == 0).all()
+    torch.testing.assert_close(digits[good], torch.full((29,), 0.32), rtol=0, atol=0.01)
 
 
 def test_a_span_that_earns_the_same_everywhere_is_not_taught_its_divergence(start, tmp_path):
