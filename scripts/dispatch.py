@@ -23,6 +23,8 @@ class Work(NamedTuple):
     """Name of the class of its options there."""
     purpose: str
     """What it does, in a few words."""
+    embedded: str | None = None
+    """Configuration of the weights that come with the project, below its root: the help tells its values."""
 
 
 def single(systems: Mapping[str, Work]) -> dict[str, dict[str, Work]]:
@@ -57,10 +59,12 @@ def parse(
         prog += f" --recipe {recipe}"
     if recipe not in recipes:
         fail(f"--recipe must be one of {', '.join(recipes)} for {system}, got {recipe or 'nothing'}.")
-    module = importlib.import_module(recipes[recipe].module, __package__)
+    work = recipes[recipe]
+    module = importlib.import_module(work.module, __package__)
     more = "" if len(recipes) == 1 else f"\n\nRecipes of {system}:\n{_recipes(recipes)}"
     description = f"{(module.__doc__ or '').strip()}{more}"
-    return module, cli(getattr(module, recipes[recipe].options), prog=prog, description=description, args=rest)
+    embedded = Path(__file__).resolve().parents[1] / work.embedded if work.embedded else None
+    return module, cli(getattr(module, work.options), prog=prog, description=description, args=rest, embedded=embedded)
 
 
 def single_command(

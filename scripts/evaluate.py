@@ -38,7 +38,12 @@ SYSTEMS = {
     "sharpened": Work(
         "restoration.iter.evaluate_sharpened", "SharpenedEvaluation", "one sample of ITER after sharpening"
     ),
-    "pie": Work("vision.edit.evaluate", "PIEEvaluation", "progressions of a held-out brain, beside two baselines"),
+    "pie": Work(
+        "vision.edit.evaluate",
+        "PIEEvaluation",
+        "progressions of a held-out brain, beside two baselines",
+        "vision/pretrained/pie-brain-mini/pie/config.json",
+    ),
     "gtr": Work("recon3d.gtr.evaluate", "GTREvaluation", "rebuilt or refined meshes"),
     "r1": Work("reward_vlm.r1.evaluate", "R1Evaluation", "a judge of answers, on benchmarks or scenes"),
     "r1-restorations": Work(".evaluate_pictures", "PictureEvaluation", "the judge of restorations"),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ if not __package__:  # run as a file
 
     start("restore")
 from restoration.job import RestoreOptions, restore
-from restoration.restorer import find_system
+from restoration.restorer import SYSTEMS, System, find_system
 from vision.config import cli, fail
 from vision.job import Show
 
@@ -39,7 +40,23 @@ def parse(arguments: Sequence[str]) -> RestoreOptions[Any]:
         options = RestoreOptions[system.options]
     except (ValueError, FileNotFoundError) as error:
         fail(str(error))
+    _check_names(arguments, system)
     return cli(options, prog="burnish restore", description=__doc__, args=arguments, embedded=system.config)
+
+
+def _check_names(arguments: Sequence[str], system: System) -> None:
+    """Ends the program where an option is another system's."""
+
+    def known(options: type) -> set[str]:
+        return {field.name.replace("_", "-") for field in fields(options)}
+
+    own = known(RestoreOptions) | known(system.options)
+    for name in (word[2:].split("=", 1)[0] for word in arguments if word.startswith("--")):
+        others = [
+            other for other in ("iter", "pasd", "auto") if name not in own and name in known(SYSTEMS[other].options)
+        ]
+        if others:
+            fail(f"--{name} is an option of --system {' and of '.join(others)}, not of {system.name}.")
 
 
 def main(options: RestoreOptions[Any], show: Show | None = None) -> int:

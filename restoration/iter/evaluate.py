@@ -1,8 +1,10 @@
-"""Measure ITER beside plain resizing and Real-ESRGAN; see `restoration.evaluate`.
+"""Measure ITER beside plain resizing and Real-ESRGAN.
 
-burnish evaluate iter --hr photos --degradation bicubic --variant clean --out runs/clean
-burnish evaluate iter --hr photos --degradation blind --out runs/blind --pictures
-burnish evaluate iter --pairs LQ HR --out runs/pairs
+    burnish evaluate iter --hr photos --degradation bicubic --variant clean --out runs/clean
+    burnish evaluate iter --hr photos --degradation blind --out runs/blind --pictures
+    burnish evaluate iter --pairs LQ HR --out runs/pairs
+
+What is measured, and what is written, stands in `restoration/evaluate.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Measure PASD beside plain resizing and Real-ESRGAN; see `restoration.evaluate`.
+"""Measure PASD beside plain resizing and Real-ESRGAN.
 
-burnish evaluate pasd --hr photos --degradation blind --out runs/pasd
-burnish evaluate pasd --hr photos --presets faithful fast --out runs/presets
+    burnish evaluate pasd --hr photos --degradation blind --out runs/pasd
+    burnish evaluate pasd --hr photos --presets faithful fast --out runs/presets
+
+What is measured, and what is written, stands in `restoration/evaluate.py`.
 """
 
 from __future__ import annotations

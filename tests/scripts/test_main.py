@@ -67,6 +67,7 @@ def test_every_system_and_recipe_is_listed_and_has_help(command, system, monkeyp
     code, out, _ = burnish(monkeypatch, capsys, command, system, "--help")
     assert code == 0 and f"usage: burnish {command} {system}" in out
     assert names_of_code(out) == []
+    assert not re.search("burnish .* burnish [a-z]", out)  # every example has its own line
 
 
 def names_of_code(help: str) -> list[str]:
@@ -99,12 +100,13 @@ def test_wrong_words_cost_one_sentence(words, sentence, monkeypatch, capsys):
         ("edit", "vision/pretrained/pie-brain-mini/pie/config.json", "guidance_scale"),
         ("judge", "reward_vlm/pretrained/r1-mini/scenes/judge.json", "max_new_tokens"),
         ("answer", "reward_vlm/pretrained/scl-mini/corrector.json", "max_new_tokens"),
+        ("evaluate pie", "vision/pretrained/pie-brain-mini/pie/config.json", "guidance_scale"),
     ],
 )
 def test_help_tells_what_the_weights_have_where_an_option_is_none(command, config, name, monkeypatch, capsys):
     from vision.config import read_json
 
-    _, out, _ = burnish(monkeypatch, capsys, command, "--help")
+    _, out, _ = burnish(monkeypatch, capsys, *command.split(), "--help")
     assert f"here {read_json(PROJECT / config)[name]})" in " ".join(out.replace("│", " ").split())
     assert names_of_code(out) == []
 

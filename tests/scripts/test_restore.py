@@ -240,6 +240,7 @@ def test_devices_that_are_not_there_are_one_sentence(folder, tmp_path):
     ("arguments", "sentence"),
     [
         (["in", "--out", "o", "--fidelitee", "1"], "--fidelitee"),
+        (["in", "--out", "o", "--size", "200"], "--size is an option of --system pasd, not of iter."),
         (["in", "--out", "o", "--fidelity", "3"], "fidelity must lie in [0, 1], got 3.0."),
         (["in", "--out", "o", "--system", "magic"], "There is no system 'magic'; choose none, bicubic, iter"),
         (["in", "--out", "o", "--system", "bicubic:4"], "takes nothing after its name, got 'bicubic:4'"),
