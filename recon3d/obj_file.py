@@ -102,8 +102,9 @@ def read_obj(path: Path) -> ObjFile:
             libraries.append(_rest(line))
     places = _table(rows["v"], 3, 7)
     colors = np.full((len(places), 3), np.nan)
-    if places.shape[1] >= 6:  # x y z r g b, or x y z w r g b
-        colors = places[:, -3:].copy()
+    if places.shape[1] >= 6:  # x y z r g b, x y z w r g b, or with an opacity behind, which is 1 where w is not
+        opaque = (places[:, 6:] == 1).all() and not (places[:, 3] == 1).all()
+        colors = (places[:, 3:6] if opaque else places[:, -3:]).copy()
         colors[np.isnan(colors).any(1)] = np.nan
         if np.nanmax(colors, initial=0) > 1:  # some programs write 0 to 255
             colors /= 255

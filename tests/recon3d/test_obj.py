@@ -115,6 +115,9 @@ def test_vertex_colours_and_flat_colours(tmp_path):
         assert color_at(load_mesh(write(tmp_path, head + square, mtl="newmtl m\nKd 1 1 1\n")), 0.2, 0) == (255, 0, 0)
     bytes_ = square.replace(" 1 0 0\n", " 0 128 255\n")
     assert color_at(load_mesh(write(tmp_path, bytes_)), 0.2, 0) == (0, 128, 255)
+    for columns in (" 0 0.5 1 1\n", " 1 0 0.5 1\n"):  # with an opacity, with a weight
+        seven = square.replace(" 1 0 0\n", columns)
+        assert color_at(load_mesh(write(tmp_path, seven)), 0.2, 0) == (0, 128, 255)
     mesh = load_mesh(write(tmp_path, "mtllib m.mtl\n" + colored + SQUARE[SQUARE.index("vt") :]))
     assert corner_colors(mesh) == CORNERS and "vertex colours" in mesh.remarks[0]
     assert color_at(load_mesh(write(tmp_path, mtl="newmtl m\nKd 0 0.5 1\n")), 0, 0) == (0, 128, 255)
