@@ -53,6 +53,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             mode = part.stat().st_mode
             yield part
             part.chmod(mode)  # safetensors puts a file in its place that nobody else may read
+            Exclusive.check(path)
             os.replace(part, path)
     except OSError as error:
         raise ValueError(f"Cannot write {path}: {_reason(error)}.") from error
@@ -76,6 +77,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             part.mkdir(parents=True)
             with library_writes(path):
                 yield part
+                Exclusive.check(path)
                 part.rename(path)
         finally:
             with uninterrupted():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vision.checkpoints import BEGUN, begin_run, forget_after, one_at_a_time, publish, save_state
-from vision.files import append, atomic_folder
+from vision.files import append, atomic_folder, atomic_path
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,19 @@ def test_a_training_whose_folder_was_taken_away_writes_nothing_into_another(reci
     train(recipe, within=robbed)
     train(recipe, within=lambda: write(recipe.folder / "file"))
     assert (recipe.folder / "file").exists()
+
+
+@pytest.mark.parametrize(("write", "make"), [(atomic_path, Path.touch), (atomic_folder, Path.mkdir)])
+def test_what_is_written_while_the_folder_is_taken_away_is_no_part_of_another(recipe, write, make):
+    def robbed() -> None:
+        taken = pytest.raises(ValueError, match="run was taken away while this worked")
+        with taken, write(recipe.folder / "weights") as part:
+            recipe.folder.rename(recipe.folder.with_name("elsewhere"))
+            part.parent.mkdir(parents=True)  # as libraries do
+            make(part)
+
+    train(recipe, within=robbed)
+    assert not recipe.folder.exists()
 
 
 def test_finished_weights_are_whole_or_not_there(tmp_path, monkeypatch):
