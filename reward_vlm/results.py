@@ -45,8 +45,7 @@ class Results:
             ValueError: another process works on the file, or it was taken away.
         """
         with self._locked():
-            if not self.made_with.exists():
-                raise ValueError(f"{self.made_with} was taken away while this worked; start again.")
+            self._check_there()
             self.rows = self._read()
             yield
 
@@ -60,6 +59,10 @@ class Results:
             with uninterrupted():
                 lock.unlink(missing_ok=True)
                 own.release()
+
+    def _check_there(self) -> None:
+        if not self.made_with.exists():
+            raise ValueError(f"{self.made_with} was taken away while this worked; start again.")
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
@@ -75,9 +78,10 @@ class Results:
         """Append rows to the file at once.
 
         Raises:
-            Unusable: they cannot be written.
+            Unusable: they cannot be written, or the file was taken away.
         """
         try:
+            self._check_there()
             append(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         except ValueError as error:
             raise Unusable(str(error)) from error

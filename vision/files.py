@@ -101,6 +101,7 @@ def append(path: Path, text: str) -> None:
     Exclusive.check(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        Exclusive.check(path)
         with open(path, "ab", buffering=0) as file:
             length = file.tell()
             try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reward_vlm.results import Results
+from vision.job import Unusable
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -40,3 +41,13 @@ def test_a_run_that_failed_may_be_tried_again_in_the_same_process(tmp_path):
         raise ValueError("The model is broken.")
     with Results(tmp_path / "rows.jsonl", {}).alone():
         assert "broken" in str(kept.value)
+
+
+def test_rows_are_not_added_to_a_folder_that_took_the_place_of_the_first(tmp_path):
+    results = Results(tmp_path / "out" / "rows.jsonl", {})
+    with pytest.raises(Unusable, match="was taken away while this worked; start again"), results.alone():
+        results.add({"row": 0})
+        (tmp_path / "out").rename(tmp_path / "elsewhere")
+        results.add({"row": 1})
+    assert not (tmp_path / "out").exists()
+    assert Results(results.path, {}).rows == []
