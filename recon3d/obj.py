@@ -136,7 +136,7 @@ class _Reader:
         maps = dict(material.maps)
         rest = maps.pop("map_ke" if glows else "map_kd", None)
         self.holds |= {key for key in maps if key not in SHOWN_MAPS}
-        if material.opacity < 1 and "map_d" not in material.maps:
+        if material.opacity is not None and material.opacity < 1 and "map_d" not in material.maps:
             self.notes[f"A material is {material.opacity:.0%} opaque; it is shown as if it were opaque."] = None
         if rest is None:
             return None, None, None

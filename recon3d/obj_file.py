@@ -41,8 +41,8 @@ class Material:
     """Kd, display values."""
     emitted: tuple[float, ...] | None = None
     """Ke, display values."""
-    opacity: float = 1.0
-    """d."""
+    opacity: float | None = None
+    """d, else 1 - Tr; None where it says neither."""
     maps: dict[str, str] = field(default_factory=dict)
     """Statement in lower case, such as map_kd -> the rest of its line."""
 
@@ -197,8 +197,9 @@ def _read_library(path: Path, materials: dict[str, Material]) -> None:
             current.diffuse = _rgb(words[1:])
         elif key == "ke":
             current.emitted = _rgb(words[1:])
-        elif key == "d":
-            current.opacity = next((float(word) for word in words[1:] if _is_number(word)), 1.0)
+        elif key == "d" or (key == "tr" and current.opacity is None):
+            said = next((float(word) for word in words[1:] if _is_number(word)), None)
+            current.opacity = 1 - said if key == "tr" and said is not None else said
         elif is_map(key) and len(words) > 1:
             current.maps[key] = _rest(line)
 

@@ -140,6 +140,16 @@ def test_opacity_maps_cut_faces(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("said", "opaque"),
+    [("d 0.25", 25), ("Tr 0.75", 25), ("Tr 0.75\nd 1.0", None), ("d 0.25\nTr 0", 25), ("Tr 0.0", None), ("Tr", None)],
+)
+def test_what_is_seen_through_is_told_whichever_way_it_is_said(tmp_path, said, opaque):
+    mesh = load_mesh(write(tmp_path, mtl=f"newmtl m\nmap_Kd t.png\n{said}\n"))
+    told = () if opaque is None else (f"A material is {opaque}% opaque; it is shown as if it were opaque.",)
+    assert corner_colors(mesh) == CORNERS and mesh.remarks == told
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (("v 1 1 0", "v 1"), "1 numbers instead of 3"),
