@@ -218,7 +218,7 @@ def precise(vertices: Tensor) -> Tensor:
 
 def not_refined(holds: tuple[str, ...]) -> list[str]:
     """The sentence on what a file holds beyond the surface and its colours."""
-    return [f"Its {', '.join(holds)} are not shown and not refined; they stay only with its faces."] if holds else []
+    return [f"Neither shown nor refined, and kept only with its faces: {', '.join(holds)}."] if holds else []
 
 
 def join(parts: list[Mesh]) -> Mesh:

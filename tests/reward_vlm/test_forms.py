@@ -193,7 +193,7 @@ SLIPS = [
     (PAIRS["own"] | {"image": b"no picture"}, "is not an image"),
     (PAIRS["own"] | {"image": "/dev/zero"}, "no regular file"),
     (PAIRS["own"] | {"image": 3}, "named by its path, got 3"),
-    (PAIRS["own"] | {"image": "a\0b"}, ""),
+    (PAIRS["own"] | {"image": "a\0b"}, "null (byte|character)"),
 ]
 
 
