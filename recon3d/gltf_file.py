@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from recon3d.beside import OutsideFolder, find_beside, missing
+from vision.files import in_utf8
 
 COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 """Component type -> numpy type."""
@@ -211,7 +212,7 @@ def read_gltf(path: Path) -> GltfFile:
     if content[:4] == b"glTF":
         content, binary = _chunks(content)
     try:
-        document = json.loads(content.decode("utf-8-sig"))
+        document = json.loads(in_utf8(content).decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it holds no JSON document ({error})") from None
     if not isinstance(document, dict) or not isinstance(document.get("asset", {}), dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
 from dataclasses import replace
@@ -20,12 +21,16 @@ from recon3d.obj_save import save_obj
 from recon3d.obj_source import ObjSource
 from recon3d.ply import read_ply
 from recon3d.polygons import polygon_mesh, read_off
+from vision.files import in_utf8
 from vision.images import BadImage
 
 FORMATS = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 """File name endings that can be read."""
 WRITTEN = (".glb", ".obj", ".ply")
 """File name endings that can be written."""
+STL_HEADER, STL_FACE = 84, 50
+"""Bytes of a binary STL file before its faces, the last four their number; and of a face, whose last two
+are a colour of its own in most programs where their highest bit is set."""
 DAMAGES = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NameError, OSError,
     RuntimeError, TypeError, ValueError,
@@ -58,7 +63,7 @@ def load_mesh(path: str | Path) -> Mesh:
             scene = read_obj_scene(path)
             mesh = replace(scene.mesh, source=ObjSource(scene))
         elif path.suffix.lower() == ".stl":
-            mesh = _read_stl(path)
+            mesh = _read_stl(path.read_bytes())
         else:
             mesh = {".ply": read_ply, ".off": read_off}[path.suffix.lower()](path.read_bytes())
     except (BadImage, FileNotFoundError):
@@ -71,10 +76,21 @@ def load_mesh(path: str | Path) -> Mesh:
     return mesh.check()
 
 
-def _read_stl(path: Path) -> Mesh:
-    with open(path, "rb") as file:  # as a stream, so that no other file is opened
-        part = trimesh.load_mesh(file, file_type="stl", process=False)
-    return polygon_mesh(np.asarray(part.vertices), np.asarray(part.faces))
+def _read_stl(content: bytes) -> Mesh:
+    content = in_utf8(content)
+    count, remarks = int.from_bytes(content[80:84], "little"), ()
+    if b"\0" in content:  # no text
+        size = STL_HEADER + count * STL_FACE
+        if len(content) != size:
+            raise ValueError(
+                f"it says that it holds {count:,} faces, which take {size:,} bytes, but has {len(content):,}"
+            )
+        last = np.frombuffer(content, np.uint8, offset=STL_HEADER).reshape(count, STL_FACE)[:, -1]
+        if b"COLOR=" in content[:80] or (last >= 128).any():
+            remarks = ("The colours of an STL file are not read; it is shown without.",)
+    # as a stream, so that no other file is opened
+    part = trimesh.load_mesh(io.BytesIO(content), file_type="stl", process=False)
+    return polygon_mesh(np.asarray(part.vertices), np.asarray(part.faces), remarks=remarks)
 
 
 def save_mesh(mesh: Mesh, path: str | Path) -> list[str]:

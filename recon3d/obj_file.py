@@ -11,6 +11,7 @@ import numpy as np
 
 from recon3d.beside import find_beside, missing
 from recon3d.textures import REPEAT, Wrap
+from vision.files import in_utf8
 
 OPTIONS = {
     "-blendu": 1, "-blendv": 1, "-bm": 1, "-boost": 1, "-cc": 1, "-clamp": 1, "-imfchan": 1, "-mm": 2, "-texres": 1,
@@ -175,7 +176,7 @@ def is_map(key: str) -> bool:
 
 def text_lines(content: bytes) -> list[str]:
     """The lines of a text file; a backslash at the end of one joins it with the next."""
-    text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = in_utf8(content).decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     return re.sub(r"\\\n", " ", text).split("\n")
 
 

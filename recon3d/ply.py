@@ -8,6 +8,7 @@ import numpy as np
 
 from recon3d.mesh import Mesh
 from recon3d.polygons import display_values, polygon_mesh
+from vision.files import in_utf8
 
 TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",
@@ -43,7 +44,7 @@ def read_ply(content: bytes) -> Mesh:
     Raises:
         ValueError: it is damaged or holds no faces.
     """
-    elements, order, comments, body = _header(content)
+    elements, order, comments, body = _header(in_utf8(content))
     rows: dict[str, Rows] = {}
     words, place = (body.split() if order is None else []), 0
     for element in elements:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from recon3d.mesh import PLAIN, Mesh, precise
+from vision.files import in_utf8
 
 
 def polygon_mesh(
@@ -69,7 +70,7 @@ def read_off(content: bytes) -> Mesh:
     Raises:
         ValueError: it is damaged, binary or holds no faces.
     """
-    text = content.decode("utf-8-sig", errors="replace")
+    text = in_utf8(content).decode(errors="replace")
     lines = [words for line in text.splitlines() if (words := line.split("#")[0].split())]
     kind = lines[0].pop(0).upper() if lines and lines[0][0].upper().endswith("OFF") else "OFF"
     if "4" in kind:

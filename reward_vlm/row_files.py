@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vision.files import in_utf8
+
 SUFFIXES = (".jsonl", ".json", ".parquet")
 """Of the files of a folder that are read."""
 PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"(\xb5": "zstd"}
@@ -47,10 +49,8 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _text(path: Path) -> bytes:
     """The text of a file in UTF-8 without a byte order mark."""
-    content = path.read_bytes()
     try:
-        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        return content.decode("utf-16").encode() if wide else content.removeprefix(b"\xef\xbb\xbf")
+        return in_utf8(path.read_bytes())
     except UnicodeError as error:
         raise ValueError(f"{path} is no text in UTF-16, as its first two bytes say: {error}.") from None
 

@@ -148,6 +148,16 @@ def read_file(path: str | Path) -> bytes:
         raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
 
 
+def in_utf8(text: bytes) -> bytes:
+    """A text in UTF-8 without a byte order mark, whether it was in UTF-8 or, as its mark says, in UTF-16.
+
+    Raises:
+        UnicodeDecodeError: it is no text in UTF-16; UTF-8 is not looked at.
+    """
+    wide = text.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return text.decode("utf-16").encode() if wide else text.removeprefix(b"\xef\xbb\xbf")
+
+
 def check_regular(path: Path) -> None:
     """Refuse what is no regular file or link to one.
 

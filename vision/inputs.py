@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vision.files import MAX_NAME, RECORDS, read_file
+from vision.files import MAX_NAME, RECORDS, in_utf8, read_file
 from vision.images import SUFFIXES
 
 
@@ -145,9 +145,7 @@ def read_list(path: Path) -> list[Path]:
         OSError, ValueError: it cannot be read as text.
     """
     try:
-        data = read_file(path)
-        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        lines = [line.strip().strip("\"'") for line in data.decode("utf-16" if wide else "utf-8-sig").splitlines()]
+        lines = [line.strip().strip("\"'") for line in in_utf8(read_file(path)).decode().splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"Cannot read the list {path}: {error}.") from error
     paths = [path.parent / line for line in lines if line]

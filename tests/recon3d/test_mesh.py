@@ -9,7 +9,7 @@ import trimesh
 from recon3d.atlas import bake
 from recon3d.cameras import gtr_rig, orbit
 from recon3d.mesh import Mesh, join, with_vertex_colors
-from recon3d.mesh_files import load_mesh, save_mesh
+from recon3d.mesh_files import STL_FACE, STL_HEADER, load_mesh, save_mesh
 from recon3d.render import render
 from recon3d.surfaces import connected_parts, drop_hidden, seen_faces, simplify
 from recon3d.textures import sample_texture
@@ -78,6 +78,41 @@ def test_unusable_meshes_are_refused_with_a_sentence(tmp_path, content, sentence
     (tmp_path / "a.obj").write_text(content)
     with pytest.raises(ValueError, match=sentence):
         load_mesh(tmp_path / "a.obj")
+
+
+def test_colours_of_stl_files_are_told_and_cut_ones_say_so(tmp_path):
+    def read(content):
+        (tmp_path / "a.stl").write_bytes(content)
+        return load_mesh(tmp_path / "a.stl")
+
+    plain = trimesh.creation.box().export(file_type="stl")
+    painted = bytearray(plain)
+    painted[STL_HEADER + STL_FACE - 1] |= 128  # the first face has a colour of its own
+    headed = b"COLOR=\xff\0\0\xff".ljust(80) + plain[80:]
+    assert [len(read(bytes(content)).faces) for content in (plain, painted, headed)] == [12] * 3
+    assert read(plain).remarks == ()
+    for content in (painted, headed):
+        assert read(bytes(content)).remarks == ("The colours of an STL file are not read; it is shown without.",)
+    for content in (plain[:-1], plain[:60], plain + b"\0", b"solid".ljust(80) + plain[80:-50]):
+        with pytest.raises(ValueError, match=f"bytes, but has {len(content)}"):
+            read(content)
+
+
+@pytest.mark.parametrize("suffix", ["obj", "off", "stl", "ply", "gltf"])
+def test_mesh_files_in_utf_16_are_those_in_utf_8(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    kind = {"stl": "stl_ascii"}.get(suffix, suffix)
+    made = trimesh.creation.box().export(file_type=kind, **({"encoding": "ascii"} if suffix == "ply" else {}))
+    if suffix == "gltf":
+        for name, content in made.items():
+            (tmp_path / name).write_bytes(content)
+        made = made["model.gltf"]
+    text = made if isinstance(made, str) else made.decode()
+    path.write_text(text)
+    mesh = load_mesh(path)
+    path.write_text(text, encoding="utf-16")
+    again = load_mesh(path)
+    assert torch.equal(again.vertices, mesh.vertices) and torch.equal(again.faces, mesh.faces) and len(mesh.faces) == 12
 
 
 def test_files_that_are_no_meshes(tmp_path):
