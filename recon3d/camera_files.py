@@ -24,6 +24,8 @@ MAX_NAME = 1000
 """Signs of the path of a picture."""
 MAX_SIDE = 1_000_000
 """Pixels of a side of a picture."""
+WIDEST_DEGREES = 175.0
+"""Angle of view that no focal length in pixels exceeds; those that are shares of the side exceed it by far."""
 OTHER_LENSES = ("is_fisheye", "latlong", "equirectangular", "orthographic", "ftheta_p0")
 """Marks of lenses that are no pinholes."""
 
@@ -58,7 +60,8 @@ class Shot:
         """(4,) fx, fy, cx, cy in pixels, float64, for a picture of that size.
 
         Raises:
-            ValueError: the camera is for pictures with other sides, or no focal length is known.
+            ValueError: the camera is for pictures with other sides, or no focal length is known, or one is not in
+                pixels.
         """
         if not self.fits(height, width):
             raise ValueError(
@@ -66,6 +69,13 @@ class Shot:
                 f"but the picture has {height} x {width}."
             )
         own_height, own_width = self.size or (height, width)
+        for axis, side in (("x", own_width), ("y", own_height)):
+            length = self.lens.get(f"fl_{axis}", float(side))
+            if length < side / 2 / math.tan(math.radians(WIDEST_DEGREES / 2)):
+                raise ValueError(
+                    f"The camera of {self.name} has the focal length fl_{axis} {length:g} for a side of {side} pixels, "
+                    "which no pinhole has; it must be in pixels, not a share of the side."
+                )
         fx, fy = _focal(self.lens, "x", own_width), _focal(self.lens, "y", own_height)
         if fx is None and fy is None:
             raise ValueError(

@@ -67,6 +67,13 @@ def test_one_focal_length_is_enough():
         replace(shot, lens={}).intrinsics(8, 8)
 
 
+@pytest.mark.parametrize("lens", [{"fl_x": 1.2}, {"fl_x": 900.0, "fl_y": 1.6}, {"fl_y": 0.0}, {"fl_x": -900.0}])
+@pytest.mark.parametrize("size", [(600, 800), None])
+def test_focal_lengths_that_are_shares_of_the_sides_are_refused(lens, size):
+    with pytest.raises(ValueError, match=r"a\.png has the focal length fl_. .* must be in pixels"):
+        Shot("a.png", torch.eye(4), lens, size).intrinsics(600, 800)
+
+
 def test_byte_order_marks_and_three_rows_are_read(tmp_path):
     path = written(tmp_path, frames=[{"file_path": "a.png", "transform_matrix": EYE[:3], "mask_path": "m.png"}])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
