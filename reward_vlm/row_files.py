@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -22,8 +23,9 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
     """Every row with its place, such as "line 3"; what cannot be read as a row is a ValueError in its stead.
 
     Args:
-        path: a file of JSON objects, one per line or in one array; a parquet file; a folder of such files, in the order
-            of their names; a folder that the library datasets saved.
+        path: a file of JSON objects, one per line, in one array, or in the list `data` of an object without other
+            fields; a parquet file; a folder of such files, in the order of their names; a folder that the library
+            datasets saved.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -44,7 +46,7 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
     if start[:2] in PACKED:
         raise ValueError(f"{path} is packed ({PACKED[start[:2]]}); unpack it first.")
     text = _text(path)
-    yield from (_array if text.lstrip().startswith(b"[") else _lines)(path, text)
+    yield from {b"[": _array, b"{": _objects}.get(text.lstrip()[:1], _lines)(path, text)
 
 
 def _text(path: Path) -> bytes:
@@ -64,12 +66,31 @@ def _lines(path: Path, text: bytes) -> Iterator[tuple[str, Any]]:
 def _array(path: Path, text: bytes) -> Iterator[tuple[str, Any]]:
     rows = _json(text)
     if isinstance(rows, list):
-        for number, row in enumerate(rows, 1):
-            yield f"row {number}", _of_whole_characters(row, text)
+        yield from _numbered(rows, text)
     elif isinstance(_json(text.lstrip().splitlines()[0]), list):  # lines that are arrays
         yield from _lines(path, text)
     else:
         raise ValueError(f"{path} cannot be read: {rows}")
+
+
+def _objects(path: Path, text: bytes) -> Iterator[tuple[str, Any]]:
+    line = io.BytesIO(text.lstrip()).readline()
+    first = _json(line)
+    whole = _json(text) if isinstance(first, ValueError) or list(first) == ["data"] else first
+    if isinstance(whole, dict) and list(whole) == ["data"] and isinstance(whole["data"], list):
+        yield from _numbered(whole["data"], text)
+    elif isinstance(first, ValueError) and (isinstance(whole, dict) or line.strip() == b"{"):
+        raise ValueError(
+            f"{path} holds an object over several lines; rows are objects on a line each, or in one array."
+        )
+    else:
+        yield from _lines(path, text)
+
+
+def _numbered(rows: list[Any], text: bytes) -> Iterator[tuple[str, Any]]:
+    half = SURROGATE.search(text)  # once, not for every row
+    for number, row in enumerate(rows, 1):
+        yield f"row {number}", row if half is None else _of_whole_characters(row, half[0])
 
 
 def _json(text: bytes) -> Any:

@@ -132,7 +132,7 @@ def write(path, rows):
     if path.suffix == ".parquet":
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif path.suffix == ".json":
-        path.write_text("\ufeff" + json.dumps(rows, indent=2))
+        path.write_text("\ufeff" + json.dumps({"data": rows} if path.stem == "held" else rows, indent=2))
     elif path.suffix == ".jsonl":
         encoding = "utf-16" if path.name == "wide.jsonl" else "utf-8"
         path.write_text("".join(json.dumps(row) + "\n\n" for row in rows), encoding)
@@ -147,7 +147,9 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize("name", ["rows.parquet", "rows.json", "rows.jsonl", "wide.jsonl", "saved", "files"])
+@pytest.mark.parametrize(
+    "name", ["rows.parquet", "rows.json", "held.json", "rows.jsonl", "wide.jsonl", "saved", "files"]
+)
 def test_rows_come_from_every_kind_of_file(name, folder):
     encoded = base64.b64encode(png()).decode()
     rows = [PAIRS["own"] | {"id": str(number), "image": f"data:image/png;base64,{encoded}"} for number in range(3)]
@@ -213,6 +215,19 @@ def test_a_picture_that_would_fill_the_memory_costs_its_row_alone(value, folder)
     write(folder / "rows.jsonl", [{"row": number} for number in range(3)])
     found, problems = read_rows(folder / "rows.jsonl", lambda _, base: pair_row(next(make), base), skip_bad=True)
     assert len(found) == 2 and "pixels, more than the limit" in problems[0]
+
+
+def test_an_object_over_several_lines_is_one_sentence(folder):
+    row, path = PAIRS["own"], folder / "rows.json"
+    pretty = json.dumps(row, indent=2)
+    for text in (pretty, pretty[:-9], f"{pretty}\n{pretty}", json.dumps({"version": 1, "data": [row]}, indent=2)):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"rows\.json holds an object over several lines; [^.]*\.$"):
+            read_rows(path, pair_row, skip_bad=True)
+    path.write_text(json.dumps({"data": [row, row]}))
+    assert len(read_rows(path, pair_row)[0]) == 2
+    path.write_text('{"prompt": \n' + json.dumps(row))  # a row that is cut off costs itself alone
+    assert len(read_rows(path, pair_row, skip_bad=True)[0]) == 1
 
 
 BROKEN = {
