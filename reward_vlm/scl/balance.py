@@ -2,6 +2,9 @@
 
 Source: "B-STaR: Monitoring and Balancing Exploration and Exploitation in Self-Taught Reasoners" (arXiv 2412.17256),
 section 3 and equation 3, and its published code.
+
+Difference from the paper: the tuner counts a question of which nothing is kept as 0. The published mean leaves it out,
+so that a threshold which drops the hard questions costs nothing, and what the rounds could learn from is lost.
 """
 
 from __future__ import annotations
@@ -48,9 +51,10 @@ def select(answers: Sequence[Answer], threshold: float, cap: int | None = None) 
     return list(first.values())
 
 
-def mean_balance(selected: Sequence[Sequence[Answer]], n_star: int = 8) -> float:
-    """Mean balance score over the questions of which something is kept; 0 without any."""
-    scores = [balance_score(sum(a.right for a in answers), len(answers), n_star) for answers in selected if answers]
+def mean_balance(selected: Sequence[Sequence[Answer]], n_star: int = 8, *, all_questions: bool = False) -> float:
+    """Mean balance score over the questions of which something is kept, as published, or over all; 0 without any."""
+    counted = [answers for answers in selected if answers or all_questions]
+    scores = [balance_score(sum(answer.right for answer in answers), len(answers), n_star) for answers in counted]
     return sum(scores) / len(scores) if scores else 0.0
 
 
@@ -75,7 +79,7 @@ class Setting:
     threshold: float
     """Of the scores that are kept."""
     balance: float
-    """Mean balance score that it got."""
+    """Mean balance score that it got, over all questions."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,10 @@ class Tuner:
             sample: answers to each of some questions, at a temperature.
         """
         pools = {temperature: sample(temperature) for temperature in self.temperatures}
-        settings = [
-            Setting(
-                temperature,
-                threshold,
-                mean_balance([select(answers, threshold, self.cap) for answers in pools[temperature]], self.n_star),
-            )
-            for temperature, threshold in product(self.temperatures, self.thresholds)
-        ]
-        return max(settings, key=lambda setting: setting.balance)
+
+        def setting(temperature: float, threshold: float) -> Setting:
+            selected = [select(answers, threshold, self.cap) for answers in pools[temperature]]
+            return Setting(temperature, threshold, mean_balance(selected, self.n_star, all_questions=True))
+
+        settings = [setting(*pair) for pair in product(self.temperatures, self.thresholds)]
+        return max(settings, key=lambda each: each.balance)

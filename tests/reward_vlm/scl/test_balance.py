@@ -42,10 +42,23 @@ def test_a_tuner_finds_the_planted_optimum_and_moves_when_the_policy_collapses()
     fresh, collapsed = tuner.tune(policy(2.0)), tuner.tune(policy(0.4))
     assert fresh.temperature < collapsed.temperature and fresh.balance > collapsed.balance
     grid = [
-        mean_balance([select(answers, threshold) for answers in policy(2.0)(temperature)])
+        mean_balance([select(answers, threshold) for answers in policy(2.0)(temperature)], all_questions=True)
         for temperature in tuner.temperatures
         for threshold in tuner.thresholds
     ]
     assert fresh.balance == max(grid)
     with pytest.raises(ValueError, match="at least one temperature"):
         Tuner((), (0.0,))
+
+
+def test_a_tuner_does_not_drop_the_hard_questions():
+    """A threshold that keeps the easy question alone has the highest mean over what is kept, and not over all."""
+    easy = [Answer(text, True, 1.2) for text in "abcd"]
+    hard = [Answer("a", True, 1.05), Answer("b", False, 0.1)]
+    pools = [easy, hard, hard, hard]
+    published = [mean_balance([select(answers, threshold) for answers in pools], 4) for threshold in (1.0, 1.1)]
+    assert published == [(1 + 3 / 4) / 4, 1]
+    found = Tuner((1.0,), (1.0, 1.1), n_star=4).tune(lambda temperature: pools)
+    assert (found.threshold, found.balance) == (1.0, published[0])
+    nothing = Tuner((1.0,), (2.0, 1.0), n_star=4).tune(lambda temperature: [hard, []])
+    assert (nothing.threshold, nothing.balance) == (1.0, 1 / 8)
