@@ -103,7 +103,8 @@ def halves(out: Path) -> list[str]:
 
 
 def _is_unfinished_checkpoint(folder: Path) -> bool:
-    return folder.name.startswith("checkpoint-") and not (folder / "trainer_state.json").exists()
+    last = folder / "trainer_state.json"  # which is written last
+    return folder.name.startswith("checkpoint-") and not (last.exists() and _is_whole(last))
 
 
 def _is_whole(path: Path) -> bool:
