@@ -21,7 +21,7 @@ from typing import Any, Literal
 from restoration.duel import Sneaky, drafts_of, pairs_of, play
 from restoration.judge import JudgeConfig
 from restoration.train_judge import PARTS, JudgeTraining, all_pairs, fit, stacked
-from vision.checkpoints import one_at_a_time
+from vision.checkpoints import begin_run, one_at_a_time
 from vision.files import atomic_path
 from vision.planted import KINDS
 
@@ -55,8 +55,10 @@ def train(options: DuelTraining, *, log: Callable[[str], object] | None = None) 
 
     Raises:
         FileNotFoundError: a folder has no trace.
-        ValueError: no pictures were kept, or they make no pairs of two seeds and of two methods.
+        ValueError: the folder was begun with other options or data, no pictures were kept, or they make no pairs of
+            two seeds and of two methods.
     """
+    begin_run(options.folder, options, data=("choices", "photos"))
     config = JudgeConfig(options.width)
     items, parts = all_pairs(options, config.side)
     judge = fit([parts[name] for name in PARTS], config, options)

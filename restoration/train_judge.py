@@ -23,7 +23,7 @@ from torch import Tensor
 
 from restoration.judge import ALONE, JudgeConfig, JudgeNetwork, RestorationJudge, numbers_of
 from restoration.known import Known, known
-from vision.checkpoints import one_at_a_time
+from vision.checkpoints import begin_run, one_at_a_time
 from vision.faults import SpoiledPairs
 from vision.images import image_files, to_y
 
@@ -81,8 +81,10 @@ def train(options: JudgeTraining, *, log: Callable[[str], object] | None = None)
 
     Raises:
         FileNotFoundError: a folder has no trace.
-        ValueError: no pictures were kept, or they make no pairs of two seeds and of two methods.
+        ValueError: the folder was begun with other options or data, no pictures were kept, or they make no pairs of
+            two seeds and of two methods.
     """
+    begin_run(options.folder, options, data=("choices", "photos"))
     config = JudgeConfig(options.width)
     _, parts = all_pairs(options, config.side)
     judge = fit([parts[name] for name in PARTS], config, options)

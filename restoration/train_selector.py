@@ -20,7 +20,7 @@ from typing import Literal
 
 from restoration.benchmark_restorers import NEED
 from restoration.selection import SIZES, Selection, SelectorConfig
-from vision.checkpoints import one_at_a_time
+from vision.checkpoints import begin_run, one_at_a_time
 from vision.strategies import Choice, Lesson, StrategySelector, read_choices, relabel_first_attempt
 from vision.strategies.need import NONE, believe_none
 
@@ -76,8 +76,10 @@ def train(options: SelectorTraining, *, log: Callable[[str], object] | None = No
 
     Raises:
         FileNotFoundError: a folder has no trace.
-        ValueError: the folders teach nothing about needs, or nothing was measured beside none.
+        ValueError: the folder was begun with other options or data, the folders teach nothing about needs, or nothing
+            was measured beside none.
     """
+    begin_run(options.folder, options, data=("choices", "full", "start"))
     full = [choice for folder in options.full for choice in read_choices(folder)]
     full_size = fit_full_size(full, options.full_decay)
     if options.start is not None:

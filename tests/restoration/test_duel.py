@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from restoration import train_judge
 from restoration.duel import KINDS, Sneaky, drafts_of, is_worse, lost, measure, play
 from restoration.evaluate_judge import JudgeEvaluation, evaluate
 from restoration.judge import RestorationJudge
@@ -56,6 +58,19 @@ def test_the_judge_finds_no_fewer_faults_after_the_duel_and_every_round_is_told(
         assert [row["kind"] for row in rows] == [*KINDS, "all taught", *UNTAUGHT, "all untaught"]
         found[name] = {row["kind"]: row for row in rows}
     assert found["duelled"]["all taught"]["named"] >= max(found["plain"]["all taught"]["named"], 0.9)
+
+
+def test_a_folder_is_kept_to_the_options_and_the_photographs_that_it_was_begun_with(folder):
+    options = DuelTraining(
+        (folder / "known",), folder / "photos", folder / "plain", spoiled=30, steps=120, width=8, rounds=0, bouts=25
+    )
+    before = (folder / "plain" / "model.safetensors").read_bytes()
+    changes = {"seed": 1, "photos": folder / "known"}
+    for training in (train, train_judge.train):
+        for name, value in changes.items():
+            with pytest.raises(ValueError, match=f"begun with other options or data: {name}"):
+                training(replace(options, **{name: value}))
+    assert (folder / "plain" / "model.safetensors").read_bytes() == before
 
 
 def test_faults_count_only_where_the_truth_says_that_a_window_became_worse(folder):
