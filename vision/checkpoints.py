@@ -88,8 +88,10 @@ def begin_run(
         path.unlink(missing_ok=True)  # an attempt that failed before it made anything binds nobody
     begun = read_json(path) if path.exists() else {}
     for name, value in to_dict(options).items():
-        if name not in (*MAY_CHANGE, *free):
-            facts[name] = _content(value) if name in data else value
+        if name in data:
+            facts[name] = _content(value)
+        elif name not in (*MAY_CHANGE, *free):
+            facts[name] = value
     if results and "steps" in begun:
         one = not isinstance(facts["steps"], list)
         pairs = [(begun["steps"], facts["steps"])] if one else zip(begun["steps"], facts["steps"], strict=True)
