@@ -3,8 +3,9 @@
 Source: "B-STaR: Monitoring and Balancing Exploration and Exploitation in Self-Taught Reasoners" (arXiv 2412.17256),
 section 3 and equation 3, and its published code.
 
-Difference from the paper: the tuner counts a question of which nothing is kept as 0. The published mean leaves it out,
-so that a threshold which drops the hard questions costs nothing, and what the rounds could learn from is lost.
+Differences from the paper: the tuner counts a question of which nothing is kept as 0. The published mean leaves it out,
+so that a threshold which drops the hard questions costs nothing, and what the rounds could learn from is lost. Of equal
+settings it takes the highest threshold: what it drops was not among the few tried answers, and is mostly wrong.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Tuner:
             raise ValueError("A tuner needs at least one temperature and one threshold.")
 
     def tune(self, sample: Callable[[float], Sequence[Sequence[Answer]]]) -> Setting:
-        """The best setting; of equal ones the first.
+        """The best setting; of equal ones that with the highest threshold, of these the first.
 
         Args:
             sample: answers to each of some questions, at a temperature.
@@ -112,4 +113,4 @@ class Tuner:
             return Setting(temperature, threshold, mean_balance(selected, self.n_star, all_questions=True))
 
         settings = [setting(*pair) for pair in product(self.temperatures, self.thresholds)]
-        return max(settings, key=lambda each: each.balance)
+        return max(settings, key=lambda each: (each.balance, each.threshold))

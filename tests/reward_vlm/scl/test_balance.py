@@ -62,3 +62,10 @@ def test_a_tuner_does_not_drop_the_hard_questions():
     assert (found.threshold, found.balance) == (1.0, published[0])
     nothing = Tuner((1.0,), (2.0, 1.0), n_star=4).tune(lambda temperature: [hard, []])
     assert (nothing.threshold, nothing.balance) == (1.0, 1 / 8)
+
+
+def test_of_equal_settings_a_tuner_takes_the_strictest():
+    """What the few tried answers do not tell apart, the others of the round may: there a lower threshold keeps more."""
+    pools = [[Answer("a", True, 1.2), Answer("b", False, 0.1)]]
+    found = Tuner((0.5, 0.9), (0.2, 1.0, 1.5)).tune(lambda temperature: pools)
+    assert (found.temperature, found.threshold) == (0.5, 1.0)
