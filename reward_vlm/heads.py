@@ -25,6 +25,7 @@ from reward_vlm.judges import Judged, Query, rated
 from reward_vlm.r1.options import R1Options
 from reward_vlm.vlm import ChatModel
 from vision import hub
+from vision.files import atomic_path
 
 HEAD = "value_head.safetensors"
 """File of the head, beside the weights of the model."""
@@ -76,7 +77,8 @@ class HeadJudge:
         """Write model and head as `from_pretrained` reads them."""
         self.chat.save_pretrained(folder)
         tensors = {"v_head.summary.weight": self.weight[None].cpu(), "v_head.summary.bias": torch.tensor([self.bias])}
-        save_file(tensors, Path(folder) / HEAD)
+        with atomic_path(Path(folder) / HEAD) as part:
+            save_file(tensors, part)
 
     def batch(self, queries: Sequence[Query], options: R1Options | None = None) -> list[Judged]:
         """Rewards of all answers (`ratings`), and the chances that they beat the others. Orders mean nothing here.

@@ -32,6 +32,7 @@ from reward_vlm.r1.train import train
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
 from vision.config import to_dict
+from vision.files import atomic_path
 from vision.job import Event, Job, Outcome, Show, keep_to, silent
 from vision.report import plot_panels, text_table, write_table
 
@@ -191,5 +192,6 @@ def run_to_the_end(options: R1Training) -> str:
         if "probability tensor" not in str(error):
             raise
         why = "probabilities are NaN"
-    mark.write_text(why)
+    with atomic_path(mark) as part:
+        part.write_text(why)
     return why

@@ -212,10 +212,10 @@ class Rounds:
             raise ValueError(f"A curriculum needs a row for every round, got {len(pool)} for {self.options.rounds}.")
         path = self.options.folder / "curriculum.json"
         if not path.exists():
-            rates = self._solve_rates(pool, 0)
             with atomic_path(path) as part:
-                part.write_text(json.dumps({"solve_rates": rates}), encoding="utf-8")
-        curriculum = AdaptiveCurriculum(tuple(read_json(path)["solve_rates"]), self.options.rounds)
+                part.write_text(json.dumps({"solve_rates": self._solve_rates(pool, 0)}), encoding="utf-8")
+        rates, answers = tuple(read_json(path)["solve_rates"]), tuple(row.answers for row in pool)
+        curriculum = AdaptiveCurriculum(rates, self.options.rounds, answers)
         places, shift = curriculum.batch(
             number - 1, lambda places: self._solve_rates([pool[place] for place in places], number)
         )

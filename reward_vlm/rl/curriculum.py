@@ -2,11 +2,16 @@
 
 Source: "Learning Like Humans: Advancing LLM Reasoning Capabilities via Adaptive Difficulty Curriculum Learning and
 Expert-Guided Self-Reformulation" (arXiv 2505.08364), sections 3.2 (ADCL) and 3.3 (EGSR).
+
+Difference from the paper: rows are sorted among those of their kind, and kinds are mixed evenly. To a judge that
+prefers what it reads first, every row whose answer is 1 is easy: sorted all together, the first batch would teach it to
+say 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,12 +32,16 @@ class AdaptiveCurriculum:
     """Share of successes of the first policy on every row, in [0, 1]."""
     batches: int
     """In how many parts the rows are learnt; the first ones get a row more where they cannot be equal."""
+    kinds: tuple[Hashable, ...] | None = None
+    """What every row is answered with; all batches get the same mix of kinds. None: all are of one kind."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.batches <= len(self.rates):
             raise ValueError(
                 f"{len(self.rates)} rows can be cut into 1 to {len(self.rates)} batches, not into {self.batches}."
             )
+        if self.kinds is not None and len(self.kinds) != len(self.rates):
+            raise ValueError(f"kinds must name one for each of {len(self.rates)} rows, got {len(self.kinds)}.")
 
     def batch(
         self, number: int, solve_rate: Callable[[Sequence[int]], Sequence[float]]
@@ -44,11 +53,13 @@ class AdaptiveCurriculum:
             number: of the batch, from 0.
             solve_rate: share of successes of the policy as it is on the rows at some places.
         """
-        places = np.array_split(_easiest_first(self.rates), self.batches)[number].tolist()
+        kinds = self.kinds or (None,) * len(self.rates)
+        places = np.array_split(_easiest_first(self.rates, kinds), self.batches)[number].tolist()
         if number == 0:
             return places, None
         now = solve_rate(places)
-        return [places[i] for i in _easiest_first(now)], difficulty_shift([self.rates[i] for i in places], now)
+        order = _easiest_first(now, [kinds[place] for place in places])
+        return [places[i] for i in order], difficulty_shift([self.rates[i] for i in places], now)
 
 
 def difficulty_shift(before: Sequence[float], now: Sequence[float]) -> float:
@@ -103,8 +114,15 @@ def guided(
     return samples, rewards, sorted(helped)
 
 
-def _easiest_first(rates: Sequence[float]) -> np.ndarray:
-    return np.argsort(-np.asarray(rates, dtype=float), kind="stable")
+def _easiest_first(rates: Sequence[float], kinds: Sequence[Hashable]) -> np.ndarray:
+    """Places from easy to hard: each row stands where it does among those of its kind, as a share of their number."""
+    order = np.argsort(-np.asarray(rates, dtype=float), kind="stable")
+    before, shares = Counter(), np.empty(len(order))
+    total = Counter(kinds)
+    for place in order.tolist():
+        shares[place] = (before[kinds[place]] + 0.5) / total[kinds[place]]
+        before[kinds[place]] += 1
+    return order[np.argsort(shares[order], kind="stable")]
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:

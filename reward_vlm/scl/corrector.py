@@ -148,20 +148,42 @@ class SCLCorrector(WithChat):
         questions: Sequence[Question],
         options: SCLOptions | None = None,
         *,
+        drafts: Sequence[Answer] | None = None,
         observers: Watchers = (),
     ) -> list[Talk]:
-        """Answer and review many questions; the model reads `batch_size` of them at once."""
+        """Answer and review many questions; the model reads `batch_size` of them at once.
+
+        Args:
+            drafts: first answers of another model, one per question: they are reviewed in the place of own ones.
+
+        Raises:
+            ValueError: there is not one draft per question, or nothing that reviews them.
+        """
         options = options or SCLOptions()
+        if drafts is not None:
+            check_drafts(replace(options, reviews=self.schedule(options)[1:]))
+            if len(drafts) != len(questions):
+                raise ValueError(f"Every question needs its draft, got {len(drafts)} for {len(questions)} questions.")
         if options.deliberates:
             return deliberate(self.asking(options), questions, options)
         talks: list[Talk] = []
         for start in range(0, len(questions), options.batch_size):
-            part = questions[start : start + options.batch_size]
-            talks += drain(self._answers(part, replace(options, seed=options.seed + start)), observers).state.talks
+            part = slice(start, start + options.batch_size)
+            own = replace(options, seed=options.seed + start)
+            given = None if drafts is None else drafts[part]
+            talks += drain(self._answers(questions[part], own, drafts=given), observers).state.talks
         return talks
 
+    def _drafted(self, question: Question, draft: Answer) -> Talk:
+        """The talk in which the draft was the first answer to the question as this model is asked it."""
+        return Talk(question, self.ask(Talk(question), None).assistant(draft.text), (draft,))
+
     def _answers(
-        self, questions: Sequence[Question], options: SCLOptions, resume: Step[Talks, Request] | None = None
+        self,
+        questions: Sequence[Question],
+        options: SCLOptions,
+        resume: Step[Talks, Request] | None = None,
+        drafts: Sequence[Answer] | None = None,
     ) -> Iterator[Step[Talks, Request]]:
         """The loop: ask, append the reply, accept, stop."""
         if options.deliberates:
@@ -193,11 +215,12 @@ class SCLCorrector(WithChat):
         def settled(step: Step[Talks, Request]) -> Tensor:
             return torch.tensor([talk.settled for talk in step.state.talks])
 
-        start = Talks(PerItem(map(Talk, questions)), item_generators(options.seed, len(questions)))
+        talks = map(Talk, questions) if drafts is None else map(self._drafted, questions, drafts)
+        start = Talks(PerItem(talks), item_generators(options.seed, len(questions)))
         return refine_steps(
             start,
             propose,
-            self.schedule(options),
+            self.schedule(options)[0 if drafts is None else 1 :],
             accept=keep_better if options.accept == "better" or options.votes else None,
             stop=settled if options.stop_when_unchanged else None,
             drop_finished=options.stop_when_unchanged,
@@ -274,6 +297,17 @@ class SCLCorrector(WithChat):
         else:
             scores = [self.judge(query) for query in queries]
         return [bool(after > before) for before, after in scores]
+
+
+def check_drafts(options: SCLOptions) -> None:
+    """
+    Raises:
+        ValueError: with these options the drafts of another model would not be reviewed.
+    """
+    if options.deliberates:
+        raise ValueError("verify, turns and effort begin with own answers; leave them out to review drafts.")
+    if options.reviews == ():
+        raise ValueError("Drafts are to be reviewed; name a review (--reviews 0).")
 
 
 def multiple_choice(

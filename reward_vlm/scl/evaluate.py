@@ -3,12 +3,15 @@
     burnish evaluate scl --out runs/scenes                                (rendered scenes, embedded model)
     burnish evaluate scl --rows questions.jsonl --sources base=org/name learnt=runs/scl/weights --out runs/own
     burnish evaluate scl --rank-reviews --out runs/reviews                (which request to review helps)
+    burnish evaluate scl --drafts org/name --sources learnt=runs/scl/weights --out runs/reviewers
     burnish evaluate scl --benchmarks MMStar RealWorldQA=data.parquet --sources org/name --out runs/published
 
 Of every model and benchmark: accuracy of the first and of the refined answers, the shares of the questions that the
 review corrected (wrong_to_right) and spoiled (right_to_wrong), the net gain whatever its sign; of several models, the
-mean rank over benchmarks. Writes benchmarks.csv, .json and .png, ranks.csv and .json, run.json, and all answers
-(MODEL/records.jsonl; the same command goes on with them).
+mean rank over benchmarks. With `--drafts` all models review the first answers of one, so that their reviews can be
+compared: otherwise the better a model answers, the less is left to correct, and the more to spoil. Writes
+benchmarks.csv, .json and .png, ranks.csv and .json, run.json, and all answers (MODEL/records.jsonl,
+drafts/records.jsonl; the same command goes on with them).
 
 The paper finds that reviewing alone mostly hurts: more right answers are spoiled than wrong ones corrected. So both
 rates are reported. Source: arXiv 2410.04055, sections 3 and 5.
@@ -17,23 +20,26 @@ rates are reported. Source: arXiv 2410.04055, sections 3 and 5.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from reward_vlm.data import Question, question, read_rows
 from reward_vlm.job import place
-from reward_vlm.scl.corrector import SCLCorrector
+from reward_vlm.scl.corrector import SCLCorrector, check_drafts
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import Record, answer_all, count, record_of
 from reward_vlm.scl.rank_reviews import ranked_reviews, verdict
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_questions
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
+from reward_vlm.scl.talk import Answer
 from vision.config import UNNAMED, Dtype
 from vision.job import Event, Job, Outcome, Show, silent
 from vision.report import plot_bars, text_table, wilson, write_table
 
 VALUES = ("first", "refined", "net_gain")
+DRAFTS = "drafts"
+"""Folder of the drafts' records."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class SCLEvaluation:
     """Numbers that the models compute with; bfloat16 halves the memory of large ones."""
     rank_reviews: bool = False
     """Ask every review alone, rank them on half of the questions, and hold the best one to the other half."""
+    drafts: str | None = None
+    """A source whose first answers all models review in the place of their own."""
     skip_bad: bool = False
     """Leave out rows that cannot be used; they are reported by number."""
     options: Annotated[SCLOptions, UNNAMED] = field(default_factory=lambda: SCLOptions(batch_size=32))
@@ -72,6 +80,10 @@ class SCLEvaluation:
         names = [_named(source)[0] for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"Models need different names (NAME=SOURCE), got {', '.join(names)}.")
+        if self.drafts is not None and DRAFTS in names:
+            raise ValueError(f"The drafts are kept as {DRAFTS}; give the model another name (NAME=SOURCE).")
+        if self.drafts is not None:
+            check_drafts(self.options)
 
 
 def evaluate(options: SCLEvaluation, show: Show = silent) -> Outcome:
@@ -83,14 +95,15 @@ def evaluate(options: SCLEvaluation, show: Show = silent) -> Outcome:
     job = Job(options.out, options, show=show)
     questions, problems = _questions(options)
     job.leave_out(problems)
+    drafts = _drafts(options, questions, job)
     if options.rank_reviews:
-        return _ranked(options, questions, job)
+        return _ranked(options, questions, drafts, job)
     rows: list[dict[str, Any]] = []
     for name, source in map(_named, options.sources) if options.sources else [("embedded", None)]:
         corrector = SCLCorrector.from_pretrained(source, **place(options.device, options.dtype))
         records = answer_all(
-            corrector, questions, options.out / name, options.options, model=str(source),
-            told=lambda done, name=name: job.progress(f"asking {name}", done, len(questions)),
+            corrector, questions, options.out / name, options.options, model=str(source), drafts=drafts,
+            told=lambda done, pairs, name=name: job.progress(f"asking {name}", done, len(questions)),
         )  # fmt: skip
         rows += [{"model": name, **row} for row in by_source(records)]
     show(Event("result", text_table(rows, digits=3), path=options.out))
@@ -100,24 +113,43 @@ def evaluate(options: SCLEvaluation, show: Show = silent) -> Outcome:
     if ranks := _ranks(rows):
         show(Event("result", text_table(ranks, digits=2), path=options.out))
         write_table(ranks, options.out / "ranks.json", options.out / "ranks.csv")
-    job.conclude("questions", len(questions), 0, sources=list(options.sources), seed=options.options.seed)
+    job.conclude(
+        "questions", len(questions), 0, sources=list(options.sources), drafts=options.drafts, seed=options.options.seed
+    )
     return Outcome(options.out, {f"{row['model']} {row['benchmark']}": row for row in rows}, job.problems)
 
 
-def _ranked(options: SCLEvaluation, questions: Sequence[Question], job: Job) -> Outcome:
+def _drafts(options: SCLEvaluation, questions: Sequence[Question], job: Job) -> list[Answer] | None:
+    """First answers of the model that drafts, without any review; None: every model makes its own."""
+    if options.drafts is None:
+        return None
+    corrector = SCLCorrector.from_pretrained(options.drafts, **place(options.device, options.dtype))
+    asking = replace(options.options, reviews=(), votes=0, accept="last")
+    records = answer_all(
+        corrector, questions, options.out / DRAFTS, asking, model=options.drafts,
+        told=lambda done, pairs: job.progress("drafting", done, len(questions)),
+    )  # fmt: skip
+    return [Answer(record.replies[0], record.choices[0], None) for record in records]
+
+
+def _ranked(
+    options: SCLEvaluation, questions: Sequence[Question], drafts: Sequence[Answer] | None, job: Job
+) -> Outcome:
     """The reviews of every model, ranked; writes reviews.csv and .json."""
     rows: list[dict[str, Any]] = []
     for name, source in map(_named, options.sources) if options.sources else [("embedded", None)]:
         corrector = SCLCorrector.from_pretrained(source, **place(options.device, options.dtype))
         found = ranked_reviews(
-            corrector, questions, options.out / name, options.options, model=str(source),
+            corrector, questions, options.out / name, options.options, model=str(source), drafts=drafts,
             told=lambda review, done: job.progress(f"asking review {review}", done, len(questions)),
         )  # fmt: skip
         job.note(f"{name}: {verdict(found)}")
         rows += [{"model": name, **row} for row in found]
     job.show(Event("result", text_table(rows, digits=3), path=options.out))
     write_table(rows, options.out / "reviews.json", options.out / "reviews.csv")
-    job.conclude("reviews", len(rows), 0, sources=list(options.sources), seed=options.options.seed)
+    job.conclude(
+        "reviews", len(rows), 0, sources=list(options.sources), drafts=options.drafts, seed=options.options.seed
+    )
     return Outcome(options.out, {f"{row['model']} review {row['review']}": row for row in rows}, job.problems)
 
 
@@ -220,6 +252,11 @@ def _ranks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         by[value] = mean_ranks(accuracies)
     return [{"model": model, **{f"rank_{value}": by[value][model] for value in by}} for model in models]
+
+
+def _facts(options: SCLEvaluation) -> dict[str, Any]:
+    """Of run.json."""
+    return {"sources": list(options.sources), "drafts": options.drafts, "seed": options.options.seed}
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from reward_vlm.forms import pair_form
 from reward_vlm.results import Results
 from reward_vlm.scl.corrector import SCLCorrector, Talk
 from reward_vlm.scl.options import SCLOptions
+from reward_vlm.scl.talk import Answer
 from vision.config import to_dict
 from vision.files import atomic_path
 
@@ -219,27 +220,33 @@ def answer_all(
     options: SCLOptions | None = None,
     *,
     model: str = "",
+    drafts: Sequence[Answer] | None = None,
     told: Callable[[int, int], object] = lambda done, pairs: None,
 ) -> list[Record]:
-    """What becomes of every question, kept in folder/records.jsonl.
+    """What becomes of every question, kept in folder/records.jsonl; `drafts` as for `SCLCorrector.batch`.
 
     The file grows batch by batch, and the same call goes on with it after a kill: what it holds in the end does not
     depend on interruptions, up to the rounding of sums that are padded to another length. `told` hears how many
     questions are answered, and how many of them can become pairs.
 
     Raises:
-        ValueError: the folder was begun with other questions or options, or a question has no known answer.
+        ValueError: the folder was begun with other questions, drafts or options, or a question has no known answer.
     """
     folder, options = Path(folder), options or SCLOptions()
     for question in questions:
         _known_answer(question)
     facts = {"made_by": made_by(corrector, options, model), "questions": _digest(questions)}
+    if drafts is not None:
+        facts["drafts"] = hashlib.sha256(json.dumps([[each.text, each.choice] for each in drafts]).encode()).hexdigest()
     results = Results(folder / "records.jsonl", facts)
     with results.alone():
         pairs = sum(row["type"] in PAIRED for row in results.rows)
         for start in range(len(results.rows), len(questions), options.batch_size):
-            part = questions[start : start + options.batch_size]
-            talks = corrector.batch(part, replace(options, seed=options.seed + start))
+            part = slice(start, start + options.batch_size)
+            talks = corrector.batch(
+                questions[part], replace(options, seed=options.seed + start),
+                drafts=None if drafts is None else drafts[part],
+            )  # fmt: skip
             new = [record_json(record_of(talk), folder, start + n) for n, talk in enumerate(talks)]
             results.add(*new)
             pairs += sum(row["type"] in PAIRED for row in new)

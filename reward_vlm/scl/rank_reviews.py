@@ -17,6 +17,7 @@ from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.pairs import Record, answer_all, count
 from reward_vlm.scl.prompts import REVIEWS
+from reward_vlm.scl.talk import Answer
 
 Told = Callable[[str, int], object]
 """Hears the review that is asked, and how many questions it was asked about."""
@@ -29,6 +30,7 @@ def ranked_reviews(
     options: SCLOptions,
     *,
     model: str = "",
+    drafts: Sequence[Answer] | None = None,
     told: Told = lambda review, done: None,
 ) -> list[dict[str, Any]]:
     """A row per review, the best first: its gains on both halves, and what it changed.
@@ -36,6 +38,7 @@ def ranked_reviews(
     Args:
         folder: review-N/records.jsonl of each is kept here; the same call goes on with them.
         options: its reviews are ranked, one by one; None: the four of the paper. `votes` and `accept` gate them.
+        drafts: the first answers, as for `SCLCorrector.batch`; None: its own.
 
     Raises:
         ValueError: there are fewer than 2 questions, or the options answer without reviews.
@@ -49,7 +52,7 @@ def ranked_reviews(
     for number, review in enumerate(reviews):
         found[review] = answer_all(
             corrector, questions, folder / f"review-{number}", replace(options, reviews=(review,)), model=model,
-            told=lambda done, pairs, review=review: told(str(review), done),
+            drafts=drafts, told=lambda done, pairs, review=review: told(str(review), done),
         )  # fmt: skip
     return rank_reviews(found)
 

@@ -33,7 +33,7 @@ from reward_vlm.scl.options import Updates
 from reward_vlm.scl.pairs import Record, answer_all, refuse_overlap
 from reward_vlm.scl.talk import Talk
 from reward_vlm.writers.masks import PastMask
-from reward_vlm.writers.splices import GO_ON, REVISIONS, Attempt, Message, leaves, splice, whole, worth_splicing
+from reward_vlm.writers.splices import REVISIONS, Attempt, Message, leaves, splice, whole, worth_splicing
 from vision.checkpoints import Log, one_at_a_time
 
 
@@ -133,7 +133,7 @@ def spliced(
             ends = [good for good, other in pairs if other[-1] is bad[-1]]
             thought = str(rng.choice(revisions)) if revisions else ""
             run = splice(bad, ends[rng.integers(len(ends))], lambda path: "bad", thought)
-            runs.append((paths[id(bad[-1])], run))
+            runs.append((paths[id(bad[-1])], _in_one_reply(run)))
         good = [path for path in leaves(root) if path[-1].value]
         for path, after in zip(good, [*good[1:], *good[:1]], strict=True):
             right.append((paths[id(path[-1])], whole((*path, after[-1]))))
@@ -169,10 +169,13 @@ def _tree(group: Sequence[Record], request: str) -> Attempt:
     return Attempt(group[0].turns[0]["content"], children=tuple(said))
 
 
+def _in_one_reply(run: Sequence[Message]) -> list[Message]:
+    """A spliced run whose thought and the good answer after it are one reply, without what is said between."""
+    *before, thought, _, good, end = run
+    return [*before, replace(good, text=f"{thought.text} {good.text}".strip()), end]
+
+
 def _lesson(record: Record, run: Sequence[Message]) -> Lesson:
-    """Question, answer, request, and what is learnt: a thought and the answer after it are one turn."""
-    *before, last = [message for message in run[:-1] if message.text != GO_ON]
-    if len(before) > 3:
-        last = replace(last, text=f"{before.pop().text} {last.text}".strip())
-    turns = tuple({"role": message.role, "content": message.text} for message in (*before, last))
+    """Question, answer, request, and what is learnt; nobody replies to the request after it."""
+    turns = tuple({"role": message.role, "content": message.text} for message in run[:-1])
     return Lesson(record.id, turns, record.images)

@@ -17,8 +17,8 @@ class Answer:
     """The whole reply."""
     choice: str | None
     """The option that was read out of it; None when it gives none."""
-    reply: Reply
-    """With its log-probability and length."""
+    reply: Reply | None
+    """With its log-probability and length; None of a draft, which another model gave."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,6 +158,21 @@ def test_a_scalar_head_reads_the_last_token_of_question_and_answer_whatever_the_
     one, two, three = alone.ratings.tolist()
     assert alone.scores[0] == pytest.approx((logistic(one, two) + logistic(one, three)) / 2, abs=1e-6)
     assert logistic(800, 0) == 1 and logistic(0, 0) == 0.5
+
+
+def test_a_head_is_written_whole_or_stays_as_it_was(head, tmp_path, monkeypatch):
+    judge, saved = open_judge(head), (head / HEAD).read_bytes()
+    (tmp_path / HEAD).write_bytes(saved)
+    monkeypatch.setattr(type(judge.chat), "save_pretrained", lambda self, folder: None)
+
+    def torn(tensors, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("reward_vlm.heads.save_file", torn)
+    with pytest.raises(ValueError, match=r"Cannot write .*value_head"):
+        judge.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [HEAD] and (tmp_path / HEAD).read_bytes() == saved
 
 
 def test_heads_and_options_that_do_not_fit_cost_a_sentence(head, tmp_path):

@@ -117,6 +117,21 @@ def test_a_policy_that_does_not_change_keeps_the_order():
         AdaptiveCurriculum((0.5, 0.5), 5)
 
 
+def test_every_batch_has_the_same_mix_of_answers_whatever_the_policy_prefers():
+    answers = tuple("1121221212")
+    rates = tuple(1.0 if answer == "1" else place / 100 for place, answer in enumerate(answers))
+    curriculum = AdaptiveCurriculum(rates, 5, answers)
+    for number in range(5):
+        batch, _ = curriculum.batch(number, lambda places: [rates[i] for i in places])
+        assert sorted(answers[place] for place in batch) == ["1", "2"]
+    hard = [place for n in range(5) for place in curriculum.batch(n, lambda places: [0.0] * len(places))[0]]
+    assert [place for place in hard if answers[place] == "2"] == [9, 7, 5, 4, 2]  # the easiest of its kind is the first
+    plain = AdaptiveCurriculum(rates, 5)
+    assert {answers[place] for n in (0, 1) for place in plain.batch(n, lambda p: [rates[i] for i in p])[0]} == {"1"}
+    with pytest.raises(ValueError, match="one for each of 10 rows, got 1"):
+        AdaptiveCurriculum(rates, 5, ("1",))
+
+
 def test_help_goes_only_where_every_try_fails():
     asked = []
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from reward_vlm.data import question_json, write_rows
-from reward_vlm.scl.corrector import SCLCorrector
+from reward_vlm.scl.corrector import PRETRAINED, SCLCorrector
 from reward_vlm.scl.evaluate import SCLEvaluation, by_source, evaluate, mean_ranks, measure, summary
 from reward_vlm.scl.options import SCLConfig, SCLOptions
 from reward_vlm.scl.pairs import Record
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_item, scene_questions
+from reward_vlm.scl.talk import Answer
+from reward_vlm.tiny import tiny_chat_model
 from reward_vlm.vlm import Reply
 from scripts.evaluate import parse
 from vision.report import wilson
@@ -107,9 +110,51 @@ def test_models_are_measured_and_the_job_goes_on(tmp_path):
     assert evaluate(options).code == 2 and (tmp_path / "out" / "a" / "records.jsonl").read_bytes() == before
 
 
+def test_own_drafts_are_reviewed_as_own_answers_and_others_as_they_stand():
+    questions, corrector = scene_questions(4, 5), SCLCorrector(tiny_chat_model(), SCLConfig("plain", max_new_tokens=8))
+    options = SCLOptions(reviews=(0, 2), batch_size=2)
+    plain = corrector.batch(questions, options)
+    again = corrector.batch(questions, options, drafts=[talk.first for talk in plain])
+    assert again == plain
+    talks = corrector.batch(questions, options, drafts=[Answer(f"draft {n}", "B", None) for n in range(5)])
+    for number, (talk, own) in enumerate(zip(talks, plain, strict=True)):
+        turns = talk.dialogue.texts()
+        assert turns[0] == own.dialogue.texts()[0] and turns[1]["content"] == f"draft {number}"
+        assert talk.first.choice == "B" and len(talk.tried) == 3
+    for wrong, sentence in (
+        (SCLOptions(reviews=()), "name a review"),
+        (SCLOptions(verify=2), "begin with own answers"),
+        (options, "got 1 for 5"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            corrector.batch(questions, wrong, drafts=[plain[0].first])
+
+
+def test_models_review_the_drafts_of_one(tmp_path):
+    options = SCLEvaluation(
+        tmp_path / "out", ("a=builtin:tiny", f"own={PRETRAINED}"), limit=6, drafts=str(PRETRAINED),
+        options=SCLOptions(reviews=(0,), batch_size=4),
+    )  # fmt: skip
+    events = []
+    assert evaluate(options, events.append).code == 0
+    kept = {name: (tmp_path / "out" / name / "records.jsonl").read_text() for name in ("drafts", "a", "own")}
+    said = {name: [json.loads(line)["replies"] for line in text.splitlines()] for name, text in kept.items()}
+    assert [both[0] for both in said["a"]] == [both[0] for both in said["own"]] == [both[0] for both in said["drafts"]]
+    assert [both[1] for both in said["a"]] != [both[1] for both in said["own"]]
+    rows = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
+    assert len({row["first"] for row in rows if row["benchmark"] == "all"}) == 1
+    assert "asking own" in {event.text.split(":")[0] for event in events}
+    assert evaluate(options).code == 0
+    assert kept == {name: (tmp_path / "out" / name / "records.jsonl").read_text() for name in kept}
+    with pytest.raises(ValueError, match="other"):
+        evaluate(replace(options, drafts=None))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--drafts", "x", "--effort", "auto", "--votes", "3"], "verify, turns and effort begin with own answers"),
+        (["--drafts", "x", "--sources", "x/drafts"], "The drafts are kept as drafts; give the model another name"),
         (["--rows", "x", "--benchmarks", "MMStar"], "Give --rows or --benchmarks, not both."),
         (["--benchmarks", "fog=x"], "There is no benchmark 'fog'; known are MMStar"),
         (["--sources", "x/y", "z/y"], "Models need different names (NAME=SOURCE), got y, y."),

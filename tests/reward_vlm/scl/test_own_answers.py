@@ -106,6 +106,13 @@ def test_a_splice_turns_back_at_the_review_and_right_answers_stay_right():
     assert spliced([[record("B", "")] * 2], [""]) == spliced([[record("A", "")] * 2], [""]) == ([], [])
 
 
+def test_a_splice_keeps_every_text_whatever_it_says():
+    group = [replace(record("B", ""), replies=("ok.", "")), replace(record("A", ""), replies=("ok. A", ""))]
+    (joined,), (kept, alone) = spliced([group], ["ok."], ["ok."])
+    assert [turn["content"] for turn in joined.turns] == ["q1", "ok.", "ok.", "ok. ok. A"]
+    assert [turn["content"] for turn in kept.turns] == ["q1", "ok. A", "ok.", "ok. A"] and len(alone.turns) == 2
+
+
 def test_shuffled_splices_end_with_other_questions_answers():
     groups = [[record("B", "", name=name), record("A", "", name=name)] for name in "123456789"]
     made = [spliced(groups, ["?"] * 9, ["no ."], shuffle=shuffle) for shuffle in (False, True)]
