@@ -52,6 +52,27 @@ def test_restore_gives_what_the_restorer_gives_for_every_picture_of_a_batch(node
         assert torch.allclose(made, expected[0].clamp(0, 1).permute(1, 2, 0), atol=1e-6)
 
 
+def test_transparency_is_kept_and_what_it_hides_reaches_no_edge(nodes):
+    opaque = torch.cat([image((40, 40, 72, 64)), torch.ones(1, 24, 32, 1)], dim=3)
+    opaque[:, :, 16:, 3] = 0
+    spoiled = opaque.clone()
+    spoiled[:, :, 16:, :3] = torch.tensor([0.0, 1.0, 0.0])
+    (found,) = run(nodes, "BurnishRestore", image=opaque, system="bicubic", seed=0)
+    (other,) = run(nodes, "BurnishRestore", image=spoiled, system="bicubic", seed=0)
+    assert found.shape == (1, 96, 128, 4) and torch.equal(found, other)
+    assert (found[:, :, :60, 3] == 1).all() and (found[:, :, 68:, 3] == 0).all()
+
+
+def test_several_pictures_or_channels_where_one_picture_is_meant_cost_a_sentence(nodes):
+    one, region = image((0, 0, 64, 64)), torch.ones(1, 64, 64)
+    with pytest.raises(ValueError, match="takes one picture with three channels, got 2 with 3"):
+        run(nodes, "BurnishProgress", image=one.repeat(2, 1, 1, 1), mask=region, frames=1, seed=0)
+    with pytest.raises(ValueError, match="got 2 with 3"):
+        run(nodes, "BurnishProgress", image=one, mask=region.repeat(2, 1, 1), frames=1, seed=0)
+    with pytest.raises(ValueError, match="got 1 with 4"):
+        run(nodes, "BurnishBetter", first=one, second=torch.cat([one, one[..., :1]], dim=3))
+
+
 def test_progress_begins_with_the_picture_and_keeps_what_is_outside_the_mask(nodes):
     with PIL.Image.open(PROJECT / "examples" / "brain.png") as brain:
         shown = torch.from_numpy(np.asarray(brain.convert("RGB")).copy())[None].float() / 255
