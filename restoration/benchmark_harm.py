@@ -27,6 +27,7 @@ from restoration.kinds import Item, items
 from restoration.repair import RepairingRestorer, joined
 from restoration.restorer import Restorer, find_system
 from restoration.selection import Selection
+from vision.checkpoints import one_at_a_time
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr
 from vision.report import text_table, write_table
@@ -73,6 +74,7 @@ class HarmBenchmark:
             raise ValueError("seeds must be at least 2, and size a multiple of 4 from 64 on.")
 
 
+@one_at_a_time
 def benchmark(options: HarmBenchmark, show: Show = silent) -> Outcome:
     """Measure every job on every picture.
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from restoration.features import features
 from restoration.kinds import KINDS, Item, items, needs
 from restoration.restorer import Restorer, System, find_system
-from vision.checkpoints import begin_run
+from vision.checkpoints import begin_run, one_at_a_time
 from vision.images import save_image, to_uint8
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr, texture_distance
@@ -96,6 +96,7 @@ class RestorerBenchmark:
             raise ValueError(f"cost must be at least 0, got {self.cost}.")
 
 
+@one_at_a_time
 def benchmark(options: RestorerBenchmark, show: Show = silent) -> Outcome:
     """Measure everything that is not measured yet.
 

@@ -24,6 +24,7 @@ from restoration.compare import (
     paired_samples,
 )
 from restoration.recipes import recipe
+from vision.checkpoints import one_at_a_time
 from vision.images import save_image
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.report import plot_bars, side_by_side, text_table, write_table
@@ -78,6 +79,7 @@ class RestorationEvaluation(ABC):
         """The scale, and the system's rows of the table."""
 
 
+@one_at_a_time
 def evaluate(options: RestorationEvaluation, show: Show = silent) -> Outcome:
     """Measure everything, and show the means.
 

@@ -26,6 +26,7 @@ from restoration.best import JUDGE, named
 from restoration.duel import measure
 from restoration.judge import RestorationJudge
 from restoration.known import Known, known
+from vision.checkpoints import one_at_a_time
 from vision.faults import SpoiledPairs
 from vision.images import image_files
 from vision.job import Event, Job, Outcome, Show, silent
@@ -62,6 +63,7 @@ class JudgeEvaluation:
             raise ValueError(f"planted must be at least 0, got {self.planted}.")
 
 
+@one_at_a_time
 def evaluate(options: JudgeEvaluation, show: Show = silent) -> Outcome:
     """Measure all evaluators.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from restoration.benchmark_restorers import NEED, mean_details
 from restoration.selection import SIZES, Selection
+from vision.checkpoints import one_at_a_time
 from vision.job import Event, Job, Outcome, Show, silent
 from vision.report import text_table, write_table
 from vision.strategies import Choice, gate_metrics, read_choices
@@ -40,6 +41,7 @@ class SelectorEvaluation:
             raise ValueError("Name at least one folder that benchmark restorers wrote.")
 
 
+@one_at_a_time
 def evaluate(options: SelectorEvaluation, show: Show = silent) -> Outcome:
     """Replay the traces.
 

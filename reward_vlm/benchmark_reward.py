@@ -28,6 +28,7 @@ from reward_vlm.scenes import OBJECTS, QUESTION, Scene, draw_scene, render, scen
 from reward_vlm.tiny import tiny_chat_model
 from reward_vlm.training import common_arguments, configured, log_callback, message_set, quiet, supervise
 from reward_vlm.vlm import ChatModel, Sampling
+from vision.checkpoints import one_at_a_time
 from vision.job import Event, Job, Outcome, Show, silent
 from vision.report import text_table, wilson, write_table
 
@@ -39,7 +40,7 @@ TRAINED, RANKED, TESTED = 11, 12, 13
 class RewardBenchmark:
     """What the run may choose."""
 
-    out: Path = Path("runs/judge-reward")
+    out: Path
     """Folder for the tables."""
     careless: float = 0.6
     """Share of the teacher's descriptions that name the next colour."""
@@ -67,6 +68,7 @@ class RewardBenchmark:
             raise ValueError(f"careless must lie in [0, 1], got {self.careless}.")
 
 
+@one_at_a_time
 def benchmark(options: RewardBenchmark, show: Show = silent) -> Outcome:
     """Train both stages, measure after each, and show the table."""
     job = Job(options.out, options, show=show)

@@ -18,7 +18,7 @@ import torch
 from reward_vlm.vlm import ChatModel, load_model
 from vision.checkpoints import Log, forget_after, publish
 from vision.config import check_trackers, one_line
-from vision.files import append, atomic_folder, library_writes, part_of
+from vision.files import Exclusive, append, atomic_folder, library_writes, part_of
 from vision.libraries import silent
 from vision.weights import save_tokenizer
 
@@ -119,9 +119,18 @@ def go_on(trainer: Any, checkpoint: str | None) -> None:
     """Train to the end, from a checkpoint if there is one.
 
     Raises:
-        ValueError: a checkpoint cannot be written.
+        ValueError: a checkpoint cannot be written, or the folder of the run was taken away.
     """
-    with library_writes(Path(trainer.args.output_dir)):
+    from transformers import TrainerCallback
+
+    folder = Path(trainer.args.output_dir)
+
+    class StillThere(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            Exclusive.check(folder / "checkpoint")  # the trainer would make the folder anew
+
+    trainer.add_callback(StillThere())
+    with library_writes(folder):
         trainer.train(resume_from_checkpoint=checkpoint)
 
 

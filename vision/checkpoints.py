@@ -41,22 +41,24 @@ Training = TypeVar("Training", bound=Callable[..., Any])
 
 
 def one_at_a_time(train: Training) -> Training:
-    """A training `train(options, ...)` to whose folder no other process writes meanwhile.
+    """A training or measurement `train(options, ...)` to whose folder (`folder` or `out`) no other process writes
+    meanwhile.
 
-    Of several processes that share the work, the first one holds the folder. The training also raises ValueError:
-    another process works on its folder.
+    Of several processes that share the work, the first one holds the folder. It also raises ValueError: another
+    process works on its folder.
     """
 
     @wraps(train)
-    def run(options: Any, **others: Any) -> Any:
+    def run(options: Any, *more: Any, **others: Any) -> Any:
         if int(os.environ.get("RANK", "0")):
-            return train(options, **others)
-        own = Exclusive(options.folder, folder=True)
+            return train(options, *more, **others)
+        folder = options.folder if hasattr(options, "folder") else options.out
+        own = Exclusive(folder, folder=True)
         try:
-            return train(options, **others)
+            return train(options, *more, **others)
         finally:
             own.release()
-            remove_empty(options.folder, options.folder.parent)
+            remove_empty(folder, folder.parent)
 
     return cast(Training, run)
 
@@ -79,7 +81,8 @@ def begin_run(
         free: further names of options that may change, beside `MAY_CHANGE`.
 
     Raises:
-        ValueError: the run was begun with other options or data; the sentence names them.
+        ValueError: the run was begun with other options or data, which the sentence names; or the folder holds files
+            and no run. Hidden files count for nothing.
     """
     if int(os.environ.get("RANK", "0")):
         return
@@ -87,6 +90,11 @@ def begin_run(
     if folder.is_dir() and not any(file.name != BEGUN for file in folder.iterdir()):
         path.unlink(missing_ok=True)  # an attempt that failed before it made anything binds nobody
     begun = read_json(path) if path.exists() else {}
+    if not path.exists() and folder.is_dir():
+        foreign = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+        if foreign:
+            told = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+            raise ValueError(f"{folder} is no run: it holds {told}, but no {BEGUN}. Name a new or an empty folder.")
     for name, value in to_dict(options).items():
         if name in data:
             facts[name] = _content(value)

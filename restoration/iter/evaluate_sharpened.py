@@ -23,6 +23,7 @@ from restoration.iter.options import ITEROptions, Variant
 from restoration.iter.restorer import ITERRestorer
 from restoration.judge import RestorationJudge
 from restoration.kinds import items
+from vision.checkpoints import one_at_a_time
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr, texture_distance
 from vision.report import text_table, write_table
@@ -61,6 +62,7 @@ class SharpenedEvaluation:
             raise ValueError("cuts and seeds must be at least 1, and size a multiple of 4 from 64 on.")
 
 
+@one_at_a_time
 @torch.inference_mode()
 def evaluate(options: SharpenedEvaluation, show: Show = silent) -> Outcome:
     """Measure all pictures.

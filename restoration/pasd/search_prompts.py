@@ -16,6 +16,7 @@ from pathlib import Path
 from restoration.kinds import PHOTOGRAPHS, items
 from restoration.pasd.options import PASDConfig, PASDOptions, Preset
 from restoration.pasd.restorer import PASDRestorer
+from vision.checkpoints import one_at_a_time
 from vision.job import Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr, texture_distance
 from vision.prompt_search import PromptSearch, search
@@ -51,6 +52,7 @@ class WordSearch(PromptSearch):
             raise ValueError(f"kind must be one of {', '.join(PHOTOGRAPHS)}, got {self.kind}.")
 
 
+@one_at_a_time
 def prompts(options: WordSearch, show: Show = silent) -> Outcome:
     """Search, and show the table.
 

@@ -31,6 +31,7 @@ from reward_vlm.r1.rows import judgement_row, training_set
 from reward_vlm.r1.train import train
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.tiny import TinySize, tiny_chat_model
+from vision.checkpoints import one_at_a_time
 from vision.config import to_dict
 from vision.files import atomic_path
 from vision.job import Event, Job, Outcome, Show, keep_to, silent
@@ -78,6 +79,7 @@ class R1Benchmark:
             raise ValueError(f"batch must be at most 32 or a multiple of 32, got {self.batch}.")
 
 
+@one_at_a_time
 def benchmark(options: R1Benchmark, show: Show = silent) -> Outcome:
     """Measure what is not measured yet, and show the table.
 

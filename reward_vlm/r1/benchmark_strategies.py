@@ -26,6 +26,7 @@ from reward_vlm.r1.options import R1Training, StableReinforce
 from reward_vlm.r1.recipe_mini import MiniR1Training
 from reward_vlm.r1.recipe_mini import train as train_recipe
 from reward_vlm.r1.train import train
+from vision.checkpoints import one_at_a_time
 from vision.config import to_dict
 from vision.files import atomic_path
 from vision.job import Event, Job, Outcome, Show, keep_to, silent
@@ -124,6 +125,7 @@ class StrategyBenchmark:
             raise ValueError(f"{self.strategy} compares {', '.join(known)}, got {arm!r}.")
 
 
+@one_at_a_time
 def benchmark(options: StrategyBenchmark, show: Show = silent) -> Outcome:
     """Train what is not trained yet, and show the table.
 

@@ -32,6 +32,7 @@ from reward_vlm.r1.options import R1Options
 from reward_vlm.r1.published import published_table
 from reward_vlm.scenes import scene_pairs
 from reward_vlm.vlm import Reply
+from vision.checkpoints import one_at_a_time
 from vision.config import UNNAMED, Dtype, to_dict
 from vision.files import digest
 from vision.job import Event, Job, Outcome, Show, silent
@@ -86,6 +87,7 @@ class R1Evaluation:
             raise ValueError("Give --rows to judge them, or --predictions to count them, not both.")
 
 
+@one_at_a_time
 def evaluate(options: R1Evaluation, show: Show = silent) -> Outcome:
     """Measure what is not measured yet, and show the table.
 

@@ -25,6 +25,7 @@ import numpy as np
 from torch import Tensor
 
 from reward_vlm.r1.pictures import PictureJudge
+from vision.checkpoints import one_at_a_time
 from vision.faults import KINDS, spoil
 from vision.images import to_pil, to_tensor
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
@@ -69,6 +70,7 @@ class PictureEvaluation(ABC):
         restorations; sampled ones are called `SEED` and a number."""
 
 
+@one_at_a_time
 def evaluate(options: PictureEvaluation, show: Show = silent) -> Outcome:
     """Measure everything, and show the agreement.
 

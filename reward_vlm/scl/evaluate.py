@@ -33,6 +33,7 @@ from reward_vlm.scl.rank_reviews import ranked_reviews, verdict
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_questions
 from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
 from reward_vlm.scl.talk import Answer
+from vision.checkpoints import one_at_a_time
 from vision.config import UNNAMED, Dtype
 from vision.job import Event, Job, Outcome, Show, silent
 from vision.report import plot_bars, text_table, wilson, write_table
@@ -86,6 +87,7 @@ class SCLEvaluation:
             check_drafts(self.options)
 
 
+@one_at_a_time
 def evaluate(options: SCLEvaluation, show: Show = silent) -> Outcome:
     """Measure what is not measured yet, and show the tables.
 

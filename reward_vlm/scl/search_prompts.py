@@ -22,6 +22,7 @@ from reward_vlm.scl.evaluate import measure
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.prompts import REVIEWS
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_questions
+from vision.checkpoints import one_at_a_time
 from vision.config import UNNAMED
 from vision.job import Job, Outcome, Show, silent
 from vision.prompt_search import PromptSearch, search
@@ -45,6 +46,7 @@ class ReviewSearch(PromptSearch):
     """How the model is asked."""
 
 
+@one_at_a_time
 def prompts(options: ReviewSearch, show: Show = silent) -> Outcome:
     """Search, and show the table.
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
-from reward_vlm.training import last_checkpoint
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from reward_vlm.training import go_on, last_checkpoint, quiet
+from vision.files import Exclusive
 
 
 def checkpoint(folder: Path, step: int, state: str | None = '{"global_step": 1}') -> Path:
@@ -34,3 +40,36 @@ def test_a_run_without_a_whole_checkpoint_begins_anew(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
     assert last_checkpoint(tmp_path) is None
     assert (tmp_path / "log.jsonl").read_text() == "" and not (tmp_path / "checkpoint-1").exists()
+
+
+class Line(torch.nn.Module):
+    """A model of one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, y):
+        return {"loss": ((self.slope * x - y) ** 2).mean()}
+
+
+@pytest.mark.parametrize("below", ["", "round-1"])
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_run_whose_folder_is_taken_away_says_so_and_writes_nothing_in_its_place(tmp_path, below, anew):
+    run = tmp_path / "run"
+    own = Exclusive(run, folder=True)
+
+    class Thief(TrainerCallback):
+        def on_step_begin(self, args, state, control, **others):
+            if state.global_step == 1:
+                shutil.rmtree(run)
+            if state.global_step == 1 and anew:
+                run.mkdir()
+
+    arguments = TrainingArguments(str(run / below), max_steps=4, save_steps=1, use_cpu=True, report_to=[])
+    rows = [{"x": float(x), "y": 2.0 * x} for x in range(8)]
+    trainer = quiet(Trainer(Line(), arguments, train_dataset=rows, callbacks=[Thief()]))
+    with pytest.raises(ValueError, match="run was taken away while this worked; start again"):
+        go_on(trainer, None)
+    assert run.exists() == anew and not any(run.glob("*"))
+    own.release()

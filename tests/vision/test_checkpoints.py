@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vision.checkpoints import BEGUN, begin_run, forget_after, one_at_a_time, publish, save_state
-from vision.files import append, atomic_folder, atomic_path
+from vision.files import Exclusive, append, atomic_folder, atomic_path
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,18 @@ def test_other_options_are_refused_and_named(recipe):
     with pytest.raises(ValueError, match=r"begun with other options or data: learning_rate \(0\.001, now 1\.0\)"):
         begin(replace(recipe, learning_rate=1.0))
     begin(replace(recipe, workers=4))
+
+
+def test_a_folder_with_files_but_no_run_is_refused_and_left_as_it_was(recipe):
+    recipe.folder.mkdir()
+    (recipe.folder / ".DS_Store").touch()
+    begin_run(recipe.folder, recipe)
+    (recipe.folder / BEGUN).unlink()
+    for name in ("letter.txt", "photo.jpg", "weights", "x"):
+        (recipe.folder / name).touch()
+    with pytest.raises(ValueError, match=r"is no run: it holds letter\.txt, photo\.jpg, weights and 1 more, but no"):
+        begin_run(recipe.folder, recipe)
+    assert not (recipe.folder / BEGUN).exists()
 
 
 def test_an_attempt_that_made_nothing_binds_nobody(recipe):
@@ -180,3 +192,22 @@ def test_finished_weights_are_whole_or_not_there(tmp_path, monkeypatch):
     ):
         (part / "other").touch()
     assert [path.name for path in weights.parent.rglob("*")] == ["weights", "model"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What writes tables."""
+
+    out: Path
+    """Folder."""
+
+
+def test_a_measurement_holds_its_folder_too_and_leaves_none_behind_where_it_fails(tmp_path):
+    @one_at_a_time
+    def measure(options: Measurement, show: object = None) -> object:
+        with pytest.raises(ValueError, match="Another process works on"):
+            Exclusive(options.out, folder=True)
+        return show
+
+    assert measure(Measurement(tmp_path / "tables"), 3) == 3
+    assert not (tmp_path / "tables").exists()

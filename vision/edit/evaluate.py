@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from vision.checkpoints import one_at_a_time
 from vision.config import UNNAMED, to_dict
 from vision.edit import PIEEditor, PIEOptions, Progression
 from vision.edit.baselines import extrapolate, latent_direction, latent_walk
@@ -35,7 +36,7 @@ from vision.report import strip, text_table, write_run, write_table
 class PIEEvaluation:
     """Measure PIE and what it is compared with."""
 
-    out: Path = Path("runs/pie-evaluation")
+    out: Path
     """Folder for the results."""
     volumes: Path = Path("volumes")
     """Folder below which the files of nilearn and mricron-data lie."""
@@ -59,6 +60,7 @@ class PIEEvaluation:
     """What the system may change."""
 
 
+@one_at_a_time
 def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
     """Measure, show and return the folder of the results."""
     began = time.monotonic()

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import torch
 
+from vision.checkpoints import one_at_a_time
 from vision.config import UNNAMED
 from vision.edit.options import PIEOptions
 from vision.edit.pie import PIEEditor
@@ -47,6 +48,7 @@ class ConditionSearch(PromptSearch):
             raise ValueError(f"sure must lie in (0, 1), got {self.sure:g}.")
 
 
+@one_at_a_time
 def prompts(options: ConditionSearch, show: Show = silent) -> Outcome:
     """Search, and show the table.
 

@@ -23,6 +23,7 @@ from reward_vlm.tiny import tiny_chat_model
 from reward_vlm.training import configured
 from scripts import train as script
 from tests.reward_vlm.kills import killed_after_row, logged
+from vision.checkpoints import begin_run
 
 CONFIG = SCLConfig("plain", max_new_tokens=7)
 FULL = LoRA(rank=0)
@@ -239,6 +240,7 @@ def test_further_arguments_that_cannot_be_are_one_sentence_through_the_command(f
 
 def test_finished_weights_of_other_options_or_pairs_are_refused(files, tmp_path):
     chosen = options(files, tmp_path)
+    begin_run(tmp_path, chosen, data=("pairs", "start", "trl"))
     (tmp_path / "weights").mkdir()
     assert train(chosen) == train(chosen) == tmp_path / "weights"
     with pytest.raises(ValueError, match="begun with other options or data: seed"):
