@@ -15,6 +15,7 @@ from torch import Tensor
 from recon3d.cameras import Cameras, opencv_to_opengl, opengl_to_opencv, same_sides
 from recon3d.lens import Distortion, check_model
 from vision.config import read_json
+from vision.files import read_text
 
 LENS_KEYS = ("fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y")
 DISTORTION_KEYS = ("k1", "k2", "k3", "p1", "p2")
@@ -199,18 +200,6 @@ def whole_pixels(height: Any, width: Any, where: str) -> tuple[int, int]:
             f"{numbers[1]:g}."
         )
     return int(numbers[0]), int(numbers[1])
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8.
-
-    Raises:
-        ValueError: it is no text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file in UTF-8.") from None
 
 
 def save_transforms(path: Path, names: Sequence[str], cameras: Cameras) -> None:

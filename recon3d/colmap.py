@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recon3d.camera_files import Shot, finite, read_text, whole_pixels
+from recon3d.camera_files import Shot, finite, whole_pixels
 from recon3d.lens import lens_of
+from vision.files import read_text
 
 BINARY_MODELS = (
     ("SIMPLE_PINHOLE", 3), ("PINHOLE", 4), ("SIMPLE_RADIAL", 4), ("RADIAL", 5), ("OPENCV", 8), ("OPENCV_FISHEYE", 8),

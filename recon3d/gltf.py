@@ -15,7 +15,7 @@ from recon3d.cutting import Sheet, cut_out
 from recon3d.gltf_file import GltfFile, numbers, objects, read_gltf, whole
 from recon3d.gltf_material import Look, Pictures, other_maps, read_look
 from recon3d.gltf_nodes import placed, shown_nodes, world_matrices
-from recon3d.mesh import PLAIN, Mesh, not_refined, precise
+from recon3d.mesh import NO_FACES, PLAIN, Mesh, not_refined, precise
 from recon3d.textures import Wrap, times, to_display, to_linear, without_hidden
 
 GREY = float(to_linear(torch.tensor(PLAIN)))
@@ -130,7 +130,7 @@ class _Reader:
 
     def scene(self) -> Scene:
         if not self.sheets:
-            raise ValueError("it holds a mesh without faces")
+            raise ValueError(NO_FACES)
         if not any(len(sheet.faces) for sheet in self.sheets):
             raise ValueError("all of its surface is transparent")
         shown = {(slot.material, slot.keys) for slots in self.slots for slot in slots}

@@ -6,6 +6,7 @@ import base64
 import binascii
 import copy
 import json
+import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,9 +218,12 @@ def read_gltf(path: Path) -> GltfFile:
         raise ValueError(f"it holds no JSON document ({error})") from None
     if not isinstance(document, dict) or not isinstance(document.get("asset", {}), dict):
         raise ValueError("its document is no JSON object with an asset")
-    version = str(document.get("asset", {}).get("version", "2.0"))
-    if not version.startswith("2."):
-        raise ValueError(f"it is glTF {version}, and only glTF 2 is read")
+    asset = document.get("asset", {})
+    version, least = str(asset.get("version", "2.0")), asset.get("minVersion", "2.0")
+    if not re.fullmatch(r"2(\.\d+)?", version):
+        raise ValueError(f"it is glTF {version[:40]}, and only glTF 2 is read")
+    if least != "2.0":
+        raise ValueError(f"it needs a reader of glTF {str(least)[:40]} (minVersion), and this one reads 2.0")
     required = document.get("extensionsRequired", [])
     unknown = [name for name in required if name not in UNDERSTOOD and not str(name).startswith("KHR_materials_")]
     if unknown:

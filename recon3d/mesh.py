@@ -17,6 +17,8 @@ from typing_extensions import Self
 from recon3d.raster import gather
 from recon3d.textures import REPEAT, Wrap, sample_texture, times
 
+NO_FACES = "it holds a mesh without faces: points, lines and splats alone are no surface"
+"""Why a file of places is refused."""
 PLAIN = 0.6
 """Grey display value of a surface that comes without any colour."""
 NEARLY = 2e-6

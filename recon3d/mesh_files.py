@@ -81,10 +81,11 @@ def _read_stl(content: bytes) -> Mesh:
     count, remarks = int.from_bytes(content[80:84], "little"), ()
     if b"\0" in content:  # no text
         size = STL_HEADER + count * STL_FACE
-        if len(content) != size:
+        if not 0 <= len(content) - size < STL_FACE:  # some programs end with a line or a checksum
             raise ValueError(
                 f"it says that it holds {count:,} faces, which take {size:,} bytes, but has {len(content):,}"
             )
+        content = content[:size]
         last = np.frombuffer(content, np.uint8, offset=STL_HEADER).reshape(count, STL_FACE)[:, -1]
         if b"COLOR=" in content[:80] or (last >= 128).any():
             remarks = ("The colours of an STL file are not read; it is shown without.",)

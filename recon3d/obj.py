@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recon3d.cutting import Sheet, cut_out
-from recon3d.mesh import PLAIN, Mesh, not_refined, precise
+from recon3d.mesh import NO_FACES, PLAIN, Mesh, not_refined, precise
 from recon3d.obj_file import Map, Material, ObjFile, map_of, not_shown, read_materials, read_obj
 from recon3d.textures import MAX_TEXELS, UnknownTexture, Wrap, read_texture
 
@@ -46,7 +46,7 @@ def read_obj_scene(path: Path) -> ObjScene:
     """
     file = read_obj(path)
     if not len(file.corners):
-        raise ValueError("it holds a mesh without faces")
+        raise ValueError(NO_FACES)
     for kind, count, what in ((0, len(file.places), "places"), (1, len(file.coordinates), "texture coordinates")):
         if int(file.corners[..., kind].max()) >= count:
             raise ValueError(f"a face names number {file.corners[..., kind].max() + 1} of its {count} {what}")

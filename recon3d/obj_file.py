@@ -81,9 +81,11 @@ def read_obj(path: Path) -> ObjFile:
     lines = text_lines(path.read_bytes())
     rows: dict[str, list[list[str]]] = {"v": [], "vt": [], "vn": []}
     corners: list[tuple[tuple[int, int, int], ...]] = []
-    worn, names, libraries, current = [], {}, [], -1
+    worn, names, libraries, current, polypaint = [], {}, [], -1, []
     for number, line in enumerate(lines, 1):
         words = line.split()
+        if words and words[0] == "#MRGB":
+            polypaint += words[1:]
         if not words or words[0].startswith("#"):
             continue
         key = words[0].lower()
@@ -109,6 +111,8 @@ def read_obj(path: Path) -> ObjFile:
         colors[np.isnan(colors).any(1)] = np.nan
         if np.nanmax(colors, initial=0) > 1:  # some programs write 0 to 255
             colors /= 255
+    if polypaint:
+        colors = _polypaint("".join(polypaint), len(places))
     return ObjFile(
         path,
         lines,
@@ -120,6 +124,21 @@ def read_obj(path: Path) -> ObjFile:
         list(names),
         libraries,
     )
+
+
+def _polypaint(text: str, count: int) -> np.ndarray:
+    """(count, 3) display values that ZBrush writes as comments: eight digits a place, of its mask and its colour.
+
+    Raises:
+        ValueError: they are no such digits, or not of so many places.
+    """
+    try:
+        values = np.frombuffer(bytes.fromhex(text), np.uint8)
+    except ValueError:
+        raise ValueError("its #MRGB lines hold no hexadecimal digits") from None
+    if len(values) != 4 * count:
+        raise ValueError(f"its #MRGB lines hold the colours of {len(values) / 4:g} places, and there are {count}")
+    return values.reshape(count, 4)[:, 1:] / 255
 
 
 def read_materials(file: ObjFile) -> tuple[dict[str, Material], list[str]]:
@@ -250,11 +269,12 @@ def _table(rows: list[list[str]], least: int, most: int) -> np.ndarray:
         return np.zeros((0, least))
     rows = [row[: next((k for k, word in enumerate(row) if word.startswith("#")), most)][:most] for row in rows]
     width = max(least, max(map(len, rows)))
-    if all(len(row) == width for row in rows):
-        return np.array(rows, dtype=np.float64)
     short = min(map(len, rows))
     if short < least - (least == 2):
         raise ValueError(f"a vertex has {short} numbers instead of {least}")
-    return np.array(
-        [row + ["0" if k < least else "nan" for k in range(len(row), width)] for row in rows], dtype=np.float64
-    )
+    if short < width:
+        rows = [row + ["0" if k < least else "nan" for k in range(len(row), width)] for row in rows]
+    try:
+        return np.array(rows, dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"a vertex must have numbers such as 0.5 or 1e-3 ({error})") from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from recon3d.mesh import PLAIN, Mesh, precise
+from recon3d.mesh import NO_FACES, PLAIN, Mesh, precise
 from vision.files import in_utf8
 
 
@@ -38,7 +39,7 @@ def polygon_mesh(
     triangles = np.maximum(counts - 2, 0)
     owner = np.repeat(np.arange(len(counts)), triangles)
     if not len(owner):
-        raise ValueError("it holds a mesh without faces")
+        raise ValueError(NO_FACES)
     first = (np.cumsum(counts) - counts)[owner]
     place = np.arange(len(owner)) - np.repeat(np.cumsum(triangles) - triangles, triangles)
     faces = np.stack([corners[first], corners[first + place + 1], corners[first + place + 2]], axis=1)
@@ -72,6 +73,8 @@ def read_off(content: bytes) -> Mesh:
     """
     text = in_utf8(content).decode(errors="replace")
     lines = [words for line in text.splitlines() if (words := line.split("#")[0].split())]
+    if lines and (joined := re.fullmatch(r"([A-Za-z]*OFF)(\d+)", lines[0][0], re.IGNORECASE)):  # as in ModelNet40
+        lines[0][:1] = joined.groups()
     kind = lines[0].pop(0).upper() if lines and lines[0][0].upper().endswith("OFF") else "OFF"
     if "4" in kind:
         raise ValueError(f"it is a {kind} file, whose places have four numbers")

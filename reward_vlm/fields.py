@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 import PIL.Image
 
 from reward_vlm.dialogue import Video
+from vision.files import named_path
 from vision.images import SUFFIXES, load_image, read_image
 
 Picture = PIL.Image.Image | Path
@@ -170,7 +171,8 @@ def existing(folder: Path, name: Any, kind: str = "picture") -> Path:
         raise ValueError(f"a {kind} must be named by its path, got {len(name):,} signs that are none: {name:.40}...")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) and not name.startswith("file://"):
         raise ValueError(f"a {kind} must be a file of this machine, got the address {name}; download it first.")
-    path = folder / (url2pathname(urlsplit(name).path) if name.startswith("file://") else name)
+    address = name.startswith("file://")
+    path = folder / url2pathname(urlsplit(name).path) if address else named_path(folder, name)
     if kind == "folder":
         if _is(Path.is_file, path):
             raise ValueError(f"{path} is a file, and a film must be a folder of its frames.")

@@ -13,6 +13,8 @@ from vision.files import in_utf8
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 """Of the files of a folder that are read."""
+TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods")
+"""Endings of tables that are not read."""
 PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"(\xb5": "zstd"}
 """First bytes -> how a file is packed; no JSON begins so."""
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -38,6 +40,10 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
         raise FileNotFoundError(f"There is no file {path}.")
     if not path.is_file():
         raise ValueError(f"{path} is no regular file.")
+    if path.suffix.lower() in TABLES:
+        raise ValueError(
+            f"{path} is a table ({path.suffix.lower()}), which is not read; save it as .jsonl or .parquet."
+        )
     with open(path, "rb") as file:
         start = file.read(4)
     if start == b"PAR1":

@@ -44,13 +44,15 @@ def with_files(words: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: there is no such file.
     """
+    from vision.files import read_text
+
     found: list[str] = []
     for word in words:
         if word.startswith("@") and word.endswith(".txt"):
             path = Path(word[1:])
             if not path.is_file():
                 raise FileNotFoundError(f"There is no file of options {path}.")
-            found += [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+            found += [line for line in read_text(path).splitlines() if line]
         else:
             found.append(word)
     return found

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
 
 import tyro
 
-from vision.files import atomic_path
+from vision.files import atomic_path, read_text
 
 T = TypeVar("T")
 Positional = tyro.conf.Positional
@@ -102,19 +102,16 @@ def load_config(cls: type[T], path: str | Path) -> T:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """The JSON object in a file, in UTF-8 or UTF-16.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read or is not a JSON object.
     """
+    text = read_text(path)
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:  # json.JSONDecodeError and UnicodeDecodeError
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {error}.") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(data).__name__}.")

@@ -148,6 +148,25 @@ def read_file(path: str | Path) -> bytes:
         raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
 
 
+def named_path(folder: Path, name: str) -> Path:
+    """The path that a text in `folder` names; as Windows writes it (`photos\\a.png`) unless a file is called so."""
+    path = folder / name
+    return path if "\\" not in name or os.path.lexists(path) else folder / name.replace("\\", "/")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a regular file in UTF-8 or, as its mark says, in UTF-16.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or is no text.
+    """
+    try:
+        return in_utf8(read_file(path)).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file in UTF-8 or UTF-16.") from None
+
+
 def in_utf8(text: bytes) -> bytes:
     """A text in UTF-8 without a byte order mark, whether it was in UTF-8 or, as its mark says, in UTF-16.
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vision.files import MAX_NAME, RECORDS, in_utf8, read_file
+from vision.files import MAX_NAME, RECORDS, in_utf8, named_path, read_file
 from vision.images import SUFFIXES
 
 
@@ -148,7 +148,7 @@ def read_list(path: Path) -> list[Path]:
         lines = [line.strip().strip("\"'") for line in in_utf8(read_file(path)).decode().splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"Cannot read the list {path}: {error}.") from error
-    paths = [path.parent / line for line in lines if line]
+    paths = [named_path(path.parent, line) for line in lines if line]
     return [found for found in paths if not found.name.startswith("#") or os.path.lexists(found)]
 
 

@@ -35,6 +35,7 @@ from restoration.recipes import recipe
 from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.diffusion.backbone import Text, load_backbone, load_scheduler
 from vision.diffusion.latents import encode_image, factor
+from vision.files import read_text
 from vision.metrics import psnr, ssim
 from vision.training import fit
 from vision.training_options import TrainOptions
@@ -194,7 +195,7 @@ class Captioned(Dataset[dict[str, Any]]):
         """high (3, crop, crop), low (3, crop / scale, crop / scale) in [0, 1], and the caption."""
         path = self.pairs.paths[index % len(self.pairs.paths)].with_suffix(".txt")
         empty = random.Random(self.seed * 2**40 + index).random() < self.dropout
-        caption = "" if empty or not path.exists() else path.read_text(encoding="utf-8").strip().split("\n")[0]
+        caption = "" if empty or not path.exists() else read_text(path).strip().split("\n")[0]
         return {**self.pairs[index], "caption": caption}
 
 

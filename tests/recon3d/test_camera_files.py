@@ -172,7 +172,7 @@ def test_text_cameras_of_the_release_round_trip(tmp_path):
         lambda text: text.replace("48 48\n", "48 inf\n"),
         lambda text: text.replace("48 48\n", "48\n"),
         lambda text: text.replace("extrinsic\n", "extrinsic\n0 0 0 0\n0 0 0 0\n0 0 0 0\n0 0 0 1\n"),
-        lambda text: text.encode("utf-16").decode("latin-1"),
+        lambda text: f"\xe9{text}",
     ],
 )
 def test_damaged_text_cameras_are_refused(tmp_path, change):

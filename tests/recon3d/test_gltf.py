@@ -276,6 +276,9 @@ def broken(change):
         (lambda d, m: m.base.update(baseColorTexture={"index": True}), "among its 1 textures"),
         (lambda d, m: d.update(extensionsRequired=["EXT_meshopt_compression"]), "EXT_meshopt_compression"),
         (lambda d, m: d["asset"].update(version="1.0"), "glTF 1.0"),
+        (lambda d, m: d["asset"].update(version="2.beta"), "glTF 2.beta"),
+        (lambda d, m: d["asset"].update(minVersion="2.1"), r"needs a reader of glTF 2\.1 \(minVersion\)"),
+        (lambda d, m: d["asset"].update(minVersion=None), "needs a reader of glTF None"),
         (lambda d, m: m.primitive.update(extensions=7), "cannot be read"),
     ],
 )

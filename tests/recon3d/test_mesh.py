@@ -93,9 +93,18 @@ def test_colours_of_stl_files_are_told_and_cut_ones_say_so(tmp_path):
     assert read(plain).remarks == ()
     for content in (painted, headed):
         assert read(bytes(content)).remarks == ("The colours of an STL file are not read; it is shown without.",)
-    for content in (plain[:-1], plain[:60], plain + b"\0", b"solid".ljust(80) + plain[80:-50]):
+    for content in (plain[:-1], plain[:60], plain + bytes(50), b"solid".ljust(80) + plain[80:-50]):
         with pytest.raises(ValueError, match=f"bytes, but has {len(content)}"):
             read(content)
+
+
+@pytest.mark.parametrize("rest", [b"\n", b"\r\n", b"\0\0\0\0"])
+def test_a_binary_stl_file_may_end_with_a_little_more(tmp_path, rest):
+    content = trimesh.creation.box().export(file_type="stl")
+    for name, written in (("a.stl", content), ("b.stl", content + rest)):
+        (tmp_path / name).write_bytes(written)
+    one, other = load_mesh(tmp_path / "a.stl"), load_mesh(tmp_path / "b.stl")
+    assert torch.equal(one.vertices, other.vertices) and torch.equal(one.faces, other.faces)
 
 
 @pytest.mark.parametrize("suffix", ["obj", "off", "stl", "ply", "gltf"])

@@ -125,6 +125,17 @@ def test_vertex_colours_and_flat_colours(tmp_path):
     assert corner_colors(load_mesh(write(tmp_path, mtl=glow))) == CORNERS
 
 
+def test_colours_that_zbrush_paints_are_read(tmp_path):
+    painted = "#MRGB ffff000000ff0000\n#MRGB ff0000ff00808080\n"
+    (tmp_path / "a.obj").write_text(f"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n{painted}f 1 2 3 4\n")
+    expected = torch.tensor([[255, 0, 0], [255, 0, 0], [0, 0, 255], [128, 128, 128]]) / 255
+    torch.testing.assert_close(load_mesh(tmp_path / "a.obj").colors, expected)
+    for wrong, sentence in (("#MRGB ffff0000\n", "1 places, and there are 4"), ("#MRGB zz\n", "no hexadecimal digits")):
+        (tmp_path / "a.obj").write_text(f"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n{wrong}f 1 2 3 4\n")
+        with pytest.raises(ValueError, match=sentence):
+            load_mesh(tmp_path / "a.obj")
+
+
 def test_options_of_maps_scale_move_and_clamp(tmp_path):
     mesh = load_mesh(write(tmp_path, mtl="newmtl m\nmap_Kd -s 2 2 -o 0.25 0 t.png\n"))
     assert color_at(mesh, -0.9, 0.9) == (200, 40, 40) and color_at(mesh, -0.6, 0.9) == (40, 200, 40)

@@ -121,6 +121,7 @@ SQUARE = "0 0 0{0}\n1 0 0{0}\n1 1 0{0}\n0 1 0{0}\n"
         "COFF\n4 1 0\n" + SQUARE.format(" 255 51 0 255") + "4 0 1 2 3\n",
         "OFF # a remark\n# another\n\n4 1 0\n" + SQUARE.format("") + "4 0 1 2 3 255 51 0\n",
         "OFF 4 1 0\n" + SQUARE.format("") + "4 0 1 2 3 1.0 0.2 0.0 1.0\n",
+        "COFF4 1 0\n" + SQUARE.format(" 255 51 0 255") + "4 0 1 2 3\n",
         "4 1\n" + SQUARE.format(" 1.0 0.2 0.0") + "4 0 1 2 3\n",
         "CNOFF\n4 1 0\n" + SQUARE.format(" 0 0 1 1.0 0.2 0.0 1.0") + "4 0 1 2 3\n",
     ],

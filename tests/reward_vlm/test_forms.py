@@ -237,6 +237,25 @@ BROKEN = {
 }  # fmt: skip
 
 
+def test_pictures_are_found_as_windows_names_them(folder):
+    (folder / "s").mkdir()
+    Image.new("RGB", (60, 60)).save(folder / "s" / "a.png")
+    rows = [
+        {"question": "?", "answers": ["a", "b"], "better": 1, "image": name} for name in ("s\\a.png", ".\\s\\a.png")
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found, _ = read_rows(folder / "rows.jsonl", preference)
+    assert [len(row.images) for row in found] == [1, 1]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".TSV", ".xlsx"])
+def test_a_table_costs_one_sentence(ending, folder):
+    (folder / f"a{ending}").write_bytes(b"question,answer\nWhat?,red\n" if ending != ".xlsx" else b"PK\x03\x04")
+    for skip in (False, True):
+        with pytest.raises(ValueError, match=r"is a table \(\.\w+\), which is not read; save it as"):
+            read_rows(folder / f"a{ending}", preference, skip_bad=skip)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_files_that_cannot_be_read_are_sentences(name, folder):
     if BROKEN[name] is not None:

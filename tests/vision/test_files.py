@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vision.files import Exclusive, append, atomic_folder, atomic_path, library_writes
+from scripts.main import with_files
+from vision.config import read_json
+from vision.files import Exclusive, append, atomic_folder, atomic_path, library_writes, read_text
 
 
 @contextmanager
@@ -103,3 +105,22 @@ def test_what_an_earlier_process_left_is_removed_and_a_link_is_not_followed(tmp_
     work.symlink_to(mine)
     write("three")
     assert (mine / "kept.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_texts_of_every_usual_encoding_are_read(tmp_path, encoding):
+    text = '{"name": "Ölbild"}'
+    (tmp_path / "a.json").write_text("\ufeff" * (encoding == "utf-16-be") + text, encoding=encoding)
+    assert read_text(tmp_path / "a.json") == text and read_json(tmp_path / "a.json") == {"name": "Ölbild"}
+    (tmp_path / "a.txt").write_text("--out\nÖl\n", encoding=encoding if encoding != "utf-16-be" else "utf-16")
+    assert with_files([f"@{tmp_path / 'a.txt'}"]) == ["--out", "Öl"]
+
+
+@pytest.mark.parametrize("content", [b"\xe9t\xe9", b"\xff\xfea", b'{"a": "\xff"}'])
+def test_what_is_no_text_is_told(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    for read in (read_text, read_json):
+        with pytest.raises(ValueError, match=r"a\.json is not a text file in UTF-8 or UTF-16"):
+            read(tmp_path / "a.json")
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        read_json(tmp_path / "b.json")

@@ -307,6 +307,12 @@ def test_lists_of_every_editor_are_read(tmp_path, copies, encoding):
     assert copies(folder / "LIST.TXT").code == 0 and copies.made == ["#1.png", "a b.png", "s/ä.png"]
 
 
+def test_lists_of_windows_are_read(tmp_path, copies):
+    folder = fill(tmp_path / "in", "s/a.png", "b\\c.png", "b/c.png")
+    (folder / "list.txt").write_text("s\\a.png\nb\\c.png\n")  # a file that is called so is meant itself
+    assert copies(folder / "list.txt").code == 0 and copies.made == ["b\\c.png", "s/a.png"]
+
+
 def test_patterns_are_unfolded(tmp_path, copies):
     folder = fill(tmp_path / "in", "a.png", "b.png", "c.jpg", "[d].png")
     assert copies(str(folder / "*.png")).code == 0 and copies.made == ["[d].png", "a.png", "b.png"]

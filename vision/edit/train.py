@@ -28,6 +28,7 @@ from vision.diffusion.train import noise_loss
 from vision.edit.labels import read_set
 from vision.edit.one_edit import Predictor
 from vision.edit.pie import PIEEditor
+from vision.files import read_text
 from vision.images import image_files, load_image, save_image, to_tensor
 from vision.job import choose_device
 from vision.refine import drain
@@ -224,7 +225,7 @@ def pictures(options: PIETraining) -> list[tuple[Path, str]]:
         found = []
         for path in image_files(options.data):
             beside = path.with_suffix(".txt")
-            prompt = beside.read_text(encoding="utf-8").strip() if beside.exists() else options.prompt
+            prompt = read_text(beside).strip() if beside.exists() else options.prompt
             if not prompt:
                 raise ValueError(f"{path} has no prompt: write {beside.name} beside it, or give one for all.")
             found.append((path, prompt))
