@@ -11,13 +11,16 @@ FAINT, ONE_COLOUR = 16, 8
 """Of 255: opacity from which a colour can be told, and how far the shades of one colour may lie apart."""
 LABELS = 32
 """So many flat colours at most are labels; painted ones have soft edges, and so more."""
+STRAY = 0.01
+"""Of the pixels that are near white: where fewer are in between, the mask is black and white, and these are noise."""
 
 
 def painted(mask: LoadedImage) -> PIL.Image.Image:
     """(mode L) how much of a mask is painted, whatever with: white counts fully.
 
     Brightness counts, times opacity; opacity alone where only one colour was painted on a transparent layer. Labels
-    count as one: values so dark that nobody painted them (0, 1, 2, ... and perhaps 255), and a few flat colours.
+    count as one: values so dark that nobody painted them (0, 1, 2, ... and perhaps 255), and a few flat colours. What
+    is nearly all black and white has no labels.
     """
     values = _numbers(mask)
     if mask.alpha is None:
@@ -39,6 +42,9 @@ def _numbers(mask: LoadedImage) -> np.ndarray:
     highest = np.asarray(mask.rgb).max(axis=2)
     deep = highest if mask.deep is None else mask.deep if mask.deep.ndim == 2 else mask.deep.max(axis=2)
     white = 1.0 if deep.dtype.kind == "f" else np.iinfo(deep.dtype).max
+    light = deep > white * 7 / 8
+    if ((deep > 0) & ~light).sum() < STRAY * light.sum():
+        return highest
     labels = deep[deep < white]  # white beside labels is one more, often for what is not known
     if labels.any() and labels.max() < white / 8 and (deep.min() == 0 or deep.max() < white):
         return np.where(deep > 0, 255, 0).astype(np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -108,7 +110,32 @@ def test_several_colours_on_a_transparent_layer_count_by_brightness_and_opacity(
     assert found.tolist() == [[255, 128, 0], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("labels", [(0, 1), (0, 2, 3), (0, 7, 31), (0, 1, 2, 255)])
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "RGB"])
+@pytest.mark.parametrize("stray", [1, 12, 31])
+def test_a_black_and_white_mask_with_stray_values_is_no_mask_of_labels(stray, kind):
+    array = disc(60, 60)
+    array[2, 3], array[50:52, 55] = stray, 1
+    given = {"uint8": array, "uint16": array * np.uint16(257), "RGB": np.dstack([array, array, array // 2 * 2])}[kind]
+    found = np.asarray(painted(from_pil(Image.fromarray(given))))
+    assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize("quality", [30, 60, 90, 97])
+def test_a_black_and_white_mask_stays_one_after_compression(quality):
+    buffer = io.BytesIO()
+    Image.fromarray(disc(60, 60)).save(buffer, "JPEG", quality=quality)
+    found = np.asarray(painted(as_loaded(buffer.getvalue()))).astype(int)
+    assert np.abs(found - disc(60, 60)).mean() < 12 and (found[:4, :4] < 32).all()
+
+
+def test_soft_edges_stay_soft_and_values_up_to_white_stay_brightness():
+    soft = np.asarray(Image.fromarray(disc(60, 60)).resize((20, 20), Image.Resampling.LANCZOS))
+    assert np.array_equal(np.asarray(painted(from_pil(Image.fromarray(soft)))), soft)
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (8, 1))
+    assert np.array_equal(np.asarray(painted(from_pil(Image.fromarray(ramp)))), ramp)
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (0, 1, 2, 3, 4, 5), (0, 2, 3), (0, 7, 31), (0, 1, 2, 255)])
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "palette"])
 def test_labels_are_painted(labels, kind):
     array = np.zeros((30, 30), np.uint8 if kind != "uint16" else np.uint16)
