@@ -1,11 +1,11 @@
 """Edit pictures frame by frame, or simulate how a condition progresses: `burnish edit INPUT... --out FOLDER`.
 
-    burnish edit                                               (a brain, the embedded weights: to try it out)
-    burnish edit scan.png --mask region.png --prompt "A brain MRI image, large lesion" --source SD_FOLDER
-    burnish edit scan.png --ellipse 0.4 0.5 0.1 0.1 --feather 5 --trajectories 8 --seed 3
-    burnish edit brain.nii.gz --mask lesion.nii.gz --slices 90 91                  (volumes keep their header)
-    burnish edit slice.dcm --ellipse 0.4 0.5 0.1 0.1 --window 0 1200
-    burnish edit photo.png --pipeline FOLDER --mask m.png --prompt "..."          (any pipeline of diffusers that edits)
+    burnish edit --out runs/edit                               (a brain, the embedded weights: to try it out)
+    burnish edit scan.png --mask region.png --prompt "A brain MRI image, large lesion" --source SD_FOLDER --out edited
+    burnish edit scan.png --ellipse 0.4 0.5 0.1 0.1 --feather 5 --trajectories 8 --seed 3 --out edited
+    burnish edit brain.nii.gz --mask lesion.nii.gz --slices 90 91 --out edited            (volumes keep their header)
+    burnish edit slice.dcm --ellipse 0.4 0.5 0.1 0.1 --window 0 1200 --out edited
+    burnish edit photo.png --pipeline FOLDER --mask m.png --prompt "..." --out edited    (any pipeline of diffusers)
     burnish edit --pipeline FOLDER --help                                          (what a pipeline may change)
 
 PIE simulates severity; it does not predict a patient's future. Writes, for every input, FOLDER/STEM/: the frames

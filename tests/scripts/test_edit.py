@@ -136,9 +136,15 @@ def test_two_inputs_of_one_stem_are_kept_apart(given, tmp_path):
     assert {path.name for path in given.out.iterdir() if path.is_dir()} >= {"scan", "scan_bmp"}
 
 
+def test_an_edit_asks_where_its_results_shall_lie(capsys):
+    with pytest.raises(SystemExit):
+        parse(["a.png"])
+    assert "--out must be given" in capsys.readouterr().err
+
+
 def test_without_inputs_the_example_is_edited(tmp_path):
     assert parse(["--out", str(tmp_path)]).mask.name == "brain_mask.png"
     options = parse(["--out", str(tmp_path), "--box", "0", "0", "0.5", "0.5"])
     assert options.mask is None and options.inputs[0].name == "brain.png"
     shutil.copy(options.inputs[0], tmp_path / "mine.png")
-    assert parse([str(tmp_path / "mine.png")]).mask is None
+    assert parse([str(tmp_path / "mine.png"), "--out", str(tmp_path)]).mask is None

@@ -65,7 +65,10 @@ def test_the_command_line_edits_with_a_pipeline(given, monkeypatch):
 
     monkeypatch.setattr(DiffusersEditor, "simulate", refuse)
     assert main(options) == 0
-    assert parse(["--pipeline", "folder"]).inputs == () and type(parse([*words[:1]])) is EditOptions
+    assert (
+        parse(["--pipeline", "folder", "--out", "a"]).inputs == ()
+        and type(parse([*words[:1], "--out", "a"])) is EditOptions
+    )
 
 
 def test_sixteen_bits_transparency_profile_and_exif_are_kept(given, tmp_path):

@@ -59,4 +59,4 @@ def test_a_condition_is_searched_by_what_the_classifier_says(tmp_path):
     given = ["--inputs", str(tmp_path / "healthy"), "--masks", str(tmp_path / "masks"), "--source", "builtin:tiny"]
     rows, words = found(tmp_path, "pie", *given, "--frames", "1", "--steps", "2", "--prompts", "a picture,ill")
     assert rows[0]["prompt"] == "a picture,ill" and words[0] == "--prompt"
-    assert edit.parse(["a.png", "--ellipse", "0.5", "0.5", "0.1", "0.1", *words]).prompt == (words[1],)
+    assert edit.parse(["a.png", "--out", "b", "--ellipse", "0.5", "0.5", "0.1", "0.1", *words]).prompt == (words[1],)

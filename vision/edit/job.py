@@ -42,9 +42,9 @@ NEUTRAL = ("inputs", "device", "max_pixels")
 class EditOptions:
     """Edit pictures frame by frame, or simulate how a condition progresses."""
 
-    inputs: Positional[tuple[Path, ...]] = ()
+    inputs: Positional[tuple[Path, ...]]
     """Pictures, scans (.nii, .nii.gz, .dcm), folders, or .txt lists of paths; none takes an example brain."""
-    out: Path = Path("runs/edit")
+    out: Path
     """Folder for the results."""
     prompt: tuple[str, ...] = ()
     """What the result, or the condition, looks like; several are spread evenly over the frames. None takes that of the

@@ -251,7 +251,8 @@ class PIEEditor(ProgressiveEditor[PIEOptions]):
         change = ((moved * weight).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))).sqrt()
         difference = torch.zeros_like(images)
         if options.size == "own":
-            difference = edit.images - decode_latents(self.vae, edit.beginning.anchor).float()
+            plain = decode_latents(self.vae, edit.beginning.anchor).float()
+            difference = (hold_colors(edit.images, plain, region) if options.color_lock else edit.images) - plain
         kept = frame.generators if options.fixed_noise else generators
         return Frame(images, edit.latents, change, frame.items, kept, difference)
 

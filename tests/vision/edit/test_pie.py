@@ -68,6 +68,16 @@ def test_colours_are_held(editor, image, square):
     assert drifts[0] < 0.02 and drifts[0] < drifts[1]
 
 
+def test_colours_are_held_at_the_own_size_of_a_picture_too(editor, image, square):
+    outside = torch.from_numpy(np.array(square)) == 0
+    held, free = (
+        frames(editor, image, replace(QUICK, color_lock=lock, size="own"), mask=square).differences[-1, 0]
+        for lock in (True, False)
+    )
+    drifts = [found[..., outside].mean(dim=-1).abs().max() for found in (held, free)]
+    assert drifts[0] < 0.02 and drifts[0] < drifts[1]
+
+
 def test_fixed_noise_converges_and_fresh_noise_does_not(editor, image, square):
     options = PIEOptions(frames=8, steps=4, strength=0.5, guidance_scale=1.0, beta_2=0.2, chain="latents")
     changes = {}
