@@ -1,10 +1,11 @@
 """A small judge of restorations: which of two versions of a picture is nearer to the truth, window by window.
 
-A network of two layers scores numbers of a window: how strong its detail is in three bands, how noisy, blocky, woven,
-banded and cut it is, and, where the input is known, how its detail agrees with that of the plainly enlarged input and
-how well the input, its colours too, follows from it. Scores of windows at one place differ as the logarithm of the odds
-that one is better. It is learnt from restorations whose truth is known and from spoiled photographs, see
-`restoration.train_judge`, and from faults planted in the former, see `restoration.train_duel`.
+A network of two layers scores numbers of a window: how strong its detail is in three bands and twelve rings of its
+spectrum, how noisy, blocky, woven, banded, cut, clipped and overshot it is, and, where the input is known, how its
+detail agrees with that of the plainly enlarged input and how well the input, its colours too, follows from it. Scores
+of windows at one place differ as the logarithm of the odds that one is better. It is learnt from restorations whose
+truth is known and from spoiled photographs, see `restoration.train_judge`, and from faults planted in the former, see
+`restoration.train_duel`.
 
 n: windows, side x side: their pixels; H, W: pixels of a picture.
 """
@@ -32,10 +33,12 @@ from vision.strategies import Candidate
 
 EMBEDDED = PRETRAINED / "judge"
 """Folder of the judge that comes with the project."""
-ALONE = 21
+ALONE = 36
 """Numbers of a window by itself."""
 AGAINST = 14
 """Numbers of a window beside its input, and 1 where there is one."""
+RINGS = 12
+"""Rings of a window's spectrum, the coarsest first; the last one has the corners too."""
 _LEAST = 1e-5
 
 
@@ -197,8 +200,9 @@ def _alone(luma: Tensor, detail: Tensor, colours: Tensor) -> Tensor:
         [_correlation(detail[:, 0, :, 1:], detail[:, 0, :, :-1]), _correlation(detail[:, 0, 1:], detail[:, 0, :-1])], 1
     )
     period = torch.stack([_period(luma, 8), _period(luma, 4)], 1)
-    odd = torch.stack([*_cut(luma), _wave(luma), _flat(luma)], 1)
-    return torch.cat([strength, sparse, quiet, grain, beside, along, period, odd, luma.mean((2, 3))], 1)
+    rings, wave = _spectrum(luma)
+    odd = torch.stack([*_cut(luma), wave, _flat(luma), _clipped(colours), *_overshot(luma)], 1)
+    return torch.cat([strength, sparse, quiet, grain, beside, along, period, rings, odd, luma.mean((2, 3))], 1)
 
 
 def _against(detail: Tensor, plain: Tensor, left: Tensor, colours: Tensor) -> Tensor:
@@ -249,17 +253,33 @@ def _cut(luma: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(size).amax(0), torch.stack(mean).amax(0)
 
 
-def _wave(luma: Tensor) -> Tensor:
-    """(n,) logarithm of the strongest frequency of (n, 1, s, s) over the mean of its ring."""
+def _spectrum(luma: Tensor) -> tuple[Tensor, Tensor]:
+    """Of (n, 1, s, s): (n, RINGS) logarithms of the mean power of the rings of its spectrum, and (n,) logarithm of the
+    strongest frequency over the mean of its ring."""
     side = luma.shape[-1]
     window = torch.hann_window(side, periodic=False)
     power = torch.fft.rfft2((luma - luma.mean((2, 3), keepdim=True))[:, 0] * window[:, None] * window).abs().square()
     radius = (torch.fft.fftfreq(side)[:, None].square() + torch.fft.rfftfreq(side).square()).sqrt()
-    rings = (radius * 24).long().clamp(max=11).flatten()
+    rings = (radius * 2 * RINGS).long().clamp(max=RINGS - 1).flatten()
     power, inside = power.flatten(1), (radius > 0.12).flatten()
-    sums = torch.zeros(len(power), 12).index_add_(1, rings, power)
-    means = sums / torch.bincount(rings, minlength=12)
-    return (power / (means[:, rings] + 1e-4))[:, inside].amax(1).clamp(_LEAST).log()
+    sums = torch.zeros(len(power), RINGS).index_add_(1, rings, power)
+    means = sums / torch.bincount(rings, minlength=RINGS)
+    wave = (power / (means[:, rings] + 1e-4))[:, inside].amax(1).clamp(_LEAST).log()
+    return (means / side**2).clamp(_LEAST**2).log(), wave
+
+
+def _clipped(colours: Tensor) -> Tensor:
+    """(n,) logarithm of the share of values in (n, 3, s, s) that are black or white."""
+    return ((colours - 0.5).abs() >= 0.5 - 0.5 / 255).float().mean((1, 2, 3)).clamp(1e-4).log()
+
+
+def _overshot(luma: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) twice, along the rows of (n, 1, s, s): logarithm of the change of steps over the steps, and the share of
+    places where a step up follows a step down or the other way round, by more than 2 of 255."""
+    steps = luma[..., 1:] - luma[..., :-1]
+    change = (steps[..., 1:] - steps[..., :-1]).abs().mean((1, 2, 3))
+    turns = (steps[..., 1:] * steps[..., :-1] < -((2 / 255) ** 2)).float().mean((1, 2, 3))
+    return (change + 1e-4).log() - (steps.abs().mean((1, 2, 3)) + 1e-4).log(), turns
 
 
 def _flat(luma: Tensor) -> Tensor:

@@ -7,7 +7,8 @@
 Two windows at one place of two restorations are a pair, and the one with the smaller squared error of luma is better.
 Pairs of two seeds of one restorer look alike and are told apart last: they are the hard negatives of Reinforced
 re-ranking (arXiv 2504.09643), and weigh as much as all pairs of two restorers, and these as much as
-all pairs of spoiled photographs. A third of the restorations is shown without the input, as spoiled photographs are.
+all pairs of spoiled photographs. Restorations are shown with their input, spoiled photographs without one: what is
+better of the former is the smaller error, which smooth pictures have, and must not teach what is better of the latter.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restoration.judge import ALONE, JudgeConfig, JudgeNetwork, RestorationJudge, numbers_of
+from restoration.judge import JudgeConfig, JudgeNetwork, RestorationJudge, numbers_of
 from restoration.known import Known, known
 from vision.checkpoints import begin_run, one_at_a_time
 from vision.faults import SpoiledPairs
@@ -29,6 +30,8 @@ from vision.images import image_files, to_y
 
 SLIGHT = 0.02
 """Decibels; windows that differ by less are no pair."""
+MIXED = 0.6
+"""Share of the spoiled pairs whose pictures have different faults: those are told apart last."""
 PARTS = ("two seeds", "two methods", "spoiled")
 """Kinds of pairs; each weighs the same."""
 
@@ -129,7 +132,7 @@ def window_psnr(picture: Tensor, truth: Tensor, side: int) -> Tensor:
 
 def spoiled_pairs(photos: Path, count: int, seed: int, side: int) -> Pairs:
     """Pairs of spoiled photographs, without an input."""
-    pairs = SpoiledPairs(image_files(photos), seed)
+    pairs = SpoiledPairs(image_files(photos), seed, MIXED)
     rows = []
     for number in range(count):
         pair = pairs(number)
@@ -156,10 +159,7 @@ def fit(parts: Sequence[Pairs], config: JudgeConfig, options: JudgeTraining) -> 
         losses = []
         for pairs in parts:
             place = torch.randint(len(pairs.weight), (512,), generator=generator)
-            better, worse = pairs.better[place].clone(), pairs.worse[place].clone()
-            hidden = torch.rand(512, generator=generator) < 1 / 3
-            better[hidden, ALONE:] = worse[hidden, ALONE:] = 0
-            margin = network(better) - network(worse)
+            margin = network(pairs.better[place]) - network(pairs.worse[place])
             losses.append((F.softplus(-margin) * pairs.weight[place]).sum() / pairs.weight[place].sum())
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()

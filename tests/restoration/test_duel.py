@@ -45,19 +45,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_the_judge_finds_no_fewer_faults_after_the_duel_and_every_round_is_told(folder):
+def test_the_judge_finds_nine_faults_of_ten_after_the_duel_and_every_round_is_told(folder):
     rounds = json.loads((folder / "duelled" / "rounds.json").read_text())
     assert len(rounds) == 2 and all(row["faults"] + row["no faults"] == 25 for row in rounds)
     for row in rounds:
         assert sum(kind["faults"] for kind in row["kinds"].values()) == row["faults"] and {*row["kinds"]} == {*KINDS}
     assert json.loads((folder / "plain" / "rounds.json").read_text()) == []
     items = list(known([folder / "known"]))
-    found = {}
-    for name in ("plain", "duelled"):
-        rows = measure(RestorationJudge.from_pretrained(folder / name), items, 6, seed=5)
-        assert [row["kind"] for row in rows] == [*KINDS, "all taught", *UNTAUGHT, "all untaught"]
-        found[name] = {row["kind"]: row for row in rows}
-    assert found["duelled"]["all taught"]["named"] >= max(found["plain"]["all taught"]["named"], 0.9)
+    rows = measure(RestorationJudge.from_pretrained(folder / "duelled"), items, 6, seed=5)
+    assert [row["kind"] for row in rows] == [*KINDS, "all taught", *UNTAUGHT, "all untaught"]
+    assert {row["kind"]: row for row in rows}["all taught"]["named"] >= 0.9
 
 
 def test_a_folder_is_kept_to_the_options_and_the_photographs_that_it_was_begun_with(folder):

@@ -16,11 +16,12 @@ from restoration.benchmark_harm import HarmBenchmark
 from restoration.benchmark_restorers import INPUT, TRUTH, scored
 from restoration.evaluate_judge import JudgeEvaluation, evaluate
 from restoration.iter import ITEROptions, ITERRestorer
-from restoration.judge import AGAINST, ALONE, JudgeConfig, RestorationJudge, numbers_of
+from restoration.judge import AGAINST, ALONE, RINGS, JudgeConfig, RestorationJudge, numbers_of
 from restoration.repair import RepairingRestorer
-from restoration.train_judge import JudgeTraining, train
+from restoration.train_judge import JudgeTraining, Pairs, fit, train
 from tests.restoration.photographs import photograph
-from vision.images import save_image
+from vision.faults import spoil
+from vision.images import save_image, to_pil
 from vision.metrics import psnr
 from vision.resize import imresize
 from vision.strategies import Candidate, Choice, read_choices, write_choices
@@ -74,6 +75,33 @@ def test_windows_have_as_many_numbers_with_an_input_as_without():
         assert numbers_of(picture, picture, 56)[0].isfinite().all()
     with pytest.raises(ValueError, match="A result of 30 x 30 pixels is smaller than its input of 120 x 120"):
         numbers_of(low, image, 56)
+
+
+def test_numbers_of_a_window_tell_lost_detail_overshoot_and_clipped_values():
+    crop = to_pil(photograph(2, 56))
+    rings = slice(16, 16 + RINGS)
+    as_it_is, coarse, sharpened = (
+        numbers_of(picture, None, 56)[0][0, :ALONE]
+        for picture in (crop, *(spoil(crop, kind, 0.8, np.random.default_rng(0)) for kind in ("coarse", "ringing")))
+    )
+    assert (coarse - as_it_is)[rings][RINGS // 2 :].max() < -1 and (sharpened - as_it_is)[rings].max() > 1
+    assert as_it_is[-4] < sharpened[-4]  # clipped
+    assert coarse[-2] < as_it_is[-2] < sharpened[-2]  # turns
+
+
+def test_what_is_better_of_restorations_does_not_weaken_what_is_better_of_photographs_without_an_input(tmp_path):
+    """Both differ in one number, in opposite ways; only the last one says whether there is an input."""
+    high, low = torch.zeros(64, ALONE + AGAINST), torch.zeros(64, ALONE + AGAINST)
+    high[:, 0], low[:, 0] = 1.0, -1.0
+    known, alone = (high.clone(), low.clone()), (high.clone(), low.clone())
+    for against, pair in ((1.0, known), (0.0, alone)):
+        for numbers in pair:
+            numbers[:, ALONE:], numbers[:, -1] = 0.0, against
+    better_low, better_high = Pairs(known[1], known[0], torch.ones(64)), Pairs(*alone, torch.ones(64))
+    options = JudgeTraining((tmp_path,), tmp_path, tmp_path, width=16, steps=800)
+    network = fit([better_low, better_low, better_high], JudgeConfig(16), options).network
+    for pairs in (better_low, better_high):
+        assert (network(pairs.better) - network(pairs.worse)).min() > 2
 
 
 def test_a_judge_learns_which_restoration_is_nearer_and_says_the_same_when_it_is_loaded(learnt, tmp_path):
