@@ -13,6 +13,8 @@ LABELS = 32
 """So many flat colours at most are labels; painted ones have soft edges, and so more."""
 STRAY = 0.01
 """Of the pixels that are near white: where fewer are in between, the mask is black and white, and these are noise."""
+FLAT = 0.6
+"""Share of neighbours that are equal, from which values beside white are areas of labels; noise has half or fewer."""
 
 
 def painted(mask: LoadedImage) -> PIL.Image.Image:
@@ -43,11 +45,21 @@ def _numbers(mask: LoadedImage) -> np.ndarray:
     deep = highest if mask.deep is None else mask.deep if mask.deep.ndim == 2 else mask.deep.max(axis=2)
     white = 1.0 if deep.dtype.kind == "f" else np.iinfo(deep.dtype).max
     light = deep > white * 7 / 8
-    if ((deep > 0) & ~light).sum() < STRAY * light.sum():
+    between = (deep > 0) & ~light
+    if between.sum() < STRAY * light.sum():
         return highest
     labels = deep[deep < white]  # white beside labels is one more, often for what is not known
     if labels.any() and labels.max() < white / 8 and (deep.min() == 0 or deep.max() < white):
+        if light.any() and _flatness(deep, between) < FLAT:
+            return highest
         return np.where(deep > 0, 255, 0).astype(np.uint8)
     if is_colourful(mask) and len(mask.rgb.getcolors(LABELS) or ()):
         return np.where(highest > 0, 255, 0).astype(np.uint8)
     return highest
+
+
+def _flatness(values: np.ndarray, chosen: np.ndarray) -> float:
+    """The share of the neighbours, left and above, of the chosen pixels of (h, w) that have their very value."""
+    across, down = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
+    count = chosen[:, 1:].sum() + chosen[1:].sum()
+    return float((across & chosen[:, 1:]).sum() + (down & chosen[1:]).sum()) / max(1, int(count))

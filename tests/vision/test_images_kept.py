@@ -122,6 +122,33 @@ def test_bits_that_are_not_read_are_told(tmp_path):
     assert read_image(bytes(data), "c").remarks == told
 
 
+@pytest.mark.parametrize(("extra", "read"), [([0], 3), ([0, 0], 3), ([2], 4), ([2, 0], 4), ([1], 4)])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_channels_of_a_tiff_that_are_not_read_are_told(tmp_path, extra, read, bits):
+    channels = np.full((13, 21, 3 + len(extra)), 200, f"u{bits // 8}")
+    tifffile.imwrite(tmp_path / "a.tif", channels, photometric="rgb", extrasamples=extra)
+    told = [f"Not all of its channels are read: {read} of {3 + len(extra)}."]
+    if bits == 16 and len(extra) == 2:
+        with pytest.raises(ValueError, match=r"a\.tif is a TIFF that is damaged, or whose numbers are of a kind"):
+            load_image(tmp_path / "a.tif")
+    else:
+        found = [remark for remark in load_image(tmp_path / "a.tif").remarks if "channels are" in remark]
+        assert found == (told if read < 3 + len(extra) else [])
+
+
+def test_pictures_of_fewer_bits_and_of_other_coding_have_no_remark(tmp_path):
+    header = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 70 + 26, 0, 0, 66, 40, 3, -4, 1, 16, 3, 32, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    (tmp_path / "a.bmp").write_bytes(header + masks + struct.pack("<4H", 0xF800, 0x7E0, 0x1F, 0) * 4)  # 5, 6, 5 bits
+    picture = PIL.Image.fromarray(np.zeros((13, 21, 3), np.uint8))
+    for name, written in (("b", picture), ("c", picture.quantize(4)), ("d", picture.convert("CMYK"))):
+        written.save(tmp_path / f"{name}.tif")
+    picture.save(tmp_path / "e.tif", compression="jpeg")
+    picture.convert("LAB").save(tmp_path / "f.tif")
+    for path in tmp_path.iterdir():
+        assert load_image(path).remarks == (), path.name
+
+
 def test_a_tiff_of_unknown_numbers_says_so(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((13, 21, 3), np.float32), photometric="rgb")
     with pytest.raises(ValueError, match=r"a\.tif is a TIFF that is damaged, or whose numbers are of a kind"):

@@ -10,7 +10,7 @@ import PIL.Image
 
 ENDINGS = {
     "PNG": ".png .apng",
-    "JPEG": ".jpg .jpeg .jpe .jfif .jif .pjpeg .pjp",
+    "JPEG": ".jpg .jpeg .jpe .jfif .jif .pjpeg .pjp .mpo",
     "WEBP": ".webp",
     "BMP": ".bmp .dib",
     "DIB": "",

@@ -167,8 +167,9 @@ class OpenFile:
             image.load()
         if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0 and image.mode in ("I;16", "I;16B", "F"):
             _turn_negative(image)  # 0 is white, which Pillow heeds in 8 bits alone
-        remarks = self.remarks
-        if deep is None and ((";16" in stored and not stored.startswith("I")) or _has_more_bits(image, self.data)):
+        remarks = self.remarks + _unread_channels(image)
+        sixteen = ";16" in stored and not stored.startswith(("I", "BGR"))  # BGR;16 has 5, 6 and 5 bits
+        if deep is None and (sixteen or _has_more_bits(image, self.data)):
             remarks += ("Of its more than 8 bits per channel, 8 are read.",)
         try:
             loaded = loaded_from(image, deep, self.display, remarks, turn, fill)
@@ -271,7 +272,14 @@ def _pages(image: PIL.Image.Image, check: Callable[[], object]) -> list[int]:
     return pages
 
 
-_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _PLANES = 254, 258, 262, 284  # tags of TIFF
+_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _CHANNELS, _PLANES = 254, 258, 262, 277, 284  # tags of TIFF
+
+
+def _unread_channels(image: PIL.Image.Image) -> tuple[str, ...]:
+    """A sentence on the channels of a TIFF that are neither colours nor opacity, such as selections that were saved."""
+    bands = [band for band in image.getbands() if band != "X"]
+    channels = int(image.tag_v2.get(_CHANNELS, 1)) if image.format == "TIFF" else 0
+    return (f"Not all of its channels are read: {len(bands)} of {channels}.",) if channels > len(bands) else ()
 
 
 _MOST_DIFFERENT = 12  # of 255, in the mean, between a picture and its reduced copy

@@ -120,6 +120,13 @@ def test_a_black_and_white_mask_with_stray_values_is_no_mask_of_labels(stray, ki
     assert np.array_equal(found, array)
 
 
+@pytest.mark.parametrize("most", [1, 5, 30])
+def test_a_noisy_black_beside_white_is_no_mask_of_labels(most):
+    noise = np.random.default_rng(0).integers(0, most + 1, (60, 60)).astype(np.uint8)
+    array = np.where(disc(60, 60) > 0, 255, noise).astype(np.uint8)
+    assert np.array_equal(np.asarray(painted(from_pil(Image.fromarray(array)))), array)
+
+
 @pytest.mark.parametrize("quality", [30, 60, 90, 97])
 def test_a_black_and_white_mask_stays_one_after_compression(quality):
     buffer = io.BytesIO()
