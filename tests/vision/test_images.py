@@ -35,6 +35,7 @@ from vision.images import (
     to_uint8,
     to_y,
 )
+from vision.images.frames import load_frames
 from vision.inputs import read_list
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 21, 3), dtype=np.uint8)
@@ -258,6 +259,23 @@ def test_truncated_files_are_refused(form, share, tmp_path):
     (tmp_path / "a.png").write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
     with pytest.raises(BadImage, match=r"a.png is (damaged or cut off|not an image)"):
         load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "side, sentence",
+    [(100, r"has 100 x 100 pixels, more than the limit of 9,999"), (65535, r"is damaged or cut off: Image size")],
+)
+def test_a_later_frame_that_grows_beyond_a_limit_is_a_sentence(tmp_path, side, sentence):
+    noise = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
+    first, second = map(PIL.Image.fromarray, noise)
+    first.save(tmp_path / "grows.gif", save_all=True, append_images=[second])
+    data = (tmp_path / "grows.gif").read_bytes()
+    descriptor = b"\x2c\0\0\0\0"  # of a frame at the corner, then its width and height
+    start, end = data.split(descriptor + struct.pack("<HH", 8, 8), 2)[1:], struct.pack("<HH", side, side)
+    head = data[: data.index(start[0])]
+    (tmp_path / "grows.gif").write_bytes(head + start[0] + descriptor + end + start[1])
+    with pytest.raises(BadImage, match=rf"grows\.gif {sentence}"):
+        [frame.rgb for frame in load_frames(tmp_path / "grows.gif", max_pixels=9999)]
 
 
 def test_damaged_bytes_give_a_sentence_or_a_picture(tmp_path):

@@ -110,7 +110,7 @@ def opened(data: bytes, path: str, max_pixels: int) -> Iterator[OpenFile]:
             pages = _pages(image, lambda: _check_size(path, image.size, max_pixels))
         if not pages:
             raise BadImage(f"{path} holds only a reduced copy of its picture; convert it with the program it is from.")
-        yield OpenFile(image, data, path, pages, info, display, tuple(sentences))
+        yield OpenFile(image, data, path, pages, info, display, tuple(sentences), max_pixels)
 
 
 def _check_size(path: str, size: tuple[int, int], max_pixels: int) -> None:
@@ -142,6 +142,8 @@ class OpenFile:
     """See `Metadata`."""
     remarks: tuple[str, ...]
     """See `LoadedImage`."""
+    max_pixels: int
+    """Refuse larger frames; those of a GIF may grow after the first."""
 
     def read(self, frame: int, upright: bool = True, fill: bool = True) -> LoadedImage:
         """A frame or page, from 1 on.
@@ -161,6 +163,7 @@ class OpenFile:
             if place or image.tell() != place:
                 image.seek(place)
                 image.info.update(self.info)
+                _check_size(self.path, image.size, self.max_pixels)
             stored = _raw_mode(image)  # unknown when it is loaded, which a look at the EXIF of a PNG does
             turn = turn_of(image, upright)
             deep = self._sixteen_bits(stored)
