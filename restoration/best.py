@@ -14,13 +14,13 @@ from vision.job import Job
 from vision.refine import Verdict
 from vision.strategies import Candidate, Choice, Evaluator, evaluator
 from vision.strategies.best import best_of, best_of_n
-from vision.strategies.interleave import clears_the_others, interleave
+from vision.strategies.interleave import gains_little, interleave
 from vision.strategies.values import best
 
 JUDGE = "judge"
 """Name of the judge of restorations among the evaluators; JUDGE:FOLDER is one of one's own."""
-WIDE = 0.75
-"""Standard errors that the interval of a candidate is wide on each side; chosen on training photographs."""
+LITTLE = 0.03
+"""Score of the judge that one more seed must be expected to add; chosen on photographs that no training saw."""
 
 
 def named(name: str, input_of: Callable[[str], Any] | None) -> Evaluator:
@@ -38,32 +38,28 @@ def best_seed(make: Callable[[int], Candidate], seeds: Sequence[int], score: Eva
 
 
 def until_sure(make: Callable[[int], Candidate], seeds: Sequence[int], name: str, image: Any) -> Choice:
-    """Candidates of one seed after the other, until one is surely the best of those that there are.
+    """Candidates of one seed after the other, until one more is expected to be too little better than the best.
 
-    A candidate's interval is that of its lead over the first one, window by window: the mean and `WIDE` standard
-    errors. After SPOC (arXiv 2506.06923), which ends with the first solution that it verifies.
+    After SPOC (arXiv 2506.06923), which proposes and verifies in turns and ends with the first solution that it is
+    satisfied with.
 
     Args:
         make: a candidate from a seed; its value is a picture.
         seeds: at most so many.
-        name: of the judge of restorations; other evaluators know no windows.
+        name: of the judge of restorations; what a gain is worth is known of its scores alone.
         image: the input.
 
     Raises:
         ValueError: it is another evaluator.
     """
     if name.partition(":")[0] != JUDGE:
-        raise ValueError(f"until_sure compares windows, which the evaluator {name} has not; leave judge out.")
-    judge, seen = _judge(name.partition(":")[2]), []
-
-    def verify(candidate: Candidate) -> Verdict:
-        seen.append(judge.windows(candidate.value, image).flatten())
-        return lead(seen[-1], seen[0])
+        raise ValueError(f"until_sure knows what a gain of the judge's score is worth, not of {name}; leave judge out.")
+    score = named(name, lambda task: image)
 
     def propose(_: Any, turn: int) -> Candidate:
         return make(seeds[turn])
 
-    return interleave(propose, verify, len(seeds), enough=clears_the_others(), otherwise=best)
+    return interleave(propose, score, len(seeds), enough=gains_little(LITTLE), otherwise=best)
 
 
 def best_pairwise(
@@ -79,14 +75,6 @@ def best_pairwise(
     winner = best_of(kept, lambda new, old: prefers(new.value, old.value), seeds)
     verdicts = tuple(Verdict(float(candidate is winner)) for candidate in made)
     return Choice(winner.task, tuple(made), verdicts, made.index(winner), f"best of {len(made)}, two at a time")
-
-
-def lead(windows: torch.Tensor, first: torch.Tensor) -> Verdict:
-    """The mean of the scores of windows (n,); the detail is the interval of what they lead the first candidate's by."""
-    gaps = windows - first
-    error = float(gaps.std(correction=0)) / math.sqrt(len(gaps))
-    middle = float(gaps.mean())
-    return Verdict(float(windows.mean()), (middle - WIDE * error, middle + WIDE * error))
 
 
 def doubt(name: str) -> str | None:

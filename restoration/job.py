@@ -63,7 +63,7 @@ class RestoreOptions(Generic[T]):
     best_of: int = 1
     """Restore so often, with seeds from the given one on, and keep the result that the judge prefers."""
     until_sure: bool = False
-    """Of best_of: make no more results once one is surely the best of those that there are."""
+    """Of best_of: make no more results once one more is expected to be hardly better than the best of them."""
     judge: str = "judge"
     """Who prefers: judge (the small judge of restorations that comes with the project) or judge:FOLDER; consistency;
     niqe; brisque; pyiqa:NAME; r1 or r1:SOURCE (the vision-language judge, which compares two at a time)."""
@@ -91,7 +91,7 @@ class RestoreOptions(Generic[T]):
         if self.best_of == 1 and (self.judge != "judge" or self.until_sure):
             raise ValueError("A judge picks the best of several results; give --best-of as well.")
         if self.until_sure and self.judge.partition(":")[0] != "judge":
-            raise ValueError(f"until_sure compares windows, which {self.judge} does not see; leave judge out.")
+            raise ValueError(f"until_sure knows what a gain by judge is worth, not by {self.judge}; leave judge out.")
         if isinstance(self.frames, int) and self.frames < 1:
             raise ValueError(f"frames must be at least 1, or all, got {self.frames}.")
         if self.frames == "all" and (self.best_of > 1 or self.compare or self.previews):

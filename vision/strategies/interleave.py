@@ -1,4 +1,4 @@
-"""Propose and verify in turns until a verification says yes, or until one candidate is surely the best.
+"""Propose and verify in turns until a verification says yes, or until one more candidate is worth too little.
 
 Source: "Boosting LLM Reasoning via Spontaneous Self-Correction" (SPOC, arXiv 2506.06923), section 3: solution and
 verification alternate in one run, which ends with the first verification that says correct.
@@ -6,11 +6,13 @@ verification alternate in one run, which ends with the first verification that s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from vision.refine import Step, Verdict, refine
-from vision.strategies.values import Candidate, Choice, score_of
+from vision.strategies.values import Candidate, Choice, best, score_of
 
 History = tuple[tuple[Candidate, Verdict], ...]
 """What was proposed and what the verifications said, in order."""
@@ -27,25 +29,34 @@ def says_yes(threshold: float = 0.5) -> Enough:
     return enough
 
 
-def clears_the_others(at_least: int = 2) -> Enough:
-    """End as soon as the interval of one candidate lies above those of all others.
-
-    The detail of a verdict is its interval (low, high).
+def gains_little(least: float, at_least: int = 2) -> Enough:
+    """End with the best candidate as soon as one more is expected to score less than `least` above it.
 
     Args:
+        least: in units of the score, above 0.
         at_least: candidates that are looked at in any case, 2 or more.
     """
     if at_least < 2:
         raise ValueError(f"A candidate is compared with others; at_least must be 2 or more, got {at_least}.")
+    if not least > 0:
+        raise ValueError(f"least must be above 0, got {least}.")
 
     def enough(verdicts: Sequence[Verdict]) -> int | None:
-        if len(verdicts) < at_least:
+        if len(verdicts) < at_least or expected_gain([score_of(verdict) for verdict in verdicts]) >= least:
             return None
-        leader = max(range(len(verdicts)), key=lambda place: verdicts[place].detail[0])
-        others = (verdict.detail[1] for place, verdict in enumerate(verdicts) if place != leader)
-        return leader if verdicts[leader].detail[0] > max(others) else None
+        return best(verdicts)
 
     return enough
+
+
+def expected_gain(scores: Sequence[float]) -> float:
+    """By how much one more candidate is expected to beat the best of two or more: the next score is a draw from the
+    normal distribution that the scores so far speak for, and one that is no better adds nothing."""
+    spread = stdev(scores) * math.sqrt(1 + 1 / len(scores))
+    if spread == 0:
+        return 0.0
+    ahead, normal = (max(scores) - fmean(scores)) / spread, NormalDist()
+    return spread * (normal.pdf(ahead) - ahead * normal.cdf(-ahead))
 
 
 def interleave(

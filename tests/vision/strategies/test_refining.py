@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vision.refine import Verdict, refine_steps
-from vision.strategies.interleave import clears_the_others, interleave, says_yes
+from vision.strategies.interleave import expected_gain, gains_little, interleave, says_yes
 from vision.strategies.lookahead import find_first_error, step_score, td_lookahead
 from vision.strategies.progress import BestOfKProver, effective, progress, stalled
 from vision.strategies.repair import first_bad, from_first_bad, refine_and_rerank
@@ -270,22 +270,32 @@ def test_the_proposer_sees_what_was_said():
     assert seen == [[], [(0, 0.0)], [(0, 0.0), (1, 0.0)]]
 
 
-def test_until_sure_ends_with_the_first_interval_that_clears_the_others():
-    intervals = [(0.1, 0.6), (0.2, 0.7), (0.8, 0.9), (0.95, 1.0)]
+def test_until_sure_ends_when_one_more_is_expected_to_add_little():
+    def ended(scores, least):
+        propose = lambda history, turn: Candidate("q", scores[turn], "x")  # noqa: E731
+        choice = interleave(
+            propose, lambda c: Verdict(c.value), len(scores), enough=gains_little(least), otherwise=best
+        )
+        return choice.chosen, len(choice.candidates)
 
-    def propose(history, turn):
-        return Candidate("q", intervals[turn], "x")
-
-    choice = interleave(
-        propose, lambda c: Verdict(sum(c.value) / 2, c.value), 4, enough=clears_the_others(), otherwise=best
-    )
-    assert (choice.chosen, len(choice.candidates)) == (2, 3)
-    unsure = interleave(
-        propose, lambda c: Verdict(c.value[1], (0.0, c.value[1])), 4, enough=clears_the_others(), otherwise=best
-    )
-    assert (unsure.chosen, len(unsure.candidates)) == (3, 4)
+    assert ended([0.5, 0.5, 9.0], 0.01) == (0, 2)  # candidates that do not differ
+    assert ended([0.50, 0.51, 9.0], 0.01) == (1, 2) and ended([0.0, 1.0, 0.2, 0.9], 0.01) == (1, 4)
+    assert ended([0.0, 1.0, 0.1, 0.2, 0.0, 0.1], 0.1) == (1, 3)  # one leads far
     with pytest.raises(ValueError, match="2 or more"):
-        clears_the_others(1)
+        gains_little(0.1, 1)
+    with pytest.raises(ValueError, match="above 0"):
+        gains_little(0)
+
+
+def test_the_gain_that_is_expected_is_the_mean_gain_of_draws():
+    scores = [0.1, 0.4, 0.9, 0.3]
+    spread = torch.tensor(scores, dtype=torch.float64).std() * 1.25**0.5
+    draws = torch.randn(400_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gains = (0.425 + spread * draws - 0.9).clamp(min=0)
+    assert expected_gain(scores) == pytest.approx(float(gains.mean()), rel=0.03)
+
+
+def test_turns_need_at_least_one_and_a_missing_score_satisfies_nobody():
     with pytest.raises(ValueError, match="at least 1 turn"):
-        interleave(propose, evaluate, 0)
+        interleave(lambda history, turn: None, evaluate, 0)
     assert says_yes(0.5)([Verdict(None)]) is None
