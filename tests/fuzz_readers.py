@@ -178,7 +178,7 @@ def read_config(sample: Any, folder: Path) -> object:
 COMMANDS = [
     "restore a.png b.png --out x --scale 4 --compare", "restore a.png --out x --system pasd --seed 3 --best-of 2",
     "edit a.png --out x --ellipse 0.5 0.5 0.2 0.2 --frames 3 --strength 0.5",
-    "edit scan.nii.gz --box 1 2 30 40 --slices 2 3 --seed 4",
+    "edit scan.nii.gz --out x --box 1 2 30 40 --slices 2 3 --seed 4",
     "reconstruct --views folder --out x --texture-seconds 2 --device cpu",
     "reconstruct --mesh a.glb --views folder --out x --max-faces 900",
     "judge --image a.png --question q --answers a b --votes 3", "judge --rows a.jsonl --out b.jsonl",
