@@ -6,6 +6,7 @@ seed, not on the batch (up to the rounding of padded sums).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +57,11 @@ class Reply:
     """Number of tokens, the end of the turn included."""
     finished: bool
     """False when the reply was cut off at max_new_tokens."""
+
+    @property
+    def confidence(self) -> float:
+        """The geometric mean of its tokens' probabilities at temperature 1."""
+        return math.exp(self.log_prob / max(self.tokens, 1))
 
 
 class ChatModel:

@@ -5,8 +5,10 @@ with the highest balance of exploration (enough different right answers) and exp
 kept) is taken for the rest (`reward_vlm.scl.balance`). A single temperature and threshold are the fixed settings to
 compare with. Source: B-STaR, arXiv 2412.17256, section 3.
 
-Differences from the paper: an answer's score is 1 where it is right, plus a fifth of the share of the samples that
-choose the same option (the paper adds a fifth of a process reward); rounds begin a new learning-rate schedule.
+Differences from the paper: answers are different where their options are, and of those that name one option the
+likeliest is kept: counted by their texts, hot samples explore most, with texts that are garbled. An answer's score is 1
+where it is right, plus a fifth of the geometric mean of its tokens' probabilities (the paper adds a fifth of a process
+reward). Rounds begin a new learning-rate schedule.
 """
 
 from __future__ import annotations
@@ -33,21 +35,17 @@ class Balance:
     temperatures: tuple[float, ...] = (0.5, 0.7, 0.9, 1.1)
     """To try before a round; one alone is fixed."""
     thresholds: tuple[float, ...] = (0.0, 0.15, 1.0, 1.1, 1.15)
-    """Of the scores that are kept, to try before a round: above 1 only right answers, the higher the surer."""
+    """Of the scores that are kept, to try before a round: from 1 on only right answers, the higher the surer."""
     tasks: int = 50
     """Questions of the round that are asked to tune."""
     samples: int = 8
     """Answers to each question."""
-    cap: int = 4
-    """Answers kept per question, at most."""
-    n_star: int = 4
-    """So many right ones of a question are enough."""
     updates: Updates = field(default_factory=Updates)
     """The recipe of the training."""
 
     def __post_init__(self) -> None:
         Tuner(self.temperatures, self.thresholds)  # its own check
-        for name in ("tasks", "samples", "cap", "n_star"):
+        for name in ("tasks", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
@@ -71,10 +69,10 @@ class BalancedRounds(Rounds):
         setting = Setting(balance.temperatures[0], balance.thresholds[0], 0.0)
         if len(balance.temperatures) * len(balance.thresholds) > 1:
             few = questions[: balance.tasks]
-            tuner = Tuner(balance.temperatures, balance.thresholds, balance.n_star, balance.cap)
+            tuner = Tuner(balance.temperatures, balance.thresholds, n_star=1)  # one option is the right one
             setting = tuner.tune(lambda heat: [scored(records) for records in sample(heat, few, f"tune-{heat}")])
         pools = sample(setting.temperature, questions, "answers")
-        kept = [kept_of(records, setting.threshold, balance.cap) for records in pools]
+        kept = [kept_of(records, setting.threshold) for records in pools]
         self._tell(number, setting, kept)
         made = [Lesson(record.id, _turns(record), record.images) for pool in kept for record, _ in pool]
         if not made and number > 1:
@@ -103,19 +101,18 @@ class BalancedRounds(Rounds):
 
 
 def scored(records: Sequence[Record]) -> list[Answer]:
-    """The samples of one question with their scores."""
-    choices = [record.choices[0] for record in records]
+    """The samples of one question with their scores; what they say are their options."""
     return [
-        Answer(record.replies[0], right := choice == record.gold, right + choices.count(choice) / len(choices) / 5)
-        for record, choice in zip(records, choices, strict=True)
+        Answer(record.choices[0] or "", right := record.choices[0] == record.gold, right + (record.confidence or 0) / 5)
+        for record in records
     ]
 
 
-def kept_of(records: Sequence[Record], threshold: float, cap: int) -> list[tuple[Record, Answer]]:
-    """The samples of one question that are learnt, each text once."""
+def kept_of(records: Sequence[Record], threshold: float) -> list[tuple[Record, Answer]]:
+    """The samples of one question that are learnt: of every option the likeliest, the highest score first."""
     answers = scored(records)
-    by_text = {answer.text: record for record, answer in zip(records, answers, strict=True)}
-    return [(by_text[answer.text], answer) for answer in select(answers, threshold, cap)]
+    made_of = {id(answer): record for record, answer in zip(records, answers, strict=True)}
+    return [(made_of[id(answer)], answer) for answer in select(answers, threshold)]
 
 
 def _turns(record: Record) -> tuple[dict[str, str], ...]:

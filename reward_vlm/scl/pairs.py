@@ -54,6 +54,8 @@ class Record:
     """The right option."""
     images: tuple[Picture, ...] = ()
     """Pictures of the question, or their paths."""
+    confidence: float | None = None
+    """Of the first reply, see `Reply.confidence`; None of a draft."""
 
     @property
     def type(self) -> int:
@@ -148,6 +150,7 @@ def record_of(talk: Talk) -> Record:
         choices=(talk.first.choice, talk.final.choice),
         gold=_known_answer(question),
         images=question.images,
+        confidence=None if talk.first.reply is None else talk.first.reply.confidence,
     )
 
 
@@ -297,7 +300,7 @@ def record_json(record: Record, folder: Path, number: int) -> dict[str, Any]:
     """A record as JSON; pictures that are no files are written below `folder`, `number` in front of their names."""
     stem = f"{number}_{record.source}_{record.id}"
     images = [stored(image, folder, f"{stem}_{n}") for n, image in enumerate(record.images)]
-    names = ("id", "source", "question", "turns", "replies", "choices", "gold")
+    names = ("id", "source", "question", "turns", "replies", "choices", "gold", "confidence")
     return {**{name: getattr(record, name) for name in names}, "type": record.type, "images": images}
 
 
@@ -312,6 +315,7 @@ def record_row(data: Mapping[str, Any], folder: Path) -> Record:
         choices=tuple(data["choices"]),
         gold=data["gold"],
         images=tuple(folder / name for name in data["images"]),
+        confidence=data.get("confidence"),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from reward_vlm.data import question_json, read_rows, write_rows
 from reward_vlm.scl import evolve, lessons, rounds, splice
+from reward_vlm.scl.balance import Tuner
 from reward_vlm.scl.balanced import Balance, kept_of, scored
 from reward_vlm.scl.corrector import SCLCorrector
 from reward_vlm.scl.evolve import SelfTraining, Try, refined_answer
@@ -131,11 +132,27 @@ def test_tries_come_to_the_option_that_most_name():
     assert refined_answer([Try(None, [])]).choice is None
 
 
-def test_right_answers_that_many_samples_choose_score_most():
-    records = [record(choice, choice, name=str(n)) for n, choice in enumerate("AABA")]
-    assert [answer.score for answer in scored(records)] == pytest.approx([1.15, 1.15, 0.05, 1.15])
-    assert [answer.right for _, answer in kept_of(records, 1.0, 2)] == [True, True]
-    assert len(kept_of([record("A", "A")] * 4, 0.0, 4)) == 1  # each text once
+def test_of_every_option_the_likeliest_text_is_kept_however_various_the_others_are():
+    said = [("A", "sure", 0.9), ("A", "garbled", 0.2), ("B", "wrong", 0.95), (None, "nothing", 0.5), ("A", "odd", 0.3)]
+    records = [
+        replace(record(choice, ""), replies=(text, ""), confidence=confidence) for choice, text, confidence in said
+    ]
+    assert [answer.score for answer in scored(records)] == pytest.approx([1.18, 1.04, 0.19, 0.1, 1.06])
+    assert [row.replies[0] for row, _ in kept_of(records, 1.0)] == ["sure"]
+    assert [row.replies[0] for row, _ in kept_of(records, 0.0)] == ["sure", "wrong", "nothing"]
+    assert kept_of(records[1:], 1.1) == []  # what is right by chance is not learnt where this is asked for
+
+
+def test_texts_that_differ_in_words_alone_are_no_exploration():
+    """Hot samples of one option in many words are worth as much as cold ones of one text: then the colder is taken."""
+    cold = [replace(record("A", ""), confidence=0.9)] * 4
+    hot = [replace(record("A", "", name=f"{n}"), confidence=0.5) for n in range(4)]
+    found = Tuner((0.5, 1.1), (1.0,), n_star=1).tune(lambda heat: [scored(cold if heat == 0.5 else hot)] * 3)
+    assert (found.temperature, found.balance) == (0.5, 1.0)
+    wrong, rare = (replace(record(choice, "", gold="B"), confidence=0.4) for choice in "AB")
+    pools = {0.5: [cold, [wrong] * 4], 1.1: [hot, [wrong, wrong, wrong, rare]]}  # hot samples solve a question more
+    found = Tuner((0.5, 1.1), (1.0,), n_star=1).tune(lambda heat: [scored(pool) for pool in pools[heat]])
+    assert (found.temperature, found.balance) == (1.1, 1.0)
 
 
 def test_splices_are_learnt_and_a_killed_run_goes_on(files, tmp_path, guessing, monkeypatch):
@@ -186,7 +203,7 @@ def test_no_label_is_read_and_the_control_learns_as_much(files, tmp_path, guessi
 
 
 def test_balanced_rounds_tune_and_learn_right_answers(files, tmp_path, guessing):
-    balance = Balance((0.5, 1.5), (0.0, 1.0), tasks=2, samples=3, cap=2, n_star=2, updates=QUICK)
+    balance = Balance((0.5, 1.5), (0.0, 1.0), tasks=2, samples=3, updates=QUICK)
     options = SCLRounds(
         files / "questions.jsonl", files / "held_out.jsonl", 2, folder=tmp_path / "tuned", start=str(files / "start"),
         asking=ASKING, balance=True, balanced=balance, tolerance=1.0,
