@@ -147,8 +147,8 @@ class R1Training(TRLTraining):
     curriculum: Literal["adaptive"] | None = None
     """Rounds go from easy to hard prompts, each measured again before it; None: any prompts."""
     guide: Path | None = None
-    """JSON lines of preferences with rationales, by the ids of the rows: where every judgement of a prompt fails, one
-    is begun as it stands there; needs two samples per prompt (--objective.samples) or more."""
+    """JSON lines of preferences with rationales, by the ids of the rows: where every judgement of a prompt fails, what
+    stands there takes the place of one; needs two samples per prompt (--objective.samples) or more."""
     reset: Literal["on-stall"] | None = None
     """Where two rounds in a row do not raise the held-out accuracy, divergence is measured from the policy as it is
     and the optimiser begins anew."""

@@ -3,8 +3,9 @@
 What is drawn is chosen before log-probabilities are computed, so that what is left out costs its drawing alone. Works
 with every way that TRL draws (transformers, vLLM) and with several processes.
 
-Difference from the papers: help is the beginning of an expert's reply, which the policy goes on with in its own words
-(EGSR prompts it to reformulate, which small models cannot follow).
+Difference from the papers: help is an expert's reply that the policy ends (EGSR prompts it to reformulate the reply,
+which small models cannot follow). A part of the reply is no help: what the policy makes of the rest can end on the
+right answer by chance, and its own faults are praised then.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from trl import GRPOTrainer
 
 from reward_vlm.rl.curriculum import guided
 from reward_vlm.rl.selectors import downsample
-
-SHARES = (0.5, 1.0)
-"""Of the expert's reply that are tried as a beginning, one after the other."""
 
 
 class Judged(Protocol):
@@ -89,37 +87,31 @@ class SelectedRollouts(GRPOTrainer):
         if most == 0:
             return drawn
         asked = (failed + [0] * most)[:most]  # all processes draw equally often, or they would wait for each other
-        tries = self._begun([prompts[i] for i in asked], [self._rows[i]["guide"][0] for i in asked])
-        begun = [row for one in tries for row in one[3]]
-        parts = self.judge(begun, [answers[i] for i in asked] * len(tries))
+        ended = self._ended([prompts[i] for i in asked], [self._rows[i]["guide"][0] for i in asked])
+        parts = self.judge(ended[3], [answers[i] for i in asked])
         self.judge(drawn[3], answers)  # known again, for the rewards
 
-        def teacher(group: int) -> list[tuple[Any, float]]:
+        def teacher(group: int) -> list[tuple[int, float]]:
             if group * size not in failed:
                 return []
-            place = failed.index(group * size)
-            return [((one, place), parts[number * most + place].result) for number, one in enumerate(tries)]
+            row = failed.index(group * size)
+            return [(row, parts[row].result)]
 
-        samples, _, helped = guided(earned, list(range(len(prompts))), teacher, size)
+        rows, _, helped = guided(earned, list(range(len(prompts))), teacher, size)
         for place in helped:
-            one, row = samples[place]
-            for column, values in zip(drawn, one, strict=True):
+            for column, values in zip(drawn, ended, strict=True):
                 if isinstance(column, list) and isinstance(values, list) and len(values) == most:
-                    column[place] = values[row]
+                    column[place] = values[rows[place]]
         return drawn
 
-    def _begun(self, prompts: list[Any], guides: Sequence[str]) -> list[tuple[Any, ...]]:
-        """What the policy makes of the beginning of each guide, for every share; TRL's columns."""
-        ids = [self._tokenizer(guide, add_special_tokens=False)["input_ids"] for guide in guides]
+    def _ended(self, prompts: list[Any], guides: Sequence[str]) -> tuple[Any, ...]:
+        """The guides as the policy ends them; TRL's columns."""
         samples, self.num_generations = self.num_generations, 1
-        made = []
+        self._beginnings = [self._tokenizer(guide, add_special_tokens=False)["input_ids"] for guide in guides]
         try:
-            for share in SHARES:
-                self._beginnings = [row[: round(share * len(row))] for row in ids]
-                made.append(super()._generate(prompts))
+            return super()._generate(prompts)
         finally:
             self.num_generations, self._beginnings = samples, None
-        return made
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], *rest: Any, **named: Any
