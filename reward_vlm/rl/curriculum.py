@@ -4,8 +4,8 @@ Source: "Learning Like Humans: Advancing LLM Reasoning Capabilities via Adaptive
 Expert-Guided Self-Reformulation" (arXiv 2505.08364), sections 3.2 (ADCL) and 3.3 (EGSR).
 
 Difference from the paper: rows are sorted among those of their kind, and kinds are mixed evenly. To a judge that
-prefers what it reads first, every row whose answer is 1 is easy: sorted all together, the first batch would teach it to
-say 1.
+prefers a place, rows whose answer stands there are easy: sorted all together, the first batch would hold mostly such
+rows, and teach it to say nothing else.
 """
 
 from __future__ import annotations

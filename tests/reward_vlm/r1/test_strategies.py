@@ -290,7 +290,7 @@ def test_vllm_draws_more_than_is_kept_and_goes_on_with_what_an_expert_began(star
     made.vllm_importance_sampling_mode = "token_truncate"
     made._generate_single_turn = lambda *given: SelectedRollouts._generate_single_turn(made, *given)
     batch = made._generate_and_score_completions(inputs(made, rows, 2))
-    assert made.vllm_generation.asked == [(16, 4), (1, 1), (1, 1)]
+    assert made.vllm_generation.asked == [(16, 4), (1, 1)]
     kept = texts(made, batch)
     assert kept[1].strip() == guides[rows[0].id] and sorted(kept[2:4]) == sorted(right(rows[1]))
     ratio, mask = batch["importance_sampling_ratio"], batch["completion_mask"].bool()
