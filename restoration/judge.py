@@ -140,10 +140,13 @@ class RestorationJudge:
 def numbers_of(picture: ImageLike, image: ImageLike | None, side: int) -> tuple[Tensor, tuple[int, int]]:
     """Numbers (n, ALONE + AGAINST) of the windows of a picture, and how many rows and columns of them there are.
 
+    The picture is taken in steps of 8 bit, as it is saved and as the judge learns: without them plain enlargement
+    agrees with its input better than any picture that was ever shown.
+
     Raises:
         ValueError: the picture is smaller than its input.
     """
-    result = to_tensor(picture).cpu().float()
+    result = (to_tensor(picture).cpu().float().clamp(0, 1) * 255).round() / 255
     height, width = result.shape[-2:]
     low = None if image is None else to_tensor(image).cpu().float()
     if low is not None and (low.shape[-2] > height or low.shape[-1] > width):

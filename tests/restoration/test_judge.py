@@ -77,6 +77,13 @@ def test_windows_have_as_many_numbers_with_an_input_as_without():
         numbers_of(low, image, 56)
 
 
+def test_a_picture_that_is_not_saved_yet_is_judged_as_the_saved_one():
+    low = (imresize(photograph(0, 120), 0.25).clamp(0, 1) * 255).round() / 255
+    plain = imresize(low, 4).clamp(0, 1)
+    saved = (plain * 255).round() / 255
+    assert torch.equal(numbers_of(plain, low, 56)[0], numbers_of(saved, low, 56)[0])
+
+
 def test_numbers_of_a_window_tell_lost_detail_overshoot_and_clipped_values():
     crop = to_pil(photograph(2, 56))
     rings = slice(16, 16 + RINGS)
