@@ -187,8 +187,9 @@ def _part(folder: Path, name: str, module: Any, cls: Any, dtype: torch.dtype) ->
     import transformers
 
     homes = {"diffusers": diffusers, "transformers": transformers}
-    home = homes.get(module) or (getattr(diffusers.pipelines, module, None) if str(module).isidentifier() else None)
-    found = getattr(home, RENAMED.get(cls, cls), None) if isinstance(cls, str) and cls.isidentifier() else None
+    named = all(isinstance(word, str) and word.isidentifier() for word in (module, cls))
+    home = (homes.get(module) or getattr(diffusers.pipelines, module, None)) if named else None
+    found = getattr(home, RENAMED.get(cls, cls), None) if home else None
     if not isinstance(found, type) or found.__module__.split(".")[0] not in homes:
         raise ValueError(
             f"The component {name!r} in {folder / INDEX} is a {module}.{cls}; only classes that diffusers "

@@ -260,6 +260,11 @@ def test_results_that_are_none_are_refused(editor, image, monkeypatch):
             "'scheduler' .* is a my.Code; only classes",
         ),
         ({"_class_name": "FluxKontextPipeline", "scheduler": ["diffusers", "logging"]}, "only classes"),
+        (
+            {"_class_name": "FluxKontextPipeline", "scheduler": [None, "DDIMScheduler"]},
+            "is a None.DDIMScheduler; only classes",
+        ),
+        ({"_class_name": "FluxKontextPipeline", "scheduler": [["diffusers"], {}]}, "only classes"),
     ],
 )
 def test_folders_that_hold_no_editor_cost_a_sentence(index, sentence, tmp_path):
