@@ -165,7 +165,11 @@ def load_tokenizer(cls: Any, folder: str | Path, **options: Any) -> Any:
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     with library_errors(f"{folder} does not load"), silent():
-        return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        found = cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    limit = getattr(getattr(found, "tokenizer", found), "model_max_length", 0)
+    if not isinstance(limit, (int, float)):
+        raise ValueError(f"model_max_length of the tokenizer in {folder} must be a number, got {limit!r}.")
+    return found
 
 
 def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:

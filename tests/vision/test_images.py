@@ -278,6 +278,18 @@ def test_a_later_frame_that_grows_beyond_a_limit_is_a_sentence(tmp_path, side, s
         [frame.rgb for frame in load_frames(tmp_path / "grows.gif", max_pixels=9999)]
 
 
+def test_frames_without_a_palette_are_a_sentence(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
+    first, second = (PIL.Image.fromarray(picture).convert("P") for picture in noise)
+    first.save(tmp_path / "bare.gif", save_all=True, append_images=[second])
+    data = bytearray((tmp_path / "bare.gif").read_bytes())
+    del data[13 : 13 + 3 * 2 ** ((data[10] & 7) + 1)]  # the palette of all frames
+    data[10] &= 0x7F
+    (tmp_path / "bare.gif").write_bytes(data)
+    with pytest.raises(BadImage, match=r"bare\.gif is damaged or cut off"):
+        [frame.rgb for frame in load_frames(tmp_path / "bare.gif")]
+
+
 def test_damaged_bytes_give_a_sentence_or_a_picture(tmp_path):
     generator = np.random.default_rng(0)
     for form in ("PNG", "JPEG", "WEBP", "TIFF", "GIF"):

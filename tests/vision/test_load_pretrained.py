@@ -178,3 +178,11 @@ def test_a_tokenizer_is_saved_as_it_was_before_it_was_used(tmp_path):
     save_tokenizer(tokenizer, tmp_path / "after")
     for path in (tmp_path / "before").iterdir():
         assert path.read_bytes() == (tmp_path / "after" / path.name).read_bytes()
+
+
+def test_a_tokenizer_without_a_length_in_numbers_is_a_sentence(tmp_path):
+    PIEEditor.from_pretrained("builtin:tiny").save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "<unknown>"}))
+    with pytest.raises(ValueError, match="model_max_length of the tokenizer in .* must be a number, got '<unknown>'"):
+        load_text(tmp_path)

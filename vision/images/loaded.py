@@ -23,7 +23,7 @@ from vision.images.transparency import bleed, enlarge_alpha
 # What Pillow's decoders raise on damaged files.
 DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError,
-    RuntimeError, struct.error, zlib.error, PIL.Image.DecompressionBombError,
+    RuntimeError, AssertionError, struct.error, zlib.error, PIL.Image.DecompressionBombError,
 )  # fmt: skip
 
 

@@ -174,10 +174,11 @@ class OpenFile:
         sixteen = ";16" in stored and not stored.startswith(("I", "BGR"))  # BGR;16 has 5, 6 and 5 bits
         if deep is None and (sixteen or _has_more_bits(image, self.data)):
             remarks += ("Of its more than 8 bits per channel, 8 are read.",)
-        try:
-            loaded = loaded_from(image, deep, self.display, remarks, turn, fill)
-        except BadImage as error:
-            raise BadImage(f"{self.path}: {error}") from None
+        with _decoding(self.path):
+            try:
+                loaded = loaded_from(image, deep, self.display, remarks, turn, fill)
+            except BadImage as error:
+                raise BadImage(f"{self.path}: {error}") from None
         moving = len(self.pages) > 1 and image.format != "TIFF"
         return replace(loaded, duration=float(image.info.get("duration") or 100)) if moving else loaded
 
