@@ -184,5 +184,5 @@ def test_a_tokenizer_without_a_length_in_numbers_is_a_sentence(tmp_path):
     PIEEditor.from_pretrained("builtin:tiny").save_pretrained(tmp_path)
     path = tmp_path / "tokenizer" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "<unknown>"}))
-    with pytest.raises(ValueError, match="model_max_length of the tokenizer in .* must be a number, got '<unknown>'"):
+    with pytest.raises(ValueError, match=r"model_max_length of the tokenizer in .* must be a number, got '<unknown>'"):
         load_text(tmp_path)
