@@ -29,7 +29,7 @@ SMALLER = {
     r"burnish evaluate (iter|pasd)": "--crop 48 --peers animevideov3",
     r"burnish evaluate r1-restorations": "--crop 64 --windows 1 --seeds 2",
     r"burnish evaluate scl .*(votes|rank-reviews)": "--rows test.jsonl",
-    r"burnish evaluate scl --drafts": "--limit 3",
+    r"burnish evaluate scl .*--drafts": "--limit 3",
     r"burnish evaluate verifier": "--limit 3",
     r"burnish judge --audit": "--max-new-tokens 2",
     r"burnish benchmark harm": "--size 64 --kinds blind --seeds 2",
