@@ -115,9 +115,7 @@ def evaluate(options: SCLEvaluation, show: Show = silent) -> Outcome:
     if ranks := _ranks(rows):
         show(Event("result", text_table(ranks, digits=2), path=options.out))
         write_table(ranks, options.out / "ranks.json", options.out / "ranks.csv")
-    job.conclude(
-        "questions", len(questions), 0, sources=list(options.sources), drafts=options.drafts, seed=options.options.seed
-    )
+    job.conclude("questions", len(questions), 0, **_facts(options))
     return Outcome(options.out, {f"{row['model']} {row['benchmark']}": row for row in rows}, job.problems)
 
 
@@ -149,9 +147,7 @@ def _ranked(
         rows += [{"model": name, **row} for row in found]
     job.show(Event("result", text_table(rows, digits=3), path=options.out))
     write_table(rows, options.out / "reviews.json", options.out / "reviews.csv")
-    job.conclude(
-        "reviews", len(rows), 0, sources=list(options.sources), drafts=options.drafts, seed=options.options.seed
-    )
+    job.conclude("reviews", len(rows), 0, **_facts(options))
     return Outcome(options.out, {f"{row['model']} review {row['review']}": row for row in rows}, job.problems)
 
 

@@ -93,7 +93,8 @@ def record(talk: Talk) -> dict[str, Any]:
     """A result as JSON: first and final answer, all that were tried, the right one if it is known, and the turns."""
 
     def said(answer: Answer) -> dict[str, Any]:
-        return {"choice": answer.choice, "text": answer.text, "log_prob": answer.reply.log_prob}
+        log_prob = None if answer.reply is None else answer.reply.log_prob  # of a draft
+        return {"choice": answer.choice, "text": answer.text, "log_prob": log_prob}
 
     answers = {"first": said(talk.first), "final": said(talk.final), "tried": [said(answer) for answer in talk.tried]}
     known = {} if talk.question.answer is None else {"answer": talk.question.answer}

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from reward_vlm.data import question_json, write_rows
+from reward_vlm.scl import job
 from reward_vlm.scl.corrector import PRETRAINED, SCLCorrector
 from reward_vlm.scl.evaluate import SCLEvaluation, by_source, evaluate, mean_ranks, measure, summary
 from reward_vlm.scl.options import SCLConfig, SCLOptions
@@ -121,6 +122,7 @@ def test_own_drafts_are_reviewed_as_own_answers_and_others_as_they_stand():
         turns = talk.dialogue.texts()
         assert turns[0] == own.dialogue.texts()[0] and turns[1]["content"] == f"draft {number}"
         assert talk.first.choice == "B" and len(talk.tried) == 3
+        assert [said["log_prob"] is None for said in job.record(talk)["tried"]] == [True, False, False]
     for wrong, sentence in (
         (SCLOptions(reviews=()), "name a review"),
         (SCLOptions(verify=2), "begin with own answers"),
@@ -143,6 +145,7 @@ def test_models_review_the_drafts_of_one(tmp_path):
     assert [both[1] for both in said["a"]] != [both[1] for both in said["own"]]
     rows = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
     assert len({row["first"] for row in rows if row["benchmark"] == "all"}) == 1
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["drafts"] == str(PRETRAINED)
     assert "asking own" in {event.text.split(":")[0] for event in events}
     assert evaluate(options).code == 0
     assert kept == {name: (tmp_path / "out" / name / "records.jsonl").read_text() for name in kept}
