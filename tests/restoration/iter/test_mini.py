@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from restoration import drawn
 from restoration.iter import lessons, recipe_mini
@@ -178,6 +181,46 @@ def test_the_recipe_runs_resumes_and_its_weights_load(tmp_path, monkeypatch):
     restorer = ITERRestorer.from_pretrained(folder)
     out = restorer(picture(6, 8), ITEROptions(seed=1))
     assert out.shape == (1, 3, 24, 32) and out.isfinite().all()
+    (row,) = map(json.loads, (tmp_path / "run" / "photo" / "sharpen" / "log.jsonl").read_text().splitlines())
+    assert row["adversarial"] > 0 and row["discriminator.loss"] > 0
+    before, sharp = (
+        load_file(tmp_path / "run" / "photo" / f"{stage}.safetensors")["model.base.fuse.weight"]
+        for stage in ("base", "sharpen")
+    )
+    assert_close(restorer.model.base.fuse.weight, before.lerp(sharp, 0.65).half().float())
+
+
+def test_a_discriminator_that_tells_pictures_apart_pulls_them_to_the_truth():
+    class Features(torch.nn.Module):
+        def forward(self, images):
+            return [images, images.square()]
+
+    class Brightness(torch.nn.Module):
+        def forward(self, image):
+            return 9 * (image.mean(1, keepdim=True) - 0.5)
+
+    networks = recipe_mini.Networks(STEPPED, Features()).train_only("sharpen")
+    hr = torch.ones(1, 3, 64, 64)
+    batch = {"hr": hr, "teacher": hr / 2, "lr": torch.full((1, 3, 16, 16), 0.25)}
+    context = Context(0, torch.Generator(), {"discriminator": Brightness()}, torch.device("cpu"), {})
+    _, logs = networks("sharpen", batch, context)
+    (down,) = torch.autograd.grad(logs["adversarial"], networks.model.base.tail[-1].bias)
+    assert (down < 0).all()  # brighter pictures look truer to this discriminator
+    loss, told = recipe_mini.discriminate(batch, context)
+    assert told["fake"] < 0.2 < 0.8 < told["real"] and loss < 0.4
+    alone = Context(0, torch.Generator(), {}, torch.device("cpu"), {})
+    assert "adversarial" not in networks("sharpen", batch, alone)[1]
+
+
+def test_a_blend_is_a_share():
+    with pytest.raises(ValueError, match=r"blend is a share in \(0, 1\], got 1.5"):
+        recipe_mini.MiniTraining(blend=1.5)
+
+
+def test_crops_that_the_discriminator_cannot_halve_are_refused():
+    with pytest.raises(ValueError, match="multiple of 8 for the discriminator of photo, got 60"):
+        recipe_mini.MiniTraining(variant="photo", crop=60)
+    recipe_mini.MiniTraining(variant="photo", crop=60, discriminator_channels=0)
 
 
 def test_a_folder_of_ones_own_photographs_is_taken_whole(tmp_path):
