@@ -14,9 +14,9 @@ base from that of smaller weights, or goes on from equal ones.
    because the truth is not determined by the input; what Real-ESRGAN x4plus makes of the input is. Absolute error
    against truth and teacher, edges and deep features against the teacher, texture statistics against the truth, a loss
    against patterns that repeat, and a small discriminator of details. Its weights are blended with those from before
-   (network interpolation, Wang et al. 2018, ESRGAN, section 3.4), which takes away the dots that it puts along strong
-   edges and keeps most of the texture. Without the packages of the teacher and of the deep features this stage cannot
-   run (`--teacher none` leaves it out).
+   (network interpolation, Wang et al. 2018, ESRGAN, section 3.4), which takes away most of the dots that it puts along
+   strong edges and keeps most of the texture. Without the packages of the teacher and of the deep features this stage
+   cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
    activity map how much that is (base frozen).
 4. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the published code do (masking ratio
@@ -100,7 +100,7 @@ class MiniTraining:
     """Share of crops that are drawn by code: text, line art, flat colours."""
     discriminator_channels: int = 24
     """Width of the network that `sharpen` learns against; 0: none."""
-    blend: float = 0.65
+    blend: float = 0.5
     """Share of the sharpened base in the base; the rest is as it was before `sharpen`."""
     steps: tuple[int, int, int, int] = (5000, 4000, 1500, 3000)
     """Updates of the four stages."""

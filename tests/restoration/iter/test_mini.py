@@ -187,7 +187,7 @@ def test_the_recipe_runs_resumes_and_its_weights_load(tmp_path, monkeypatch):
         load_file(tmp_path / "run" / "photo" / f"{stage}.safetensors")["model.base.fuse.weight"]
         for stage in ("base", "sharpen")
     )
-    assert_close(restorer.model.base.fuse.weight, before.lerp(sharp, 0.65).half().float())
+    assert_close(restorer.model.base.fuse.weight, before.lerp(sharp, options.blend).half().float())
 
 
 def test_a_discriminator_that_tells_pictures_apart_pulls_them_to_the_truth():
