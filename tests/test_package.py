@@ -59,6 +59,15 @@ def built(tmp_path_factory) -> Path:
     return out
 
 
+def test_a_wheel_links_the_papers_that_the_citations_name(built):
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        linked = re.findall(r"^Project-URL: [^,]+, https://arxiv\.org/abs/(.+)$", file.read(name).decode(), re.M)
+    cited = re.findall(r"arXiv ([\d.]+)", (PROJECT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert len(linked) == 6 and set(linked) <= set(cited)
+
+
 def test_wheel_and_sdist_hold_every_file_of_the_packages_and_nothing_else(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
