@@ -180,17 +180,21 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def preference(data: Mapping[str, Any], folder: Path) -> Preference:
     """A row {question, answers: [a, b], better: 1 | 2, id?, image? | images? | video?, category?, rationale?,
-    difficulty?}, or in a published form (`reward_vlm.forms`); an answer is a text, or {"image": path}."""
+    difficulty?}, or in a published form (`reward_vlm.forms`); an answer is a text, or {"image": path}. Two equal
+    answers are refused: to call one of them better teaches a judge a place."""
     data = preference_form(data)
     allowed = "id question answers better image images video category rationale difficulty".split()
     check_fields(data, allowed, ("question", "answers", "better"))
     answers = data["answers"]
     if not isinstance(answers, list) or len(answers) != 2:
         raise ValueError(f"answers must be a list of two texts or pictures, got {answers!r}.")
+    first, second = (answer_of(answer, folder) for answer in answers)
+    if first == second:
+        raise ValueError("both answers are the same, so that neither is better; leave the row out.")
     return Preference(
         id=id_of(data),
         question=text_of(data, "question"),
-        answers=(answer_of(answers[0], folder), answer_of(answers[1], folder)),
+        answers=(first, second),
         better=count_of(data, "better") or 0,
         images=pictures_of(data, folder),
         video=video_of(data, folder),

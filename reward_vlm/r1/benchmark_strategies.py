@@ -130,15 +130,15 @@ def benchmark(options: StrategyBenchmark, show: Show = silent) -> Outcome:
     """Train what is not trained yet, and show the table.
 
     Raises:
-        ValueError: the folder holds runs of other options.
+        ValueError: the folder holds runs of other options, or a comparison of other arms.
     """
     job = Job(options.out, options, show=show)
+    comparison = COMPARISONS[options.strategy]
+    arms = options.arms or tuple(comparison.arms)  # the table is about these, so they bind the folder
     keep_to(
         options.out / "begun.json",
-        {name: value for name, value in to_dict(options).items() if name not in ("out", "seeds", "arms")},
+        {name: value for name, value in to_dict(options).items() if name not in ("out", "seeds")} | {"arms": arms},
     )
-    comparison = COMPARISONS[options.strategy]
-    arms = options.arms or tuple(comparison.arms)
     rows, panels = [], {}
     for seed in options.seeds:
         start = replace(comparison.start, folder=options.out / f"start-{seed}", seed=seed, tests=options.tests)

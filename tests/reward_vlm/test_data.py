@@ -71,6 +71,9 @@ BAD = [
     ({"question": "q", "better": 1}, "the field 'answers' is missing"),
     (good(answers=["a"]), "answers must be a list of two"),
     (good(answers=["a", {"image": "red.png"}]), "both be texts or both be pictures"),
+    (good(answers=["a", "a"]), "both answers are the same, so that neither is better"),
+    (good(answers=[{"image": "red.png"}, {"image": "./red.png"}]), "both answers are the same"),
+    ({"question": "q", "chosen": "a", "rejected": "a"}, "both answers are the same"),
     (good(question=7), "question must be a text, got 7"),
     ([1, 2], "a row must be a JSON object, got list"),
 ]

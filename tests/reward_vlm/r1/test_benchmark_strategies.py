@@ -52,6 +52,10 @@ def test_runs_are_measured_once_and_averaged(tmp_path, monkeypatch):
     assert benchmark(options).code == 0 and json.loads((tmp_path / "downsampling.json").read_text()) == rows
     with pytest.raises(ValueError, match="was begun with other options"):
         benchmark(replace(options, rate=0.5))
+    with pytest.raises(ValueError, match="other options or data: arms"):
+        benchmark(replace(options, arms=("as drawn",)))
+    assert json.loads((tmp_path / "downsampling.json").read_text()) == rows
+    assert benchmark(replace(options, arms=tuple(comparison.arms))).code == 0  # all of them, by their names
 
 
 def test_the_spread_is_that_of_the_seeds():
