@@ -39,5 +39,6 @@ def main(options: AnswerOptions, show: Show | None = None) -> int:
     return 0
 
 
-parse, call = dispatch.single_command("answer", AnswerOptions, __doc__, main, PRETRAINED / "corrector.json")
-"""Options from the command line; and the command."""
+parse = dispatch.single_command("answer", AnswerOptions, __doc__, PRETRAINED / "corrector.json")
+"""Options from the command line."""
+call = main

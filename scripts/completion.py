@@ -44,14 +44,19 @@ def tree() -> Any:
     return _union(found)
 
 
-def call(arguments: Sequence[str], show: Show) -> None:
-    """The command line."""
+def parse(arguments: Sequence[str]) -> str:
+    """The shell."""
     if list(arguments) in (["-h"], ["--help"]):
         sys.stdout.write(f"usage: burnish completion {{{','.join(SHELLS)}}}\n\n{__doc__}")
-        return
+        raise SystemExit(0)
     if len(arguments) != 1 or arguments[0] not in SHELLS:
         fail(f"Name one shell of {', '.join(SHELLS)}.")
-    tyro.cli(tree(), prog="burnish", args=["--tyro-print-completion", arguments[0]])
+    return arguments[0]
+
+
+def call(shell: str, show: Show) -> None:
+    """Print the shell's script."""
+    tyro.cli(tree(), prog="burnish", args=["--tyro-print-completion", shell])
 
 
 def _options(work: Work | Mapping[str, Work]) -> Any:

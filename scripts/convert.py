@@ -106,7 +106,7 @@ def parse(arguments: Sequence[str]) -> Files:
     return dispatch.parse("convert", purpose, __doc__ or "", dispatch.single(SYSTEMS), arguments)[1]
 
 
-def call(arguments: Sequence[str], show: Show) -> None:
-    """The command line."""
-    folder = main(parse(arguments))
+def call(options: Files, show: Show) -> None:
+    """Convert, and say where the folder is."""
+    folder = main(options)
     show(Event("result", f"The weights are in {folder}.", path=folder))

@@ -68,9 +68,9 @@ def parse(
 
 
 def single_command(
-    name: str, options: type[T], help: str | None, main: Callable[[T, Show], int], embedded: Path | None = None
-) -> tuple[Callable[[Sequence[str]], T], Callable[[Sequence[str], Show], int]]:
-    """`parse` and `call` of a command without systems: its options from the command line, and `main` with them.
+    name: str, options: type[T], help: str | None, embedded: Path | None = None
+) -> Callable[[Sequence[str]], T]:
+    """`parse` of a command without systems: its options from the command line.
 
     `embedded` is the config.json of the weights that come with the project, for the help.
     """
@@ -79,18 +79,18 @@ def single_command(
         return cli(options, prog=f"burnish {name}", description=help, args=arguments, embedded=embedded)
 
     read.__annotations__["return"] = options  # which completion reads
-    return read, lambda arguments, show: main(read(arguments), show)
+    return read
 
 
 def command(
     name: str, purpose: str, help: str, systems: Mapping[str, Work]
-) -> tuple[Callable[[Sequence[str]], tuple[Any, Any]], Callable[[Sequence[str], Show], int | None]]:
+) -> tuple[Callable[[Sequence[str]], tuple[Any, Any]], Callable[[tuple[Any, Any], Show], int | None]]:
     """`parse` and `call` of a command that does one thing with each system, by the functions of its name."""
 
     def read(arguments: Sequence[str]) -> tuple[Any, Any]:
         return parse(name, purpose, help, single(systems), arguments)
 
-    return read, lambda arguments, show: work(*read(arguments), name, show)
+    return read, lambda parsed, show: work(*parsed, name, show)
 
 
 def work(module: Any, options: Any, name: str, show: Show) -> int | None:

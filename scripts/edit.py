@@ -52,6 +52,4 @@ def main(options: EditOptions, show: Show | None = None) -> int:
     return edit(options, show or Terminal()).code
 
 
-def call(arguments: Sequence[str], show: Show) -> int:
-    """The command line."""
-    return main(parse(arguments), show)
+call = main

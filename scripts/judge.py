@@ -48,5 +48,6 @@ def main(options: JudgeOptions, show: Show | None = None) -> int:
     return 0
 
 
-parse, call = dispatch.single_command("judge", JudgeOptions, __doc__, main, PRETRAINED / "scenes" / "judge.json")
-"""Options from the command line; and the command."""
+parse = dispatch.single_command("judge", JudgeOptions, __doc__, PRETRAINED / "scenes" / "judge.json")
+"""Options from the command line."""
+call = main

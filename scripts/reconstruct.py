@@ -21,10 +21,14 @@ if not __package__:  # run as a file
 
     start("reconstruct")
 from recon3d.job import ReconstructOptions, reconstruct
+from vision.job import Show
 
 from . import dispatch
 
-parse, call = dispatch.single_command(
-    "reconstruct", ReconstructOptions, __doc__, lambda options, show: reconstruct(options, show).code
-)
-"""Options from the command line; and the command."""
+parse = dispatch.single_command("reconstruct", ReconstructOptions, __doc__)
+"""Options from the command line."""
+
+
+def call(options: ReconstructOptions, show: Show) -> int:
+    """Reconstruct; returns 0, or 2 when something could not be rebuilt."""
+    return reconstruct(options, show).code

@@ -64,9 +64,7 @@ def main(options: RestoreOptions[Any], show: Show | None = None) -> int:
     return restore(options, show or Terminal(), _judge).code
 
 
-def call(arguments: Sequence[str], show: Show) -> int:
-    """The command line."""
-    return main(parse(arguments), show)
+call = main
 
 
 def _judge(source: str | None, device: Any) -> Any:

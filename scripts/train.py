@@ -84,6 +84,6 @@ def main(module: Any, options: Any, show: Show | None = None) -> Path | None:
     return folder
 
 
-def call(arguments: Sequence[str], show: Show) -> None:
-    """The command line."""
-    main(*parse(arguments), show)
+def call(parsed: tuple[Any, Any], show: Show) -> None:
+    """Train what `parse` found."""
+    main(*parsed, show)

@@ -139,7 +139,8 @@ def run(line: str) -> None:
     """As the program `burnish` does, in this process."""
     _, command, *words = shlex.split(line, comments=True)
     with pytest.raises(SystemExit) as ended:
-        terminal.run(lambda: importlib.import_module(f"scripts.{command}").call(words, terminal.Terminal()))
+        module = importlib.import_module(f"scripts.{command}")
+        terminal.run(lambda: module.call(module.parse(words), terminal.Terminal()))
     assert ended.value.code in (0, None), line
 
 

@@ -65,9 +65,8 @@ def parse(arguments: Sequence[str]) -> WebOptions:
     return cli(WebOptions, prog="burnish web", description=__doc__, args=arguments)
 
 
-def call(arguments: Sequence[str], show: Show) -> None:
-    """The command line: serve until it is interrupted."""
-    options = parse(arguments)
+def call(options: WebOptions, show: Show) -> None:
+    """Serve until it is interrupted."""
     options.folder.mkdir(parents=True, exist_ok=True)
     os.environ |= {"GRADIO_TEMP_DIR": str((options.folder / "uploads").resolve()), "GRADIO_ANALYTICS_ENABLED": "False"}
     from .page import serve  # gradio reads its settings when it is imported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -19,7 +20,7 @@ import PIL.Image
 import pytest
 
 import scripts
-from scripts import benchmark, convert, evaluate, main, terminal, train
+from scripts import benchmark, convert, evaluate, main, reconstruct, terminal, train
 from scripts.terminal import Terminal
 from vision.job import Event
 
@@ -38,7 +39,10 @@ def ends(capsys, work) -> tuple[int, str, str]:
 
 def burnish(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["burnish", *words])
-    return ends(capsys, main.start)
+    try:
+        return ends(capsys, main.start)
+    finally:
+        gc.unfreeze()  # this process goes on
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"]])
@@ -194,6 +198,17 @@ def test_progress_is_lines_where_there_is_no_terminal(monkeypatch, capsys):
     show(Event("result", "out: 3 images", path=Path("out")))
     said = capsys.readouterr()
     assert said.err == "restoring: 1 of 3 (50%)\nworth knowing\n" and said.out == "out: 3 images\n"
+
+
+def test_garbage_is_collected_while_a_command_works_and_what_was_loaded_before_is_left_out(monkeypatch, capsys):
+    seen = []
+
+    def work(options, show):
+        seen.append((options.device, gc.isenabled(), gc.get_freeze_count() > 10_000))
+
+    monkeypatch.setattr(reconstruct, "call", work)
+    assert burnish(monkeypatch, capsys, "reconstruct", "--out", "runs/object")[0] == 0
+    assert seen == [("auto", True, True)]
 
 
 def test_public_names_are_loaded_when_they_are_asked_for():

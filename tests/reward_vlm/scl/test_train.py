@@ -235,7 +235,7 @@ def test_further_arguments_that_cannot_be_are_one_sentence_through_the_command(f
     (tmp_path / "further.json").write_text(json.dumps(further))
     words = ["--pairs", str(files / "pairs.jsonl"), "--start", str(files / "start"), "--folder", str(tmp_path / "run")]
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        script.call(["scl", *words, "--trl", str(tmp_path / "further.json")], lambda event: None)
+        script.main(*script.parse(["scl", *words, "--trl", str(tmp_path / "further.json")]), lambda event: None)
 
 
 def test_finished_weights_of_other_options_or_pairs_are_refused(files, tmp_path):
