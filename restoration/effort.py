@@ -1,66 +1,82 @@
 """The expensive restorer where it gains, plain enlargement elsewhere: behind `restore --effort auto`.
 
-A picture is cut into tiles. What plain enlargement will lose in a tile is told by what it loses one octave below: the
-tile is halved, enlarged again and compared with itself. The fewest tiles that hold `SHARE` of this in the whole
-picture go through the restorer; a sky, a wall and what is out of focus do not. After MAgICoRe (arXiv 2409.12147),
-which refines only what is hard and unsure; a tile is hard where it has detail that an enlargement cannot keep.
+A picture is cut into small tiles. What plain enlargement will lose in a tile is told by what it loses one octave below:
+the tile is halved, enlarged again and compared with itself. The tiles that lose most are covered with rectangles, which
+go through the restorer; a sky, a wall and what is out of focus do not. There are as few of these tiles as it takes for
+the rectangles to hold `SHARE` of what the whole picture loses: they cover tiles of little worth as well, which count.
+After MAgICoRe (arXiv 2409.12147), which refines only what is hard
+and unsure; a tile is hard where it has detail that an enlargement cannot keep.
 
-h, w: pixels of the input; s: output pixels per input pixel.
+b: batch, h, w: pixels of the input; H, W: of the result.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from restoration.bands import Finish, Observers, Progress, TileRestorer, Work
+from restoration.bands import Finish, Observers, Progress, Restores, Work
 from restoration.restorer import Facts, Restorer
 from vision.images import is_grey, pad_to_multiple, to_y
 from vision.resize import imresize
 from vision.strategies.routing import worth_most
-from vision.tiles import Box, Tiles
+from vision.tiles import Box
 
-SHARE = 0.97
-"""Of what plain enlargement loses, held by the tiles that are restored; chosen on training photographs."""
-UNSEEN = (0.5 / 255) ** 2
-"""Mean square loss of a tile that counts as none: half a step of 8 bit."""
-TILES = Tiles(64, 8, 8)
-"""How pictures are cut, in input pixels."""
+SHARE = 0.965
+"""Of what plain enlargement loses, held by the rectangles that are restored; chosen on photographs that no test
+shows."""
+UNSEEN = (0.25 / 255) ** 2
+"""Mean square loss of a tile that counts as none: a quarter of a step of 8 bit."""
+TILE = 8
+"""Side of a tile, in input pixels."""
+BLOCK = 24
+"""Tiles per side of a block; no rectangle crosses the border of one, so that memory does not grow."""
+CONTEXT = 4
+"""Input pixels around a rectangle that are restored as well, and over which it fades into its surroundings."""
+TRIES = 6
+"""Halvings of the share that the tiles around which rectangles are made hold by themselves."""
+CALL = 4
+"""What a further rectangle costs beside its pixels, in tiles."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """Which tiles of a picture get the expensive restorer."""
+    """Which parts of a picture get the expensive restorer."""
 
+    tiles: int
+    """How many there are."""
+    expensive: int
+    """How many of them the rectangles cover."""
     boxes: tuple[Box, ...]
-    """All tiles, row by row."""
-    expensive: frozenset[int]
-    """Places of those that do."""
+    """The rectangles, in input pixels, without context, from the uppermost block on."""
     whole: bool
-    """Whether these tiles with their overlaps cover as much as the picture, which then is restored as one."""
+    """Whether the rectangles with their context have as many pixels as the picture, which then is restored as one."""
 
     @property
     def numbers(self) -> dict[str, float]:
         """For the trace of choices."""
-        return {"tiles": len(self.boxes), "tiles_restored": len(self.boxes if self.whole else self.expensive)}
+        return {"tiles": self.tiles, "tiles_restored": self.tiles if self.whole else self.expensive}
 
     def __str__(self) -> str:
         """For people, without the full stop."""
         if self.whole:
-            return f"all {len(self.boxes)} tiles restored, since most hold detail"
-        return f"{len(self.expensive)} of {len(self.boxes)} tiles restored, since the others hold no detail"
+            return f"all {self.tiles} tiles restored, since most hold detail"
+        return f"{self.expensive} of {self.tiles} tiles restored, since the others hold no detail"
 
 
 class RoutedRestorer:
-    """Another restorer, asked for the tiles of a picture in which it gains.
+    """Another restorer, asked for the parts of a picture in which it gains.
 
     Args:
         restorer: the expensive one; its scale with the options, or without one, must be a whole number.
-        share: of what plain enlargement loses, that the restored tiles hold at least, in (0, 1].
+        share: of what plain enlargement loses, that the restored rectangles hold at least, in (0, 1].
     """
 
     def __init__(self, restorer: Restorer, share: float = SHARE):
@@ -69,23 +85,32 @@ class RoutedRestorer:
         self.last: Route | None = None
 
     def facts(self, options: Any = None) -> Facts:
-        """What a caller must know; tiles are never too small for memory."""
+        """What a caller must know; parts are never too large for memory."""
         return replace(self.restorer.facts(options), tiling=True, steps=False)
 
     def output_size(self, height: int, width: int, options: Any = None) -> tuple[int, int]:
         """Height and width of the result of a picture of `height` x `width` pixels."""
         return self.restorer.output_size(height, width, options)
 
-    def route(self, image: Tensor) -> Route:
-        """Which tiles of (b, 3, h, w) get the restorer; of a batch, the same in all."""
-        padded = pad_to_multiple(image, TILES.unit)
-        boxes = TILES.boxes(*padded.shape[-2:])
-        lost = lost_by_enlarging(padded).mean((0, 1))
-        found = [float(lost[box.top : box.bottom, box.left : box.right].mean()) for box in boxes]
-        found = [mean if mean > UNSEEN else 0.0 for mean in found]
-        expensive = worth_most(found, self.share)
-        area = sum((box.bottom - box.top) * (box.right - box.left) for box in map(boxes.__getitem__, expensive))
-        return Route(tuple(boxes), expensive, area >= padded[0, 0].numel())
+    def context(self, options: Any = None) -> int:
+        """Input pixels around a rectangle: `CONTEXT`, or so many that the restorer takes what is a pixel wide."""
+        return max(CONTEXT, self.restorer.facts(options).smallest - 1)
+
+    def route(self, image: Tensor, options: Any = None) -> Route:
+        """Which parts of (b, 3, h, w) get the restorer; of a batch, the same in all."""
+        height, width = image.shape[-2:]
+        lost = F.avg_pool2d(lost_by_enlarging(pad_to_multiple(image, TILE)), TILE).mean((0, 1)).double()
+        lost = torch.where(lost > UNSEEN, lost, 0.0)
+        context = self.context(options)
+        held = cheapest_cover(lost, self.share, context / TILE)
+        boxes = []
+        for found in held:
+            top, left, bottom, right = (side * TILE for side in found)
+            boxes.append(Box(top, left, min(bottom, height), min(right, width)))
+        tiles = sum((found.bottom - found.top) * (found.right - found.left) for found in held)
+        around = [widened(box, context, height, width) for box in boxes]
+        area = sum((box.bottom - box.top) * (box.right - box.left) for box in around)
+        return Route(lost.numel(), tiles, tuple(boxes), area >= height * width)
 
     def bands(
         self,
@@ -102,41 +127,168 @@ class RoutedRestorer:
             ValueError: the restorer has no whole scale of its own.
         """
         options = self.restorer.Options() if options is None else options
-        route = self.last = self.route(image)
+        route = self.last = self.route(image, options)
+        context = self.context(options)
         coloured = not self.restorer.facts(options).keeps_grey and bool(is_grey(image).any())
-        maker = self.restorer if route.whole or coloured else _Mixed(self.restorer, route, options)
+        maker = self.restorer if route.whole or coloured else _Mixed(self.restorer, route, context, options)
         yield from maker.bands(image, options, finish=finish, observers=observers, progress=progress)
 
 
-class _Mixed(TileRestorer[Any]):
-    """The restorer in the tiles of a route, plain enlargement in the others, at the restorer's own scale."""
+class _Mixed(Restores[Any]):
+    """The restorer in the rectangles of a route, plain enlargement elsewhere, at the restorer's own scale."""
 
-    def __init__(self, restorer: Restorer, route: Route, options: Any):
-        self.restorer, self.Options, self.facts = restorer, restorer.Options, restorer.facts
+    def __init__(self, restorer: Restorer, route: Route, context: int, options: Any):
+        self.restorer, self.Options, self.context = restorer, restorer.Options, context
         asked = restorer.facts(options).scale
         self.own = options if asked == round(asked) else replace(options, scale=None)
         scale = restorer.facts(self.own).scale
         if scale != round(scale):
             raise ValueError(f"effort needs a restorer whose own scale is a whole number, got {scale:g}.")
         self.scale = round(scale)
-        self.expensive = {route.boxes[place]: place for place in route.expensive}
+        self.boxes = route.boxes
 
-    def _cut(self, options: Any) -> Tiles:
-        return TILES
+    def output_size(self, height: int, width: int, options: Any = None) -> tuple[int, int]:
+        """Height and width of the result of a picture of `height` x `width` pixels."""
+        return self.restorer.output_size(height, width, options)
 
-    def _restore(self, boxes: list[Box], image: Tensor, *, work: Work, **how: Any) -> Tensor:
-        number = self.expensive.get(boxes[0])
-        if number is None:
-            result = imresize(image, self.scale).clamp(0, 1)
-        else:
-            seeded = self.restorer.facts(self.own).seed
-            chosen = replace(self.own, seed=self.own.seed + number) if seeded else self.own
-            result = torch.cat(list(self.restorer.bands(image, chosen)), dim=2).float()
-        work.report()
-        return result
+    def own_size(self, height: int, width: int, options: Any) -> tuple[int, int]:
+        """Height and width at the restorer's own scale."""
+        return self.scale * height, self.scale * width
+
+    def _pieces(self, image: Tensor, options: Any, finish: Finish, work: Work) -> Iterator[Tensor]:
+        """Blocks of rows: the weighted sum of the restored rectangles, and plain enlargement where weight is left."""
+        height, width, scale = *image.shape[-2:], self.scale
+        work.total = max(1, len(self.boxes))
+        below: Tensor | None = None  # (b, 4, rows, W): what the block above reached of this one
+        for top in range(0, height, BLOCK * TILE):
+            bottom = min(top + BLOCK * TILE, height)
+            first, last = max(top - self.context, 0), min(bottom + self.context, height)
+            until = height if bottom == height else bottom - self.context
+            summed = image.new_zeros(len(image), 4, (last - first) * scale, width * scale, dtype=torch.float32)
+            if below is not None:
+                summed[..., : below.shape[-2], :] = below
+            for number, box in enumerate(self.boxes):
+                if top <= box.top < bottom:
+                    around = widened(box, self.context, height, width)
+                    place = Box(around.top - first, around.left, around.bottom - first, around.right)
+                    cut(summed, place, scale).add_(self._weighted(image, box, around, number))
+                    work.report()
+            done = (until - first) * scale
+            plain = _enlarged_rows(image, first, until, scale)
+            colours, weight = summed[:, :3, :done], summed[:, 3:, :done]
+            yield finish((colours + (1 - weight).clamp(min=0) * plain) / weight.clamp(min=1))
+            below = summed[..., done:, :]
+        if not self.boxes:
+            work.report()
+
+    def _weighted(self, image: Tensor, box: Box, around: Box, number: int) -> Tensor:
+        """(b, 4, rows, columns): the restored rectangle times its weight, and the weight."""
+        seeded = self.restorer.facts(self.own).seed
+        options = replace(self.own, seed=self.own.seed + number) if seeded else self.own
+        part = image[..., around.top : around.bottom, around.left : around.right]
+        made = torch.cat(list(self.restorer.bands(part, options)), dim=2).to(image.device, torch.float32)
+        rows = _fade(box.top - around.top, box.bottom - box.top, around.bottom - box.bottom, self.scale)
+        columns = _fade(box.left - around.left, box.right - box.left, around.right - box.right, self.scale)
+        weight = (rows[:, None] * columns).to(made).expand(len(made), 1, -1, -1)
+        return torch.cat([made * weight, weight], dim=1)
 
 
 def lost_by_enlarging(image: Tensor) -> Tensor:
     """(b, 1, h, w) squared difference of luma to itself, halved and enlarged again bicubically; sides must be even."""
     luma = to_y(image)
     return (luma - imresize(imresize(luma, 0.5), size=tuple(luma.shape[-2:]))).square()
+
+
+def cheapest_cover(lost: Tensor, share: float, margin: float) -> list[Box]:
+    """Rectangles, in tiles, that hold a share of what is lost, around the fewest tiles that lose most.
+
+    Args:
+        lost: (rows, columns) of every tile, float64, at least 0.
+        share: of its sum, in (0, 1].
+        margin: see `cover`.
+    """
+
+    def around(part: float) -> list[Box]:
+        chosen = worth_most(lost.flatten().tolist(), part)
+        tiles = np.array(sorted(divmod(place, lost.shape[1]) for place in chosen), dtype=np.int64).reshape(-1, 2)
+        return list(_blocks(tiles, margin))
+
+    def holds(boxes: list[Box]) -> bool:
+        held = math.fsum(float(lost[box.top : box.bottom, box.left : box.right].sum()) for box in boxes)
+        return held >= share * float(lost.sum())
+
+    low, high = 0.0, share
+    found = around(high)
+    for _ in range(TRIES):
+        middle = (low + high) / 2
+        fewer = around(middle)
+        low, high, found = (low, middle, fewer) if holds(fewer) else (middle, high, found)
+    return found
+
+
+def cover(tiles: np.ndarray, margin: float) -> list[Box]:
+    """Rectangles that hold all tiles, made by halving one again and again where that saves pixels.
+
+    Args:
+        tiles: (n, 2) row and column of each, n at least 1.
+        margin: of a rectangle on each side, in tiles; it counts like `CALL`.
+    """
+    low, high = tiles.min(0), tiles.max(0) + 1
+    whole = [Box(*low.tolist(), *high.tolist())]
+    if len(tiles) == np.prod(high - low):
+        return whole
+    best: tuple[float, np.ndarray, int] = (math.inf, tiles, 0)
+    for axis in (0, 1):
+        ordered = tiles[np.argsort(tiles[:, axis], kind="stable")]
+        cuts = np.flatnonzero(np.diff(ordered[:, axis])) + 1
+        if len(cuts):
+            sides, other_sides = _sides(ordered)[cuts - 1], _sides(ordered[::-1])[::-1][cuts]
+            costs = _cost(sides, margin) + _cost(other_sides, margin)
+            cheapest = int(costs.argmin())
+            best = min(best, (float(costs[cheapest]), ordered, int(cuts[cheapest])), key=lambda found: found[0])
+    _, ordered, place = best
+    parts = cover(ordered[:place], margin) + cover(ordered[place:], margin)
+    sides = np.array([(part.bottom - part.top, part.right - part.left) for part in parts])
+    return parts if _cost(sides, margin).sum() < _cost((high - low)[None], margin)[0] else whole
+
+
+def widened(box: Box, context: int, height: int, width: int) -> Box:
+    """A box with context on each side, as far as the picture goes."""
+    top, left = max(box.top - context, 0), max(box.left - context, 0)
+    return Box(top, left, min(box.bottom + context, height), min(box.right + context, width))
+
+
+def cut(result: Tensor, box: Box, scale: int) -> Tensor:
+    """The part of a result (..., H, W) that a box of input pixels became."""
+    return result[..., box.top * scale : box.bottom * scale, box.left * scale : box.right * scale]
+
+
+def _blocks(tiles: np.ndarray, margin: float) -> Iterator[Box]:
+    """The rectangles of every block that has some of the tiles (n, 2), row by row."""
+    blocks = tiles // BLOCK
+    for block in np.unique(blocks, axis=0):
+        yield from cover(tiles[(blocks == block).all(1)], margin)
+
+
+def _sides(tiles: np.ndarray) -> np.ndarray:
+    """(n, 2): height and width of the smallest rectangle around the first 1 to n of the tiles (n, 2)."""
+    return np.maximum.accumulate(tiles) - np.minimum.accumulate(tiles) + 1
+
+
+def _cost(sides: np.ndarray, margin: float) -> np.ndarray:
+    """(n,) of rectangles with sides (n, 2), in tiles."""
+    return (sides + 2 * margin).prod(1) + CALL
+
+
+def _fade(before: int, inside: int, after: int, scale: int) -> Tensor:
+    """Weights along one side: from 0 to 1 over the context before, 1 inside, from 1 to 0 over the context after."""
+    ramps = [(torch.arange(side * scale) + 0.5) / max(side * scale, 1) for side in (before, after)]
+    rising, falling = (0.5 - 0.5 * torch.cos(math.pi * ramp) for ramp in ramps)
+    return torch.cat([rising, torch.ones(inside * scale), falling.flip(0)])
+
+
+def _enlarged_rows(image: Tensor, first: int, until: int, scale: int) -> Tensor:
+    """Rows `first` to `until` of (b, 3, h, w), enlarged plainly: (b, 3, rows * scale, W) float32."""
+    top, bottom = max(first - TILE, 0), min(until + TILE, image.shape[-2])
+    enlarged = imresize(image[..., top:bottom, :].float(), scale).clamp(0, 1)
+    return enlarged[..., (first - top) * scale : (until - top) * scale, :]

@@ -9,9 +9,10 @@ published code goes back to the first one as soon as a task has become easy (and
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from vision.refine import Observer, refine
@@ -104,12 +105,8 @@ def worth_most(gains: Sequence[float], share: float) -> frozenset[int]:
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {share}.")
     order = sorted((place for place, gain in enumerate(gains) if gain > 0), key=lambda place: -gains[place])
-    wanted, chosen = share * math.fsum(gains[place] for place in order), set()
-    for place in order:
-        if math.fsum(gains[other] for other in chosen) >= wanted:
-            break
-        chosen.add(place)
-    return frozenset(chosen)
+    held = list(accumulate(gains[place] for place in order))
+    return frozenset(order[: bisect_left(held, share * held[-1]) + 1] if held else ())
 
 
 def _judged(candidates: Sequence[Candidate], evaluate: Evaluator) -> tuple[Solution, ...]:
