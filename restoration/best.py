@@ -59,7 +59,10 @@ def until_sure(make: Callable[[int], Candidate], seeds: Sequence[int], name: str
     def propose(_: Any, turn: int) -> Candidate:
         return make(seeds[turn])
 
-    return interleave(propose, score, len(seeds), enough=gains_little(LITTLE), otherwise=best)
+    def why(made: int, ended: bool) -> str:
+        return f"{made} seeds made, since one more is expected to add too little" if ended else f"all {made} seeds made"
+
+    return interleave(propose, score, len(seeds), enough=gains_little(LITTLE), otherwise=best, why=why)
 
 
 def best_pairwise(

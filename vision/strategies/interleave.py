@@ -59,6 +59,11 @@ def expected_gain(scores: Sequence[float]) -> float:
     return spread * (normal.pdf(ahead) - ahead * normal.cdf(-ahead))
 
 
+def verified(turns: int, ended: bool) -> str:
+    """The reason of a run that ends when a verification says yes."""
+    return f"{'verified after' if ended else 'not verified in'} {turns} turn{'s' if turns > 1 else ''}"
+
+
 def interleave(
     propose: Callable[[History, int], Candidate],
     verify: Callable[[Candidate], Verdict],
@@ -66,6 +71,7 @@ def interleave(
     *,
     enough: Enough | None = None,
     otherwise: Callable[[Sequence[Verdict]], int] = lambda verdicts: len(verdicts) - 1,
+    why: Callable[[int, bool], str] = verified,
 ) -> Choice:
     """Turns of a proposer and a verifier.
 
@@ -75,6 +81,7 @@ def interleave(
         max_turns: at most so many candidates.
         enough: when to end; None: with the first verification that scores above 0.5.
         otherwise: what is kept when the turns run out: the last, as in the paper, or `values.best`.
+        why: the reason for people, from the number of turns and whether `enough` ended them.
 
     Raises:
         ValueError: there is no turn.
@@ -93,6 +100,5 @@ def interleave(
     history: History = refine((), turn, range(max_turns), stop=stop).state
     candidates, verdicts = zip(*history, strict=True)
     place = satisfied(verdicts)
-    turns = f"{len(history)} turn{'s' if len(history) > 1 else ''}"
-    why = f"verified after {turns}" if place is not None else f"not verified in {turns}"
-    return Choice(candidates[0].task, candidates, verdicts, otherwise(verdicts) if place is None else place, why)
+    chosen = otherwise(verdicts) if place is None else place
+    return Choice(candidates[0].task, candidates, verdicts, chosen, why(len(history), place is not None))
