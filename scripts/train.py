@@ -63,6 +63,7 @@ RECIPES = {
         "pairs": Work("reward_vlm.scl.construct", "PairConstruction", "make pairs of a model's own corrections"),
         "rounds": Work("reward_vlm.scl.rounds", "SCLRounds", "pairs, training and evaluation in rounds"),
         "splice": Work("reward_vlm.scl.splice", "SpliceTraining", "learn to turn back from wrong answers"),
+        "verified": Work("reward_vlm.scl.verified", "VerifiedTraining", "learn from own reviews that proved right"),
         "self": Work("reward_vlm.scl.evolve", "SelfTraining", "learn from what the model agrees with itself about"),
         "lessons": Work("reward_vlm.scl.lessons", "LessonTraining", "learn the last turns of dialogues"),
         "mini": Work("reward_vlm.scl.recipe_mini", "MiniSCLTraining", "the small model that ships, on a CPU"),

@@ -47,6 +47,8 @@ from reward_vlm.scl.rounds import train as train_scl_rounds
 from reward_vlm.scl.splice import SpliceTraining
 from reward_vlm.scl.splice import train as train_scl_splice
 from reward_vlm.scl.train import train as train_scl
+from reward_vlm.scl.verified import VerifiedTraining
+from reward_vlm.scl.verified import train as train_scl_verified
 from reward_vlm.tiny import SMALLEST
 from reward_vlm.vlm import ChatModel
 from tests import kill_inputs as inputs_of
@@ -213,6 +215,13 @@ def scl_splice(inputs: Path, out: Path) -> Recipe:
     )
 
 
+def scl_verified(inputs: Path, out: Path) -> Recipe:
+    """A corrector that learns its own corrections."""
+    asking = replace(ASKING, reviews=(0,))
+    options = {"folder": out, "start": str(inputs / "start"), "asking": asking, "updates": UPDATES, "save_every": 1}
+    return train_scl_verified, VerifiedTraining(inputs / "rows.jsonl", inputs / "held.jsonl", tolerance=1.0, **options)
+
+
 def scl_self(inputs: Path, out: Path) -> Recipe:
     """A corrector that learns what it agrees with itself about."""
     asking = replace(ASKING, reviews=(0,), temperature=0.0)
@@ -279,11 +288,12 @@ MORE: dict[str, tuple[Callable[[Path], object], Callable[[Path, Path], Recipe]]]
     "pairs": (inputs_of.questions, pairs),
     "scl rounds": (inputs_of.questions, scl_rounds),
     "scl splice": (inputs_of.questions, scl_splice),
+    "scl verified": (inputs_of.questions, scl_verified),
     "scl self": (inputs_of.questions, scl_self),
     "scl mini": (inputs_of.nothing, scl_mini),
 }
 """Further recipes, as in `TRAININGS`."""
-GUESSING = ("scl rounds", "scl splice", "scl self", "scl mini")
+GUESSING = ("scl rounds", "scl splice", "scl verified", "scl self", "scl mini")
 """Those whose model must say letters."""
 TOGETHER = ("iter", "pasd", "r1 sft", "scl")
 """Those that are also killed while two processes share them."""

@@ -25,6 +25,7 @@ from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Training, StableReinforce
 from reward_vlm.r1.recipe_mini import MiniR1Training
 from reward_vlm.r1.recipe_mini import train as train_recipe
+from reward_vlm.r1.recipe_swayed import SwayedJudgeTraining
 from reward_vlm.r1.train import train
 from vision.checkpoints import one_at_a_time
 from vision.config import to_dict
@@ -49,13 +50,18 @@ GUIDE = Path("rl.jsonl")
 """Stands for the rows with their rationales, among the data of the cold start."""
 EARLY = MiniR1Training(stage="sft", sft_steps=100, sft_until=0.3)
 """Stopped before the judgements have their form and copy the words of the answers; plain rollouts add little to it."""
+SWAYED = SwayedJudgeTraining(stage="sft", rows=(4000, 3000, 100))
+"""Its judgements have their form, and what it does wrong is a habit that reinforcement undoes: it rises, and goes on
+rising as long as it may leave its start."""
+LONG = {
+    "rounds": 8, "steps": 20, "learning_rate": 5e-4, "warmup": 0.1, "tolerance": 0.1,
+    "objective": StableReinforce(samples=2, estimator="group_mean", beta=0.02, rollout_updates=4),
+}  # fmt: skip
+"""Long enough for the rate to fall: at its peak, rounds go up and down by more than they gain."""
 COMPARISONS = {
     "curriculum": Comparison(
         EARLY,
-        {
-            "rounds": 4, "steps": 20, "learning_rate": 5e-4, "warmup": 0.1, "tolerance": 0.1,
-            "objective": StableReinforce(samples=2, beta=0.02, rollout_updates=4),
-        },
+        LONG,
         {
             "plain": {},
             "curriculum and guidance": {"curriculum": "adaptive", "guide": GUIDE},
@@ -71,11 +77,16 @@ COMPARISONS = {
         },
         {"as drawn": {}, "down-sampled": {"oversample": 2}},
     ),
-    "resets": Comparison(
+    "progress": Comparison(
         EARLY,
+        LONG,
+        {"the whole alone": {}, "sentences too": {"progress": 1.0}},
+    ),
+    "resets": Comparison(
+        SWAYED,
         {
-            "rounds": 30, "steps": 4, "learning_rate": 5e-4, "schedule": "constant", "tolerance": 1.0,
-            "objective": StableReinforce(samples=2, beta=0.2, rollout_updates=4),
+            "rounds": 30, "steps": 4, "learning_rate": 3e-4, "schedule": "constant", "tolerance": 1.0,
+            "objective": StableReinforce(beta=0.2, rollout_updates=4),
         },
         {"one reference": {}, "resets": {"reset": "on-stall"}},
     ),
@@ -97,7 +108,7 @@ class StrategyBenchmark:
 
     out: Path
     """Folder for the starts, the runs and the results."""
-    strategy: Literal["curriculum", "downsampling", "resets", "spans"]
+    strategy: Literal["curriculum", "downsampling", "progress", "resets", "spans"]
     """What is switched on and off."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the first weights, the order of the rows and the judgements."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -95,6 +96,14 @@ class StableReinforce:
     temperature: float = 1.0
     """Of the judgements."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < 1:
+            raise ValueError(f"epsilon must lie in (0, 1), got {self.epsilon}.")
+        if self.samples < 1 or self.rollout_updates < 1:
+            raise ValueError(
+                f"samples and rollout_updates must be at least 1, got {self.samples} and {self.rollout_updates}."
+            )
+
 
 @dataclass(frozen=True)
 class R1Training(TRLTraining):
@@ -144,6 +153,9 @@ class R1Training(TRLTraining):
     spans: tuple[str, ...] | None = None
     """Rewards of parts of a judgement, each on its own tokens: "think=consistency answer=consistency"; what lies in
     no span earns the form. None: all tokens earn the whole."""
+    progress: float | None = None
+    """Every sentence of the reasoning earns so many times what it adds to the chance of the right answer; None: only
+    the whole earns."""
     curriculum: Literal["adaptive"] | None = None
     """Rounds go from easy to hard prompts, each measured again before it; None: any prompts."""
     guide: Path | None = None
@@ -182,7 +194,8 @@ class R1Training(TRLTraining):
     def _check_strategies(self) -> None:
         """Which strategies go with which kind of run."""
         used = {
-            name: getattr(self, name) is not None for name in ("oversample", "spans", "curriculum", "guide", "reset")
+            name: getattr(self, name) is not None
+            for name in ("oversample", "spans", "progress", "curriculum", "guide", "reset")
         }
         for name in (name for name, asked in used.items() if asked and self.stage != "rl"):
             raise ValueError(f"{name} belongs to reinforcement (--stage rl).")
@@ -200,6 +213,10 @@ class R1Training(TRLTraining):
                 "guide needs at least 2 samples per prompt (--objective.samples): with one, help would replace every "
                 "wrong judgement, and equal rewards teach nothing."
             )
+        if used["progress"] and not 0 < self.progress < math.inf:
+            raise ValueError(f"progress must be above 0, got {self.progress}; leave it out to reward the whole alone.")
+        if used["progress"] and used["spans"]:
+            raise ValueError("spans and progress are two ways to reward the parts of a judgement; give one.")
         pairs = [pair.partition("=") for pair in self.spans or ()]
         parts = ("format", "result", "consistency")
         if used["spans"] and (

@@ -274,6 +274,7 @@ class Rounds:
             "skip_equal": aim.skip_equal,
             "spans": list(options.spans or ()),
             "oversample": options.oversample or 1,
+            "progress": options.progress or 0.0,
             "shuffle_dataset": options.curriculum is None,
             "temperature": aim.temperature,
             "steps_per_generation": aim.rollout_updates * options.accumulate,

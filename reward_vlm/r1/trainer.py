@@ -6,7 +6,7 @@ the pictures in view, and calls the reward; three of its methods are overridden 
 
 - `_calculate_rewards` keeps the rewards of all processes;
 - `_generate_and_score_completions` replaces the group-normalised advantages by whitened token returns; with
-  spans, every span has returns of its own, whitened among its own tokens;
+  spans, every span has returns of its own, whitened among its own tokens; with progress, sentences earn beside;
 - `_compute_loss` is the pre-clipped loss; there is no divergence term in it, `beta` acts in the returns.
 
 The overridden methods are private to TRL: `tests/reward_vlm/r1/test_trainer.py` fails when they change.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
+from reward_vlm.parse import choice
 from reward_vlm.rl.objective import (
     Whitened,
     group_advantages,
@@ -34,6 +36,7 @@ from reward_vlm.rl.objective import (
 )
 from reward_vlm.rl.rollouts import SelectedRollouts
 from reward_vlm.rl.spans import span_advantages, token_spans
+from reward_vlm.rl.steps import sentence_ends, step_rewards
 
 
 @dataclass
@@ -66,6 +69,8 @@ class StableReinforceConfig(GRPOConfig):
     """SPAN=PART: rewards of spans' own; empty: every token earns the whole."""
     oversample: int = 1
     """Times as many rollouts are drawn as are kept."""
+    progress: float = 0.0
+    """Weight of what every sentence of the reasoning adds to the chance of the right answer."""
 
     lr_scheduler_type: str = "cosine_with_min_lr"
     """As in the published code."""
@@ -139,13 +144,16 @@ class StableReinforceTrainer(SelectedRollouts):
         shaped = group_advantages(rewards, size, self.args.advantage_estimator)
         own = slice(self.accelerator.process_index * len(mask), (self.accelerator.process_index + 1) * len(mask))
         limit = self.args.reward_clip
+        steps = self._step_rewards(batch, mask).to(kl) if self.args.progress else None
         if self.args.spans:
             whitened = self._whitened_spans(batch, kl, mask, size)
         else:
-            returns = token_returns(shaped[own], kl, mask, beta=self.beta, gamma=self.args.gamma, clip=(-limit, limit))
+            returns = token_returns(
+                shaped[own], kl, mask, beta=self.beta, gamma=self.args.gamma, clip=(-limit, limit), steps=steps
+            )
             whitened = self._whitened(returns, mask)
         told = shaped[shaped.isfinite()]
-        equal = self.args.skip_equal and bool((told == told[:1]).all())
+        equal = self.args.skip_equal and steps is None and bool((told == told[:1]).all())
         if self.model.training:
             self.skips = equal
         batch["advantages"] = torch.zeros_like(whitened.advantages) if equal else whitened.advantages
@@ -191,6 +199,39 @@ class StableReinforceTrainer(SelectedRollouts):
         shares = torch.stack([span.sum() / mask.sum().clamp(min=1) for span in spans.values()])
         filtered = (torch.stack([part.filtered for part in parts]) * shares).sum()
         return Whitened(sum(part.advantages for part in parts), parts[0].mean, parts[0].rstd, filtered)
+
+    @torch.no_grad()
+    def _step_rewards(self, batch: dict[str, Any], mask: Tensor) -> Tensor:
+        """(B, T): what every sentence of the reasoning adds to the chance of the right digit, see `rl.steps`."""
+        ids, decode = batch["completion_ids"], self._tokenizer.decode
+        span = token_spans(ids, mask, ["think"], decode)["think"]
+        ends = sentence_ends(ids, span, decode)
+        # a row without reasoning, and one with fewer sentences, is asked for company: all processes ask equally often
+        most = int(self.accelerator.gather(torch.tensor([max(map(len, ends))], device=mask.device)).max())
+        begins = [int(inside.int().argmax()) for inside in span]
+        cuts = [[begin, *(place + 1 for place in places)] for begin, places in zip(begins, ends, strict=True)]
+        asked = [self._chances(batch, [cut[min(step, len(cut) - 1)] for cut in cuts]) for step in range(most + 1)]
+        return step_rewards(ends, torch.stack(asked, 1), mask.shape[1], self.args.progress)
+
+    def _chances(self, batch: dict[str, Any], cuts: Sequence[int]) -> Tensor:
+        """(B,) probabilities of the right digit, if reasoning ended after so many tokens of each completion."""
+        encode, ids = self._tokenizer, batch["completion_ids"]
+        end = encode("</think><answer>", add_special_tokens=False)["input_ids"]
+        digits = [encode(str(_digit(row["answer"][0])), add_special_tokens=False)["input_ids"] for row in self._rows]
+        lines = [[*line[:count], *end, *digit] for line, count, digit in zip(ids.tolist(), cuts, digits, strict=True)]
+        width = max(map(len, lines))
+        padded = ids.new_tensor([[*line, *[encode.pad_token_id] * (width - len(line))] for line in lines])
+        real = ids.new_tensor([[1] * len(line) + [0] * (width - len(line)) for line in lines])
+        prompt = batch["prompt_ids"].shape[1]
+        types = {
+            name: torch.cat([value[:, :prompt], value.new_zeros(padded.shape)], 1)
+            for name, value in batch.items()
+            if name.endswith("token_type_ids")
+        }
+        cut = {**batch, **types, "completion_ids": padded, "completion_mask": real}
+        log_probs, _ = self._log_probs(self.model, cut)
+        ends = zip(log_probs, lines, digits, strict=True)
+        return torch.stack([row[len(line) - len(digit) : len(line)].sum() for row, line, digit in ends]).exp()
 
     def _varies(self, values: Tensor, mask: Tensor) -> bool:
         """Whether values (B, T) differ inside a mask, in all processes together."""
@@ -271,6 +312,13 @@ def _without_empty_pictures(model: Any, arguments: tuple[Any, ...], inputs: dict
         return None
     words = ("pixel", "image")
     return arguments, {name: value for name, value in inputs.items() if not name.startswith(words)}
+
+
+def _digit(answer: str) -> int:
+    """The number in an accepted answer, tagged or bare."""
+    digit = choice(answer if "<answer>" in answer else f"<answer>{answer}</answer>")
+    assert digit is not None  # the reader of rows refuses others
+    return digit
 
 
 def _action_mask(batch: dict[str, Any]) -> Tensor:

@@ -74,6 +74,7 @@ def token_returns(
     beta: float = 0.0,
     gamma: float = 1.0,
     clip: tuple[float, float] = (-10.0, 10.0),
+    steps: Tensor | None = None,
 ) -> Tensor:
     """Returns (B, T): the discounted sum of the token rewards from each token on; 0 in the padding.
 
@@ -84,8 +85,11 @@ def token_returns(
         beta: weight of the divergence; it acts here alone, there is no such term in the loss.
         gamma: discount.
         clip: lowest and highest sequence reward.
+        steps: (B, T) rewards that tokens earn beside; None: none.
     """
     step = token_rewards(rewards, kl, mask, beta, clip)
+    if steps is not None:
+        step = step + torch.where(mask.bool(), steps, 0.0)
     if gamma == 1.0:
         returns = step.flip(1).cumsum(1).flip(1)
     else:

@@ -106,12 +106,12 @@ def token_spans(
         for name in names:
             found = re.search(rf"<{re.escape(name)}>(.*?)</{re.escape(name)}>", text, re.DOTALL)
             if found and found[1]:
-                first, last = (_token_at(tokens, char, decode) for char in (found.start(1), found.end(1) - 1))
+                first, last = (token_at(tokens, char, decode) for char in (found.start(1), found.end(1) - 1))
                 spans[name][row, places[first : last + 1]] = True
     return spans
 
 
-def _token_at(tokens: list[int], char: int, decode: Callable[[list[int]], str]) -> int:
+def token_at(tokens: list[int], char: int, decode: Callable[[list[int]], str]) -> int:
     """Place of the token that holds a character of the decoded text, by halving."""
     low, high = 0, len(tokens) - 1
     while low < high:

@@ -23,7 +23,7 @@ def test_arms_differ_in_the_strategy_alone(strategy, tmp_path):
     arms = list(COMPARISONS[strategy].arms)
     start = replace(COMPARISONS[strategy].start, folder=tmp_path / "start-1", seed=1)
     plain, *others = (to_dict(training(options, start, arm)) for arm in arms)
-    strategies = {"oversample", "spans", "curriculum", "guide", "reset"}
+    strategies = {"oversample", "spans", "progress", "curriculum", "guide", "reset"}
     assert not any(plain[name] for name in strategies)
     for other in others:
         changed = {name for name in plain if plain[name] != other[name]}

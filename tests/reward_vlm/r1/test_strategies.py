@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -256,6 +257,42 @@ def test_a_span_that_earns_the_same_everywhere_is_not_taught_its_divergence(star
     assert torch.equal(taught[mask & ~form], whole[mask & ~form])
 
 
+def test_sentences_earn_what_they_add_to_the_chance_of_the_right_digit(start, tmp_path):
+    """The slow way: of each judgement and sentence alone, the model's own probability of the digit after it."""
+    made, rows = trainer(start, tmp_path, samples=2, progress=2.0)
+    said = ["<think>red . response 1 is better .</think><answer>1</answer>", "red", "<think>blue", WRONG]
+    made.script = lambda place: said[place % 4]
+    made.ref_model.load_state_dict(made.model.state_dict())
+    given = inputs(made, rows, 2)
+    batch = made._generate_and_score_completions(given)
+    encode, decode = made._tokenizer, made._tokenizer.decode
+    mask = batch["completion_mask"].bool()
+    found = made._step_rewards(batch, mask)
+    prover = lambda chance: 1 - (1 - chance) ** 4  # noqa: E731
+    for place in (0, 3, 4):
+        chances, ids = [], batch["completion_ids"][place][mask[place]].tolist()
+        text = decode(ids, skip_special_tokens=True)
+        ends = [spot + 1 for spot in range(len(text)) if text[spot] == "." and "</think>" in text[spot:]]
+        for end in [len("<think>"), *ends]:
+            tail = encode(text[:end] + "</think><answer>" + rows[place // 2].answers[0][8], add_special_tokens=False)
+            line = torch.tensor([[*batch["prompt_ids"][place][batch["prompt_mask"][place].bool()], *tail["input_ids"]]])
+            pictures = given[place]["images"]
+            shown = made.processing_class.image_processor(images=pictures, return_tensors="pt")
+            types = line.new_zeros(line.shape)
+            types[line == made.model.config.image_token_id] = 1
+            logits = made.model(
+                input_ids=line, attention_mask=torch.ones_like(line), mm_token_type_ids=types, **shown
+            ).logits  # fmt: skip
+            chances.append(float(logits[0, -2].softmax(-1)[line[0, -1]]))
+        gains = [2 * (prover(after) - prover(before)) for before, after in itertools.pairwise(chances)]
+        earned = found[place][found[place] != 0]
+        torch.testing.assert_close(earned, torch.tensor(gains), rtol=1e-3, atol=1e-5)
+    assert (found[[1, 2, 5, 6]] == 0).all()  # no reasoning, or none that ends
+    plain, _ = trainer(start, tmp_path / "plain", samples=2)
+    plain.script = made.script
+    assert not torch.equal(plain._generate_and_score_completions(given)["advantages"], batch["advantages"])
+
+
 class FakeEngine:
     """What TRL's generator over vLLM promises: as many replies as prompts, of which `num_generations` in a row are the
     same, with the log-probability of every token."""
@@ -414,6 +451,8 @@ def test_rounds_are_refused_where_weights_are_shared_out_or_vllm_samples(files, 
         ({"spans": ("think",)}, "spans are think=PART and answer=PART"),
         ({"spans": ("speak=result",)}, "got 'speak=result'"),
         ({"spans": ()}, "spans are think=PART"),
+        ({"progress": 0.0}, "progress must be above 0, got 0.0"),
+        ({"progress": 1.0, "spans": ("think=consistency",)}, "two ways to reward the parts"),
         ({"curriculum": "adaptive", "rounds": 1}, "curriculum is about rounds"),
         ({"reset": "on-stall", "rounds": 1}, "reset is about rounds"),
         ({"curriculum": "adaptive", "select": "hard"}, "leave --select out"),
@@ -433,3 +472,11 @@ def test_a_guide_for_other_answers_is_refused(files, tmp_path):
     write_rows(files / "other.jsonl", [preference_json(replace(p, id="x"), files) for p in pairs])
     with pytest.raises(ValueError, match="has no rationale for any id"):
         train(options(files, tmp_path / "b", guide=files / "other.jsonl"))
+
+
+def test_an_objective_that_cannot_be_is_refused():
+    for wrong in ({"epsilon": 1.0}, {"epsilon": 0.0}):  # the logarithm of 1 - epsilon stopped a run
+        with pytest.raises(ValueError, match=r"epsilon must lie in \(0, 1\), got"):
+            StableReinforce(**wrong)
+    with pytest.raises(ValueError, match="samples and rollout_updates must be at least 1, got 0 and 2"):
+        StableReinforce(samples=0)

@@ -8,10 +8,11 @@ import torch
 
 from reward_vlm.rl.curriculum import AdaptiveCurriculum, difficulty_shift, guided
 from reward_vlm.rl.duel import duel_loss
-from reward_vlm.rl.objective import group_advantages
+from reward_vlm.rl.objective import group_advantages, token_returns
 from reward_vlm.rl.reference import ReferenceReset
 from reward_vlm.rl.selectors import downsample, error_penalty, format_penalty, mixed_groups
 from reward_vlm.rl.spans import message_rewards, progress_reward, span_advantages
+from reward_vlm.rl.steps import sentence_ends, step_rewards
 from vision.strategies.progress import BestOfKProver
 
 # Down-sampling
@@ -197,6 +198,34 @@ def test_progress_rewards_sum_to_the_final_one_and_the_whole_progress():
     assert sum(progress_reward(values, 1.0, 2.0, prover)) == pytest.approx(1 + 2 * (prover(0.9) - prover(0.2)))
     with pytest.raises(ValueError, match="at least one step"):
         progress_reward([0.5], 1.0, 1.0)
+
+
+def test_sentences_end_where_their_signs_do_and_the_reasoning_ends_the_last():
+    words = "a b . c ! 0.5 d".split()
+    ids, span = torch.arange(9)[None].repeat(2, 1), torch.zeros(2, 9).bool()
+    span[0, 1:8] = True
+    decode = lambda tokens: " ".join(words[token - 1] for token in tokens)  # noqa: E731
+    assert sentence_ends(ids, span, decode) == [[3, 5, 7], []]
+    assert sentence_ends(ids, span, decode, most=2) == [[5, 7], []]
+
+
+def test_steps_earn_their_progress_where_they_end():
+    chances = torch.tensor([[0.2, 0.5, 0.4], [0.5, 0.9, 0.0], [0.3, 0.3, 0.3]])
+    found = step_rewards([[1, 3], [2], []], chances, 5, 2.0, lambda chance: chance)
+    wanted = torch.zeros(3, 5)
+    wanted[0, 1], wanted[0, 3], wanted[1, 2] = 0.6, -0.2, 0.8
+    torch.testing.assert_close(found, wanted)
+    surer = step_rewards([[1, 3], [2], []], chances, 5, 1.0)
+    assert surer[0].sum() == pytest.approx(0.8**4 - 0.6**4)  # of the best of four, whatever lies between
+
+
+def test_what_a_step_earns_counts_for_all_tokens_up_to_its_end():
+    mask, steps = torch.tensor([[1, 1, 1, 0]]).bool(), torch.tensor([[0.0, 0.5, 0.25, 9.0]])
+    plain = token_returns(torch.tensor([2.0]), torch.zeros(1, 4), mask)
+    found = token_returns(torch.tensor([2.0]), torch.zeros(1, 4), mask, steps=steps)
+    assert (found - plain).tolist() == [[0.75, 0.75, 0.25, 0.0]]
+    late = token_returns(torch.tensor([2.0]), torch.zeros(1, 4), mask, gamma=0.5, steps=steps)
+    assert late.tolist() == [[0.5 * (0.5 + 0.5 * 2.25), 0.5 + 0.5 * 2.25, 2.25, 0.0]]
 
 
 def test_messages_earn_what_they_say():

@@ -9,6 +9,7 @@ import pytest
 
 from reward_vlm.data import question_json, read_rows, write_rows
 from reward_vlm.scl import evolve, lessons, rounds, splice
+from reward_vlm.scl import verified as verified_reviews
 from reward_vlm.scl.balance import Tuner
 from reward_vlm.scl.balanced import Balance, kept_of, scored
 from reward_vlm.scl.corrector import SCLCorrector
@@ -19,6 +20,7 @@ from reward_vlm.scl.pairs import Record
 from reward_vlm.scl.rounds import SCLRounds
 from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.scl.splice import SpliceTraining, spliced
+from reward_vlm.scl.verified import VerifiedTraining, verified
 from reward_vlm.tiny import tiny_chat_model
 from reward_vlm.vlm import ChatModel
 from reward_vlm.writers.masks import PastMask
@@ -124,6 +126,20 @@ def test_shuffled_splices_end_with_other_questions_answers():
     assert sorted(one.turns[-1]["content"] for one in back[0]) == sorted(one.turns[-1]["content"] for one in back[1])
 
 
+def test_reviews_that_correct_are_learnt_beside_as_many_that_leave_right_answers_alone():
+    kinds = {"wrong": "BB", "corrected": "BA", "spoiled": "AB", "kept": "AA"}
+    records = [record(*kind, name=f"{name} {n}") for name, kind in kinds.items() for n in range(3)]
+    made = [(one.id.split()[0], [turn["content"] for turn in one.turns]) for one in verified(records)]
+    assert [kind for kind, _ in made[:6]] == ["corrected"] * 3 + ["kept"] * 3
+    assert all(len(turns) == 4 and turns[3] == turns[1].replace("B", "A") + " again" for _, turns in made[:3])
+    assert len(made) == 9 and {kind for kind, _ in made[6:]} <= {"spoiled", "kept"}
+    assert all(turns == [f"q{turns[1][:-13]}", turns[1]] and "## A ##" in turns[1] for _, turns in made[6:])
+    assert verified([row for row in records if row.type != 2]) == []
+    control = verified(records, everything=True)
+    assert [len(one.turns) for one in control] == [4] * 6 + [2] * 3
+    assert {one.id.split()[0] for seed in range(9) for one in verified(records, seed, everything=True)} == set(kinds)
+
+
 def test_tries_come_to_the_option_that_most_name():
     tries = [Try(choice, []) for choice in ("B", "A", None, "A")]
     found = refined_answer(tries)
@@ -170,6 +186,37 @@ def test_splices_are_learnt_and_a_killed_run_goes_on(files, tmp_path, guessing, 
     assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     log = rows_of(tmp_path / "whole" / "rounds.jsonl")
     assert [row["step"] for row in log] == [0, 1] and rows_of(tmp_path / "whole/round-1/lessons.jsonl")
+
+
+def test_verified_reviews_are_learnt_and_a_killed_run_goes_on(files, tmp_path, guessing, monkeypatch):
+    options = VerifiedTraining(
+        files / "questions.jsonl", files / "held_out.jsonl", folder=tmp_path / "whole", start=str(files / "start"),
+        asking=ASKING, updates=QUICK, tolerance=1.0,
+    )  # fmt: skip
+    whole = verified_reviews.train(options)
+    with killed_after_row(monkeypatch, 1):
+        verified_reviews.train(replace(options, folder=tmp_path / "killed"))
+    again = verified_reviews.train(replace(options, folder=tmp_path / "killed"))
+    assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    verified_reviews.train(replace(options, folder=tmp_path / "any", keep="any"))
+    learnt = [tmp_path / name / "round-1" for name in ("whole", "any")]
+    first, other = (rows_of(folder / "lessons.jsonl") for folder in learnt)
+    assert len(first) == len(other) > 0 and first != other
+    first, other = ((folder / "training/weights/model.safetensors").read_bytes() for folder in learnt)
+    assert first != other
+
+
+def test_without_a_correction_there_is_nothing_to_verify(files, tmp_path):
+    options = VerifiedTraining(
+        files / "questions.jsonl", files / "held_out.jsonl", folder=tmp_path, start=str(files / "start"),
+        asking=ASKING, attempts=1, updates=QUICK,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="No review corrects a wrong answer"):  # a random model names no option
+        verified_reviews.train(options)
+    with pytest.raises(ValueError, match="name one"):
+        replace(options, asking=replace(ASKING, reviews=()))
+    with pytest.raises(ValueError, match="attempts must be at least 1, got 0"):
+        replace(options, attempts=0)
 
 
 def test_thoughts_that_replies_cannot_hold_are_refused(files):
