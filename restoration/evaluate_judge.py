@@ -25,7 +25,7 @@ import PIL.Image
 from restoration.best import JUDGE, named
 from restoration.duel import measure
 from restoration.judge import RestorationJudge
-from restoration.known import Known, known
+from restoration.known import PARTS, Known, known
 from vision.checkpoints import one_at_a_time
 from vision.faults import SpoiledPairs
 from vision.images import image_files
@@ -33,8 +33,6 @@ from vision.job import Event, Job, Outcome, Show, silent
 from vision.report import text_table, write_table
 from vision.strategies import Candidate, Evaluator
 from vision.strategies.values import score_of
-
-PARTS = ("two seeds", "two methods", "spoiled")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from restoration.benchmark_restorers import INPUT, TRUTH
 from vision.images import load_image, to_tensor
 from vision.strategies import Choice, read_choices
 
+PARTS = ("two seeds", "two methods", "spoiled")
+"""Kinds of pairs of which the better one is known."""
+
 
 @dataclass(frozen=True)
 class Known:

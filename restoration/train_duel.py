@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from restoration.duel import Sneaky, drafts_of, pairs_of, play
-from restoration.judge import JudgeConfig
-from restoration.train_judge import PARTS, JudgeTraining, all_pairs, fit, stacked
-from vision.checkpoints import begin_run, one_at_a_time
+from restoration.train_judge import JudgeTraining, fit, plain_judge, stacked
+from vision.checkpoints import one_at_a_time
 from vision.files import atomic_path
 from vision.planted import KINDS
 
@@ -54,14 +53,10 @@ def train(options: DuelTraining, *, log: Callable[[str], object] | None = None) 
     """Train to the end and return the folder of the weights.
 
     Raises:
-        FileNotFoundError: a folder has no trace.
-        ValueError: the folder was begun with other options or data, no pictures were kept, or they make no pairs of
-            two seeds and of two methods.
+        FileNotFoundError, ValueError: as `plain_judge`.
     """
-    begin_run(options.folder, options, data=("choices", "photos"))
-    config = JudgeConfig(options.width)
-    items, parts = all_pairs(options, config.side)
-    judge = fit([parts[name] for name in PARTS], config, options)
+    items, parts, judge = plain_judge(options)
+    config = judge.config
     drafts = drafts_of(items, config.side)
     sneaky = Sneaky(drafts, config.side, KINDS, options.seed, options.sneaky == "learns")
     pairs, told = [], []
@@ -72,7 +67,7 @@ def train(options: DuelTraining, *, log: Callable[[str], object] | None = None) 
         told.append(_told(sneaky, bouts, invalid))
         if log is not None:
             log(f"Round {number + 1}: {told[-1]['found']:.2f} of {len(bouts)} faults found, {invalid} were none.")
-        judge = fit([*(parts[name] for name in PARTS), stacked(pairs, "planted faults")], config, options)
+        judge = fit([*parts.values(), stacked(pairs, "planted faults")], config, options)
     judge.save_pretrained(options.folder)
     with atomic_path(options.folder / "rounds.json") as part:
         part.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -32,8 +32,6 @@ SLIGHT = 0.02
 """Decibels; windows that differ by less are no pair."""
 MIXED = 0.6
 """Share of the spoiled pairs whose pictures have different faults: those are told apart last."""
-PARTS = ("two seeds", "two methods", "spoiled")
-"""Kinds of pairs; each weighs the same."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +81,29 @@ def train(options: JudgeTraining, *, log: Callable[[str], object] | None = None)
     """Train to the end and return the folder of the weights.
 
     Raises:
+        FileNotFoundError, ValueError: as `plain_judge`.
+    """
+    _, parts, judge = plain_judge(options)
+    judge.save_pretrained(options.folder)
+    if log is not None:
+        told = ", ".join(f"{len(pairs.weight)} of {name}" for name, pairs in parts.items())
+        log(f"Learnt from pairs of windows: {told}.")
+    return options.folder
+
+
+def plain_judge(options: JudgeTraining) -> tuple[list[Known], dict[str, Pairs], RestorationJudge]:
+    """Begin the run: the restorations, the pairs of every one of `PARTS`, each of which weighs the same, and the judge
+    that learnt from them.
+
+    Raises:
         FileNotFoundError: a folder has no trace.
         ValueError: the folder was begun with other options or data, no pictures were kept, or they make no pairs of
             two seeds and of two methods.
     """
     begin_run(options.folder, options, data=("choices", "photos"))
     config = JudgeConfig(options.width)
-    _, parts = all_pairs(options, config.side)
-    judge = fit([parts[name] for name in PARTS], config, options)
-    judge.save_pretrained(options.folder)
-    if log is not None:
-        told = ", ".join(f"{len(pairs.weight)} of {name}" for name, pairs in parts.items())
-        log(f"Learnt from pairs of windows: {told}.")
-    return options.folder
+    items, parts = all_pairs(options, config.side)
+    return items, parts, fit(list(parts.values()), config, options)
 
 
 def all_pairs(options: JudgeTraining, side: int) -> tuple[list[Known], dict[str, Pairs]]:

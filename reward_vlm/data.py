@@ -162,6 +162,36 @@ def read_rows(
     return rows, problems
 
 
+def told_rows(
+    path: Path,
+    make: Callable[[Mapping[str, Any], Path], T],
+    say: Callable[[str], object],
+    *,
+    skip_bad: bool = False,
+    needed: str = "",
+) -> list[T]:
+    """The rows of a file, as `read_rows` finds them; `say` is told of each that is left out.
+
+    Args:
+        needed: what there must be some of: "questions"; empty: none are fine.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: rows cannot be used, or there are none.
+    """
+    rows, problems = read_rows(path, make, skip_bad=skip_bad)
+    tell_left_out(problems, say)
+    if needed and not rows:
+        raise ValueError(f"{path} holds no {needed}.")
+    return rows
+
+
+def tell_left_out(problems: Iterable[str], say: Callable[[str], object]) -> None:
+    """Tell of the rows that are left out."""
+    for sentence in problems:
+        say(f"left out: {sentence}")
+
+
 def refuse_rows(problems: Sequence[str]) -> None:
     """
     Raises:

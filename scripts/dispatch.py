@@ -95,7 +95,7 @@ def command(
 
 def work(module: Any, options: Any, name: str, show: Show) -> int | None:
     """Call the module's function of that name; returns the exit code."""
-    outcome = getattr(module, name)(options, show) if hasattr(module, name) else module.main(options)
+    outcome = getattr(module, name)(options, show)
     return outcome.code if isinstance(outcome, Outcome) else outcome if isinstance(outcome, int) else None
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from reward_vlm.data import Preference, preference, preference_json, read_rows
+from reward_vlm.data import Preference, preference, preference_json, told_rows
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.endpoint import Endpoint
 from reward_vlm.judges import Query
@@ -69,9 +69,7 @@ def train(options: JudgementWriting, *, log: Log | None = None) -> Path:
         ValueError: rows cannot be used, or the server gave no reply at all to a chunk.
     """
     say = log or (lambda line: None)
-    pairs, problems = read_rows(options.rows, preference, skip_bad=options.skip_bad)
-    for sentence in problems:
-        say(f"left out: {sentence}")
+    pairs = told_rows(options.rows, preference, say, skip_bad=options.skip_bad)
     pairs = balance([replace(pair, rationale=None) for pair in pairs], options.seed)
     facts = {name: value for name, value in to_dict(options).items() if name not in ("out", "chunk", "skip_bad")}
     facts["rows"] = digest(options.rows)

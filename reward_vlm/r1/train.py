@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from reward_vlm.data import JudgementRow, Preference, preference, read_rows
+from reward_vlm.data import JudgementRow, Preference, preference, read_rows, told_rows
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.measures import counts, judge_pairs, summary
 from reward_vlm.r1.options import R1Training
@@ -53,14 +53,10 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     say = log or (lambda line: None)
     start = kept_start(options.folder, lambda folder: _judge(options).save_pretrained(folder))
     config = R1Judge.from_pretrained(start).config
-    rows, problems = read_rows(options.rows, row_reader(config), skip_bad=options.skip_bad)
-    for sentence in problems:
-        say(f"left out: {sentence}")
+    rows = told_rows(options.rows, row_reader(config), say, skip_bad=options.skip_bad)
     held_out: list[Preference] = []
     if options.held_out is not None:
-        held_out, problems = read_rows(options.held_out, preference, skip_bad=options.skip_bad)
-        for sentence in problems:
-            say(f"left out: {sentence}")
+        held_out = told_rows(options.held_out, preference, say, skip_bad=options.skip_bad)
     if options.stage == "sft":
         return cold_start(start, rows, held_out, options, say)
     if (options.folder / "weights").exists():

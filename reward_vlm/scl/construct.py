@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from reward_vlm.data import Question, question, read_rows
+from reward_vlm.data import Question, question, tell_left_out, told_rows
 from reward_vlm.job import place
 from reward_vlm.scl.corrector import PRETRAINED, SCLCorrector
 from reward_vlm.scl.options import SCLOptions
@@ -85,8 +85,7 @@ def train(options: PairConstruction, *, log: Log | None = None) -> Path:
     questions = _questions(options, say)
     held_out: list[Question] = []
     if options.held_out is not None:
-        held_out, problems = read_rows(options.held_out, question, skip_bad=options.skip_bad)
-        _tell(say, problems)
+        held_out = told_rows(options.held_out, question, say, skip_bad=options.skip_bad)
     corrector = SCLCorrector.from_pretrained(options.start, **place(options.device, options.dtype))
     asking, prompt = options.asking, options.prompt
     first = (asking.reviews or corrector.config.reviews)[0]
@@ -113,22 +112,16 @@ def train(options: PairConstruction, *, log: Log | None = None) -> Path:
 
 def _questions(options: PairConstruction, say: Log) -> list[Question]:
     if options.questions is not None:
-        found, problems = read_rows(options.questions, question, skip_bad=options.skip_bad)
-    else:
-        assert options.benchmark is not None
-        found, problems = read_benchmark(
-            options.benchmark,
-            options.data,
-            pictures=options.folder / "images",
-            published=options.published is not None,
-            split=options.split,
-            limit=options.limit,
-            skip_bad=options.skip_bad,
-        )
-    _tell(say, problems)
+        return told_rows(options.questions, question, say, skip_bad=options.skip_bad)
+    assert options.benchmark is not None
+    found, problems = read_benchmark(
+        options.benchmark,
+        options.data,
+        pictures=options.folder / "images",
+        published=options.published is not None,
+        split=options.split,
+        limit=options.limit,
+        skip_bad=options.skip_bad,
+    )
+    tell_left_out(problems, say)
     return found
-
-
-def _tell(say: Log, problems: list[str]) -> None:
-    for sentence in problems:
-        say(f"left out: {sentence}")

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from reward_vlm.data import Question, open_question, read_rows
+from reward_vlm.data import Question, open_question, told_rows
 from reward_vlm.job import place
 from reward_vlm.options import TRLTraining
 from reward_vlm.results import Results
@@ -106,11 +106,7 @@ def train(options: SelfTraining, *, log: Log | None = None) -> Path:
     say, weights = log or (lambda line: None), options.folder / "weights"
     if weights.exists():
         return weights
-    rows, problems = read_rows(options.unlabelled, open_question, skip_bad=options.skip_bad)
-    for sentence in problems:
-        say(f"left out: {sentence}")
-    if not rows:
-        raise ValueError(f"{options.unlabelled} holds no questions.")
+    rows = told_rows(options.unlabelled, open_question, say, skip_bad=options.skip_bad, needed="questions")
     run = _Evolution(options, say, [kept_corrector(options.start, options.folder, options.dtype)])
     questions = [replace(row, answer=None) for row in rows]
     self_evolve(questions, run.ask, run.feedback, run.refined, run.keep, run.learn, options.rounds)

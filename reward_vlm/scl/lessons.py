@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reward_vlm.data import read_rows, stored, write_rows
+from reward_vlm.data import stored, told_rows, write_rows
 from reward_vlm.fields import Picture, check_fields, id_of, pictures_of
 from reward_vlm.options import TRLTraining
 from reward_vlm.scl.corrector import SCLCorrector
@@ -77,11 +77,7 @@ def train(options: LessonTraining, *, log: Log | None = None) -> Path:
     say, weights = log or (lambda line: None), options.folder / "weights"
     if weights.exists():
         return weights
-    lessons, problems = read_rows(options.lessons, lesson_row, skip_bad=options.skip_bad)
-    for sentence in problems:
-        say(f"left out: {sentence}")
-    if not lessons:
-        raise ValueError(f"{options.lessons} holds no lessons.")
+    lessons = told_rows(options.lessons, lesson_row, say, skip_bad=options.skip_bad, needed="lessons")
     start = kept_corrector(options.start, options.folder, options.dtype)
     corrector = SCLCorrector.from_pretrained(start, dtype=getattr(torch, options.dtype))
     chat = corrector.model

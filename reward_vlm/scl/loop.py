@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from reward_vlm.data import Question, question, read_rows
+from reward_vlm.data import Question, question, told_rows
 from reward_vlm.job import place
 from reward_vlm.options import TRLTraining
 from reward_vlm.scl import train as training
@@ -162,9 +162,4 @@ class Rounds(ABC):
 
 
 def _read(path: Path, options: RoundTraining, say: Log) -> list[Question]:
-    rows, problems = read_rows(path, question, skip_bad=options.skip_bad)
-    for sentence in problems:
-        say(f"left out: {sentence}")
-    if not rows:
-        raise ValueError(f"{path} holds no questions.")
-    return rows
+    return told_rows(path, question, say, skip_bad=options.skip_bad, needed="questions")

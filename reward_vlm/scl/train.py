@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from reward_vlm.data import read_rows
+from reward_vlm.data import told_rows
 from reward_vlm.language import ATTENTION, language_linears, language_parameters
 from reward_vlm.options import TRLTraining
 from reward_vlm.scl.corrector import SCLCorrector
@@ -65,11 +65,8 @@ def train(options: SCLTraining, *, log: Log | None = None) -> Path:
     say, weights = log or (lambda line: None), options.folder / "weights"
     if weights.exists():
         return weights
-    pairs, problems = read_rows(options.pairs, pair_row, skip_bad=options.skip_bad)
-    for sentence in problems:
-        say(f"left out: {sentence}")
-    if not pairs:
-        raise ValueError(f"{options.pairs} holds no pairs: no answer changed between right and wrong.")
+    needed = "pairs: no answer changed between right and wrong"
+    pairs = told_rows(options.pairs, pair_row, say, skip_bad=options.skip_bad, needed=needed)
     from trl import DPOConfig
 
     configured(DPOConfig, arguments(options))  # refuses them early

@@ -19,8 +19,7 @@ from reward_vlm.r1.options import R1Options
 from reward_vlm.scenes import QUESTION as SCENES
 from reward_vlm.vlm import Reply
 from scripts.judge import main
-from scripts.main import start
-from tests.reward_vlm.rows import ends_after_a_batch, read
+from tests.reward_vlm.rows import ends_after_a_batch, read, refused
 from vision.faults import spoil
 
 CAT = Path(__file__).parents[3] / "examples" / "cat.jpg"
@@ -170,12 +169,7 @@ def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch
         ([*two, "--device", "abacus"], "There is no device 'abacus'"),
     ]
     for words, sentence in bad:
-        monkeypatch.setattr("sys.argv", ["judge.py", *words])
-        with pytest.raises(SystemExit) as stop:
-            start("judge")
-        assert stop.value.code == 2
-        error = capsys.readouterr().err
-        assert sentence in error and error.count("\n") == 1
+        assert sentence in refused("judge", words, monkeypatch, capsys)
 
 
 def test_pictures_are_compared_pixel_for_pixel(tmp_path):

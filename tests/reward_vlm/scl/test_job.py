@@ -16,7 +16,7 @@ from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.vlm import Reply
 from scripts.answer import main, parse
 from scripts.main import start
-from tests.reward_vlm.rows import ends_after_a_batch, read
+from tests.reward_vlm.rows import ends_after_a_batch, read, refused
 
 QUICK = SCLOptions(("look again",), max_new_tokens=3, batch_size=2)
 
@@ -97,12 +97,7 @@ def test_bad_rows_and_bad_commands_cost_one_sentence(rows, tmp_path, monkeypatch
         (["--rows", "none.jsonl", "--out", str(tmp_path / "x.jsonl")], "There is no file none.jsonl"),
     ]
     for words, sentence in bad:
-        monkeypatch.setattr("sys.argv", ["answer.py", *words])
-        with pytest.raises(SystemExit) as stop:
-            start("answer")
-        assert stop.value.code == 2
-        error = capsys.readouterr().err
-        assert sentence in error and error.count("\n") == 1
+        assert sentence in refused("answer", words, monkeypatch, capsys)
 
 
 class Says:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from reward_vlm.data import question_json, read_rows, write_rows
+from reward_vlm.data import read_rows, write_rows
 from reward_vlm.scl import evolve, lessons, rounds, splice
 from reward_vlm.scl import verified as verified_reviews
 from reward_vlm.scl.balance import Tuner
@@ -22,9 +22,9 @@ from reward_vlm.scl.scene_questions import scene_questions
 from reward_vlm.scl.splice import SpliceTraining, spliced
 from reward_vlm.scl.verified import VerifiedTraining, verified
 from reward_vlm.tiny import tiny_chat_model
-from reward_vlm.vlm import ChatModel
 from reward_vlm.writers.masks import PastMask
 from tests.reward_vlm.kills import killed_after_row
+from tests.reward_vlm.rows import started
 
 CONFIG = SCLConfig("plain", max_new_tokens=8, reviews=(0,))
 QUICK = Updates(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, warmup=0.0, lora=LoRA(rank=0))
@@ -33,23 +33,7 @@ ASKING = SCLOptions(temperature=1.0, batch_size=4)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    SCLCorrector(tiny_chat_model(), CONFIG).save_pretrained(folder / "start")
-    for name, seed, count in (("questions", 7, 6), ("held_out", 98, 2)):
-        write_rows(folder / f"{name}.jsonl", [question_json(row, folder) for row in scene_questions(seed, count)])
-    return folder
-
-
-@pytest.fixture
-def guessing(monkeypatch):
-    """The model's replies become marked letters that depend on its weights, the dialogue and its generators."""
-    plain = ChatModel.generate
-
-    def generate(self, dialogues, sampling=None, *, generators=None):
-        said = plain(self, dialogues, sampling, generators=generators)
-        return [replace(reply, text=f"## {'ABCD'[len(reply.text) % 3]} ##") for reply in said]
-
-    monkeypatch.setattr(ChatModel, "generate", generate)
+    return started(tmp_path_factory.mktemp("files"), 6, 2, CONFIG)
 
 
 def turns(*texts):

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reward_vlm.data import question_json, write_rows
 from reward_vlm.scl import loop, recipe_mini
 from reward_vlm.scl import rounds as module
 from reward_vlm.scl.corrector import SCLCorrector
@@ -21,9 +20,9 @@ from reward_vlm.scl.options import DPO, LoRA, SCLConfig, SCLOptions
 from reward_vlm.scl.recipe_mini import ColdStart, MiniSCLTraining
 from reward_vlm.scl.rounds import SCLRounds, train
 from reward_vlm.scl.scene_questions import scene_questions
-from reward_vlm.tiny import SMALLEST, tiny_chat_model
-from reward_vlm.vlm import ChatModel
+from reward_vlm.tiny import SMALLEST
 from tests.reward_vlm.kills import Killed
+from tests.reward_vlm.rows import started
 
 CONFIG = SCLConfig("plain", max_new_tokens=8)
 QUICK = DPO(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, warmup=0.0, lora=LoRA(rank=0))
@@ -31,24 +30,7 @@ QUICK = DPO(epochs=1, batch_size=4, accumulate=1, learning_rate=1e-3, warmup=0.0
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    SCLCorrector(tiny_chat_model(), CONFIG).save_pretrained(folder / "start")
-    for name, seed, count in (("questions", 7, 12), ("held_out", 98, 4)):
-        write_rows(folder / f"{name}.jsonl", [question_json(row, folder) for row in scene_questions(seed, count)])
-    return folder
-
-
-@pytest.fixture
-def guessing(monkeypatch):
-    """The model's replies become marked letters that depend on its generators and weights: a random model rarely says
-    one."""
-    plain = ChatModel.generate
-
-    def generate(self, dialogues, sampling=None, *, generators=None):
-        said = plain(self, dialogues, sampling, generators=generators)
-        return [replace(reply, text=f"## {'ABCD'[len(reply.text) % 3]} ##") for reply in said]
-
-    monkeypatch.setattr(ChatModel, "generate", generate)
+    return started(tmp_path_factory.mktemp("files"), 12, 4, CONFIG)
 
 
 def options(files, folder, **changes):
