@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from restoration.benchmark_restorers import NEED, mean_details
-from restoration.selection import SIZES, Selection
+from restoration.selection import Selection
 from vision.checkpoints import one_at_a_time
 from vision.job import Event, Job, Outcome, Show, silent
 from vision.report import text_table, write_table
@@ -83,8 +83,7 @@ def picks(selection: Selection, choices: Sequence[Choice]) -> list[int]:
     found = []
     for choice in choices:
         names = [candidate.origin for candidate in choice.candidates]
-        facts = {name: value for name, value in choice.facts.items() if name not in SIZES}
-        found.append(names.index(selection.config.selector.pick(facts, names)))
+        found.append(names.index(selection.pick(choice.facts, names).name))
     return found
 
 

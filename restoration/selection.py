@@ -6,16 +6,17 @@ A gate says none, enlarge or restore; a selector names the restorer. Both are li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from restoration.features import features
 from restoration.restorer import PRETRAINED, find_system
 from vision import hub
-from vision.config import load_config, save_config
+from vision.config import added, load_config, save_config
 from vision.strategies import StrategySelector, need
 from vision.strategies.need import NONE
 
@@ -44,6 +45,21 @@ class SelectorConfig:
     """Chooses among names of restorers of degraded pictures that keep their size, none among them."""
     trust: float
     """Smallest probability of such a restorer that is believed, in (0, 1]; below it the picture is left alone."""
+    nearest: StrategySelector | None = added(None)  # noqa: RUF009
+    """Chooses among the selector's names by nearness to the truth alone; None: nothing warns of enlargements."""
+    caution: float = added(1.0)
+    """Probability of none, by nearness, from which a picture is enlarged plainly, in (0, 1]."""
+
+
+class Pick(NamedTuple):
+    """The restorer of an enlargement."""
+
+    name: str
+    """Of the restorer."""
+    chance: float
+    """That it suits the picture best; of plain resizing out of caution, that it is nearest to the truth."""
+    cautious: bool
+    """Whether another was likelier to suit, and might have done harm."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,22 @@ class Selection:
         found = need(facts, self.config.gate, self.config.doubt)
         return found, self.config.gate.chances(facts)[found]
 
+    def pick(self, facts: Mapping[str, float], allowed: Iterable[str] | None = None) -> Pick:
+        """The restorer of an enlargement: the one that suits best, but none where restorers may do harm.
+
+        Args:
+            facts: numbers about the picture.
+            allowed: names to choose among; None: all that were learnt.
+        """
+        seen = {name: value for name, value in facts.items() if name not in SIZES}
+        names, config = None if allowed is None else list(allowed), self.config
+        picked = config.selector.pick(seen, names)
+        if config.nearest is not None and picked != NONE and (names is None or NONE in names):
+            nearest = config.nearest.chances(seen).get(NONE, 0.0)
+            if nearest >= config.caution:
+                return Pick(NONE, nearest, True)
+        return Pick(picked, config.selector.chances(seen)[picked], False)
+
     def plan(self, image: Tensor, scale: float | None = None, system: str | None = None) -> Plan:
         """What is done with a picture.
 
@@ -145,16 +177,25 @@ class Selection:
         if system is not None:
             return Plan(wanted, system, scale, why, sure, facts)
         reached = (LARGER if wanted == "enlarge" else 1.0) if scale is None else scale
-        selector = self.config.selector if reached > 1 else self.config.full_size
+        if reached > 1:
+            return self._enlarging(wanted, reached, why, facts)
         seen = {name: value for name, value in facts.items() if name not in SIZES}
-        picked, chances = selector.pick(seen), selector.chances(seen)
-        if reached <= 1 and (picked == NONE or chances[picked] < self.config.trust):
+        picked, chances = self.config.full_size.pick(seen), self.config.full_size.chances(seen)
+        if picked == NONE or chances[picked] < self.config.trust:
             left = chances.get(NONE, 1 - chances[picked])
             why += f", but no restorer surely makes such pictures better ({left:.0%})"
             return Plan(NONE, NONE, scale, why, left, facts)
-        named = PLAINLY if picked == NONE else picked
-        why += f", and {named} suits such pictures best ({chances[picked]:.0%})"
+        why += f", and {picked} suits such pictures best ({chances[picked]:.0%})"
         return Plan(wanted, picked, reached, why, chances[picked], facts)
+
+    def _enlarging(self, wanted: str, scale: float, why: str, facts: Mapping[str, float]) -> Plan:
+        """The plan of an enlargement."""
+        name, chance, cautious = self.pick(facts)
+        if cautious:
+            why += f", and restorers may take such pictures away from the truth ({chance:.0%}), so {PLAINLY} is taken"
+        else:
+            why += f", and {PLAINLY if name == NONE else name} suits such pictures best ({chance:.0%})"
+        return Plan(wanted, name, scale, why, chance, facts)
 
 
 _REASONS = {

@@ -28,6 +28,10 @@ FOLDS = 5
 """Parts of the photographs, each of which is once not learnt from."""
 TRUSTS = tuple(number / 100 for number in range(50, 100))
 """Among which the trust in restorers of pictures that keep their size is chosen."""
+CAUTIONS = tuple(number / 100 for number in range(100, 0, -1))
+"""Among which the caution of enlargements is chosen."""
+SAME = 50.0
+"""PSNR in decibels above which nothing is lost that anyone sees."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,9 @@ class SelectorTraining:
     folder: Path
     """Folder to write."""
     choices: tuple[Path, ...] = ()
-    """Folders that `benchmark restorers` wrote; at least one with the folder need."""
+    """Folders that `benchmark restorers` wrote; at least one with the folder need, unless there is a start."""
     start: Path | None = None
-    """Folder of a selector whose gate and whose choice of enlargements are kept, instead of choices."""
+    """Folder of a selector whose gate is kept, and without choices its choice of enlargements too."""
     lessons: Literal["regret", "first"] = "regret"
     """What an attempt teaches: its weight against the worst, or only the best one."""
     decay: float = 0.3
@@ -50,6 +54,11 @@ class SelectorTraining:
     """The same of the gate."""
     full_decay: float = 1.0
     """The same of the choice for pictures that keep their size."""
+    nearest_decay: float = 1.0
+    """The same of what warns of enlargements that are further from the truth than plain ones."""
+    caution: float | None = None
+    """Probability that plain enlargement is nearest to the truth, from which it is taken; None: the largest at which
+    pictures of no kind lose in the mean, by choices that did not see the photograph."""
     trust: float | None = None
     """Smallest probability of a restorer for which a picture that keeps its size is not left alone; None: the smallest
     at which pictures of no kind lose in the mean, by choices that did not see the photograph."""
@@ -60,12 +69,13 @@ class SelectorTraining:
     def __post_init__(self) -> None:
         if not self.full:
             raise ValueError("Name at least one folder that benchmark restorers --scale 1 wrote, as --full.")
-        if bool(self.choices) == (self.start is not None):
-            raise ValueError("Name either folders that benchmark restorers wrote, as --choices, or --start.")
-        if min(self.decay, self.gate_decay, self.full_decay) <= 0:
-            raise ValueError("decay, gate_decay and full_decay must be above 0.")
-        if self.trust is not None and not 0 < self.trust <= 1:
-            raise ValueError(f"trust must lie in (0, 1], got {self.trust}.")
+        if not self.choices and self.start is None:
+            raise ValueError("Name folders that benchmark restorers wrote, as --choices, or --start.")
+        if min(self.decay, self.gate_decay, self.full_decay, self.nearest_decay) <= 0:
+            raise ValueError("decay, gate_decay, full_decay and nearest_decay must be above 0.")
+        for name in ("trust", "caution"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
         if not 0 <= self.missed < 1:
             raise ValueError(f"missed must lie in [0, 1), got {self.missed}.")
 
@@ -81,12 +91,33 @@ def train(options: SelectorTraining, *, log: Callable[[str], object] | None = No
     """
     begin_run(options.folder, options, data=("choices", "full", "start"))
     full = [choice for folder in options.full for choice in read_choices(folder)]
-    full_size = fit_full_size(full, options.full_decay)
-    if options.start is not None:
-        kept = Selection.from_pretrained(options.start).config
-        Selection(replace(kept, full_size=full_size, trust=_trust(full, options, log))).save_pretrained(options.folder)
-        return options.folder
+    full_size = fit_nearest(full, options.full_decay)
     tried = [choice for folder in options.choices for choice in read_choices(folder)]
+    if options.start is not None:
+        kept = replace(Selection.from_pretrained(options.start).config, full_size=full_size)
+        if tried:
+            kept = replace(kept, selector=fit_selector(tried, options.lessons, options.decay))
+        needed = []
+    else:
+        kept, needed = _with_gate(tried, full_size, options)
+    if tried and NONE in kept.selector.strategies:
+        caution = harmless_caution(tried, options) if options.caution is None else options.caution
+        kept = replace(kept, nearest=fit_nearest(tried, options.nearest_decay), caution=caution)
+        if log is not None:
+            log(f"Pictures are enlarged plainly where that is nearest to the truth with {caution:.2f} or more.")
+    Selection(replace(kept, trust=_trust(full, options, log))).save_pretrained(options.folder)
+    if log is not None:
+        log(
+            f"Learnt from {len(tried)} restored and {len(needed)} other pictures; none is believed from "
+            f"{kept.doubt:.2f} on."
+        )
+    return options.folder
+
+
+def _with_gate(
+    tried: Sequence[Choice], full_size: StrategySelector, options: SelectorTraining
+) -> tuple[SelectorConfig, list[Choice]]:
+    """A gate and a selector that are both learnt, with a trust that nothing reaches, and what the gate learnt from."""
     folders = [folder / NEED for folder in options.choices if (folder / NEED).is_dir()]
     needed = [choice for folder in folders for choice in read_choices(folder)]
     if not needed:
@@ -95,14 +126,7 @@ def train(options: SelectorTraining, *, log: Callable[[str], object] | None = No
     gate = StrategySelector.fit(relabel_first_attempt(needed), decay=options.gate_decay)
     sure = unseen_chances(needed, options.gate_decay)
     doubt = believe_none(sure, [choice.kept.origin != NONE for choice in needed], options.missed)
-    Selection(SelectorConfig(gate, selector, doubt, full_size, _trust(full, options, log))).save_pretrained(
-        options.folder
-    )
-    if log is not None:
-        log(
-            f"Learnt from {len(tried)} restored and {len(needed)} other pictures; none is believed from {doubt:.2f} on."
-        )
-    return options.folder
+    return SelectorConfig(gate, selector, doubt, full_size, 1.0), needed
 
 
 def unseen_chances(needed: Sequence[Choice], decay: float) -> list[float]:
@@ -150,7 +174,7 @@ def harmless_trust(choices: Sequence[Choice], decay: float) -> float:
     """
     tried: list[tuple[str, float, float]] = []  # kind, probability of the best restorer, decibels that it gains
     for seen, unseen in folds(choices):
-        selector = fit_full_size(seen, decay)
+        selector = fit_nearest(seen, decay)
         for choice in map(choices.__getitem__, unseen):
             if NONE not in (candidate.origin for candidate in choice.candidates):
                 raise ValueError(f"{choice.task} was not measured as it is; let benchmark restorers measure none too.")
@@ -168,6 +192,34 @@ def harmless_trust(choices: Sequence[Choice], decay: float) -> float:
     return next((trust for trust in TRUSTS if all(gained(kind, trust) >= 0 for kind in kinds)), 1.0)
 
 
+def harmless_caution(choices: Sequence[Choice], options: SelectorTraining) -> float:
+    """The largest caution of `CAUTIONS` at which enlargements of no kind lose in the mean of PSNR against plain ones.
+
+    Args:
+        choices: of enlargements, none among their candidates; tasks are named PHOTOGRAPH_CUT/KIND.
+        options: what is taught, and the decays.
+
+    Raises:
+        ValueError: there are fewer than two photographs.
+    """
+    tried: list[tuple[str, float, float]] = []  # kind, probability that none is nearest, decibels that the pick gains
+    for seen, unseen in folds(choices):
+        selector = fit_selector(seen, options.lessons, options.decay)
+        nearest = fit_nearest(seen, options.nearest_decay)
+        for choice in map(choices.__getitem__, unseen):
+            facts = {name: value for name, value in choice.facts.items() if name not in SIZES}
+            pairs = zip(choice.candidates, choice.verdicts, strict=True)
+            near = {candidate.origin: min(float(verdict.detail["psnr_y"]), SAME) for candidate, verdict in pairs}
+            gain = near[selector.pick(facts, near)] - near[NONE]
+            tried.append((choice.task.rpartition("/")[2], nearest.chances(facts).get(NONE, 0.0), gain))
+    kinds = {kind for kind, _, _ in tried}
+
+    def gained(kind: str, caution: float) -> float:
+        return sum(gain for own, doubt, gain in tried if own == kind and doubt < caution)
+
+    return next((caution for caution in CAUTIONS if all(gained(kind, caution) >= 0 for kind in kinds)), CAUTIONS[-1])
+
+
 def _trust(full: Sequence[Choice], options: SelectorTraining, log: Callable[[str], object] | None) -> float:
     trust = harmless_trust(full, options.full_decay) if options.trust is None else options.trust
     if log is not None:
@@ -181,9 +233,9 @@ def fit_selector(choices: Sequence[Choice], lessons: Literal["regret", "first"],
     return StrategySelector.fit(blind, decay=decay)
 
 
-def fit_full_size(choices: Sequence[Choice], decay: float) -> StrategySelector:
-    """The choice among restorers of pictures that keep their size: every attempt teaches, weighted by the decibels by
-    which it was nearer to the truth than the worst. There PSNR alone counts, since nothing has to be invented."""
+def fit_nearest(choices: Sequence[Choice], decay: float) -> StrategySelector:
+    """The choice among restorers by PSNR alone: every attempt teaches, weighted by the decibels by which it was nearer
+    to the truth than the worst. It is what counts for pictures that keep their size: nothing has to be invented."""
     lessons = []
     for choice in choices:
         near = [float(verdict.detail["psnr_y"]) for verdict in choice.verdicts]

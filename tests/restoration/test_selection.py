@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -14,9 +15,19 @@ from restoration.drawn import text_page
 from restoration.features import features
 from restoration.jpeg import jpeg
 from restoration.kinds import KINDS, cuts, items
-from restoration.train_selector import TRUSTS, harmless_trust
+from restoration.selection import Selection
+from restoration.train_selector import (
+    CAUTIONS,
+    TRUSTS,
+    SelectorTraining,
+    fit_nearest,
+    fit_selector,
+    harmless_caution,
+    harmless_trust,
+)
 from tests.restoration.photographs import photograph
 from vision.images import to_tensor
+from vision.refine import Verdict
 from vision.strategies import Candidate, Choice, Cost, read_choices, write_choices
 
 
@@ -150,3 +161,30 @@ def test_a_restorer_is_trusted_as_soon_as_no_kind_of_picture_loses():
     bare = replace(clear[0], candidates=clear[0].candidates[1:], verdicts=clear[0].verdicts[1:])
     with pytest.raises(ValueError, match="photo0_0/noise was not measured as it is"):
         harmless_trust([bare, *clear[1:]], 0.1)
+
+
+def enlarged(number: int, kind: str, gain: float, noise: float) -> Choice:
+    """An enlargement, plain and by a restorer, which has the better texture and gains so many decibels."""
+    tried = tuple(Candidate(f"photo{number}_0/{kind}", None, name) for name in ("none", "iter:photo@1"))
+    near = [{"psnr_y": 30.0, "tex": 0.3}, {"psnr_y": 30.0 + gain, "tex": 0.1}]
+    verdicts = (Verdict(-1.8, near[0]), Verdict(-1.2, near[1]))
+    return Choice(tried[0].task, tried, verdicts, 1, "", {"noise": noise, "log_pixels": 13.0, "other": number % 3})
+
+
+def test_enlargements_that_lose_are_plain_and_no_others():
+    rng = np.random.default_rng(0)
+    gaining = [enlarged(n, "bicubic", 2.0, rng.normal()) for n in range(30)]
+    losing = [enlarged(n, "jpeg", -1.0, 6 + rng.normal()) for n in range(30)]
+    options = SelectorTraining((Path("full"),), Path("out"), (Path("choices"),), decay=0.1, nearest_decay=0.1)
+    caution = harmless_caution([*gaining, *losing], options)
+    assert harmless_caution(gaining, options) == CAUTIONS[0] > caution > CAUTIONS[-1]
+    selector, nearest = fit_selector([*gaining, *losing], "regret", 0.1), fit_nearest([*gaining, *losing], 0.1)
+    config = Selection.from_pretrained().config
+    careless = Selection(replace(config, selector=selector, nearest=None))
+    careful = Selection(replace(config, selector=selector, nearest=nearest, caution=caution))
+    for choice in gaining:
+        assert careful.pick(choice.facts) == careless.pick(choice.facts) and not careful.pick(choice.facts).cautious
+    for choice in losing:
+        assert careless.pick(choice.facts).name == "iter:photo@1"
+        assert careful.pick(choice.facts)[::2] == ("none", True)
+        assert careful.pick(choice.facts, ["iter:photo@1"]).name == "iter:photo@1"  # none is not to be had

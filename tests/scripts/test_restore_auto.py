@@ -175,6 +175,11 @@ def test_what_keeps_its_size_is_learnt_anew_beside_what_is_kept(tmp_path, select
     train(SelectorTraining((full,), tmp_path / "out", start=start, full_decay=0.1, trust=0.9))
     old, new = (Selection.from_pretrained(folder).config for folder in (start, tmp_path / "out"))
     assert replace(new, trust=old.trust) == old and new.trust == 0.9
+    given = {"choices": (selector / "restorers",), "start": start, "full_decay": 0.1, "trust": 0.9, "decay": 0.7}
+    train(SelectorTraining((full,), tmp_path / "more", **given))
+    more = Selection.from_pretrained(tmp_path / "more").config
+    assert replace(more, selector=old.selector) == new and more.selector != old.selector
+    assert more.selector.strategies == old.selector.strategies
     with pytest.raises(ValueError, match="as --choices, or --start"):
         SelectorTraining((full,), tmp_path / "out")
 
