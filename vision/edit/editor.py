@@ -25,10 +25,9 @@ from vision.edit.repair import mended
 from vision.hub import OfNetworks
 from vision.images import ImageLike
 from vision.refine import Step, Verdict, any_of, drain, observed, reaches, refine_steps
-from vision.strategies.progress import stalled
 
 PROGRESS = 0.01
-"""Smallest rise of the classifier's probability that another frame is made for, where progress decides."""
+"""Smallest rise of the classifier's probability, as a share of it, that another frame is made for under progress."""
 Prompt = str | Sequence[str | Sequence[str]]
 """A text for all; or a list that is spread evenly over the frames, whose entries may be a list, one per picture."""
 Frames = list[PIL.Image.Image] | list[list[PIL.Image.Image]] | Tensor
@@ -251,7 +250,7 @@ class ProgressiveEditor(OfNetworks, Generic[Options]):
         if options.stop_score is not None:
             rules.append(reaches(options.stop_score))
         if options.stop == "progress":
-            rules.append(stalled(PROGRESS))
+            rules += [hardly_surer, reaches(1 - PROGRESS)]  # no frame can gain more than what is left
         if options.tolerance is not None:
             rules.append(lambda step: step.state.change < options.tolerance)
         return refine_steps(
@@ -268,6 +267,12 @@ class ProgressiveEditor(OfNetworks, Generic[Options]):
         """A run without the classifier, which nobody is told of, unless a rule to stop asks it."""
         run = self.start(image, prompt, mask, options)
         return run if run.options.asks_classifier else replace(run, score=None)
+
+
+def hardly_surer(step: Step[Frame, int]) -> bool | Tensor:
+    """Whether a frame raised the classifier's probability by less than `PROGRESS` of what it was, (b,) bool:
+    a condition that is hardly visible yet begins with small steps."""
+    return False if step.gain is None else step.gain < PROGRESS * (step.score - step.gain)
 
 
 def scored_by(options: ProgressionOptions, score: Score | None) -> Score | None:

@@ -75,7 +75,7 @@ class ProgressionOptions:
     """End when a frame changes less than this: root mean square of the latents' change (of the pixels' for pipelines of
     diffusers), in the mask if there is one."""
     stop: Literal["end", "progress"] = "end"
-    """progress ends with the frame that makes the classifier no surer than the frame before."""
+    """progress ends with the frame that makes the classifier hardly surer than the one before, or sure."""
     repair: bool = False
     """Make frames anew, with other noise, that make the classifier less sure than the one before; the better stays."""
     look_ahead: int = 0

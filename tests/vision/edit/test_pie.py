@@ -175,12 +175,30 @@ def test_items_whose_score_rises_no_more_stay(editor):
     found = frames(editor, images, replace(QUICK, frames=4, stop="progress"), score=brightness)
     gains = plain.scores.diff(dim=0)
     for i in range(3):  # frame 1 has no frame before it that was scored
-        ends = next((number for number in range(2, 5) if gains[number - 1, i] < PROGRESS), 4)
+        before = plain.scores[:, i]
+        ends = next((number for number in range(2, 5) if gains[number - 1, i] < PROGRESS * before[number - 1]), 4)
         last = found.images[: ends + 1, i]
         torch.testing.assert_close(last, plain.images[: len(last), i], rtol=0, atol=1.01 / 255)
         assert all(torch.equal(frame, last[-1]) for frame in found.images[ends:, i])
     with pytest.raises(ValueError, match="stop must be end or progress"):
         PIEOptions(stop="soon")
+
+
+@pytest.mark.parametrize(
+    ("chances", "ends"),
+    [
+        ((0.020, 0.024, 0.030, 0.031), 4),  # small steps at the beginning go on
+        ((0.020, 0.500, 0.503, 0.900), 3),
+        ((0.020, 0.600, 0.500, 0.900), 3),
+        ((0.300, 0.995, 0.999, 1.000), 2),  # there is nothing left to gain
+    ],
+)
+def test_progress_goes_on_from_small_chances_and_ends_at_large_ones(editor, chances, ends):
+    given = iter((0.025, *chances))
+    found = frames(
+        editor, [picture(0)], replace(QUICK, frames=4, stop="progress"), score=lambda x: next(given) + 0 * x[:, 0, 0, 0]
+    )
+    assert len(found.images) == ends + 1
 
 
 def test_pictures_alone_spare_the_classifier(editor, image):
