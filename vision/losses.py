@@ -88,6 +88,27 @@ def pattern_difference(a: Tensor, b: Tensor, period: int = 4, repeats: int = 4) 
     return F.l1_loss(*means)
 
 
+def artefact_difference(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
+    """Mean absolute difference, weighted by how much it varies around each place: dots and frays, not blur.
+
+    After the discriminating loss of Liang et al. 2022 (LDL, section 3.3), with the local standard deviation for the
+    products of local and global variances.
+
+    Args:
+        a: (b, c, h, w); gradients go through it alone.
+        b: the same shape.
+        window: pixels per side, odd, of the neighbourhood of a place.
+    """
+    difference = a - b
+    with torch.no_grad():
+        mean, square = (
+            F.avg_pool2d(F.pad(x, (window // 2,) * 4, mode="reflect"), window, 1)
+            for x in (difference, difference.square())
+        )
+        spread = (square - mean.square()).clamp(min=0).sqrt()
+    return (spread * difference.abs()).mean()
+
+
 def feature_difference(network: torch.nn.Module, a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of a network's feature maps, each over the second picture's mean magnitude.
 

@@ -54,6 +54,7 @@ from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.efficientnet import feature_maps, load_efficientnet
 from vision.images import load_image
 from vision.losses import (
+    artefact_difference,
     class_balanced_cross_entropy,
     discriminator_loss,
     generator_loss,
@@ -72,7 +73,7 @@ STAGES = ("base", "sharpen", "tokeniser", "tokens")
 CLEAN_MIXTURE = {"bicubic": 1.0}
 PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrgan_strong": 0.15, "bicubic": 0.15}
 """Shares of the degradations that the variant `photo` is trained on."""
-EDGES, FEATURES, STATISTICS, TEXTURE, PATTERN, ADVERSARIAL = 0.3, 0.04, 0.1, 0.02, 2.0, 0.02
+EDGES, FEATURES, STATISTICS, TEXTURE, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 0.02, 4.0, 20.0, 0.05
 """Weights of the losses of `sharpen` beside the absolute error."""
 TEACHING = 0.75
 """Share of the teacher in the picture that `sharpen` measures the absolute error against; the rest is the truth."""
@@ -257,6 +258,7 @@ class Networks(nn.Module):
             "statistics": (STATISTICS, statistics_difference(maps, true_maps)),
             "texture": (TEXTURE, texture_difference(picture, hr)),
             "pattern": (PATTERN, pattern_difference(picture, hr)),
+            "artefacts": (ARTEFACTS, artefact_difference(picture, teacher)),
         }
         if "discriminator" in context.modules:
             context.shared["picture"] = picture.detach()
@@ -344,7 +346,7 @@ class Networks(nn.Module):
 
 
 class DetailDiscriminator(nn.Module):
-    """Real or generated, per 8 x 8 pixels, from details alone: what a blur over 5 x 5 pixels takes away, amplified.
+    """Real or generated, per 8 x 8 pixels, from details alone: what blurs over 5 x 5 and 9 x 9 pixels take away.
 
     Details are where a small network's pictures differ from photographs, as blur and as a weave that repeats with the
     enlargement; a discriminator of whole pictures (Real-ESRGAN's U-Net) saw neither within a thousand updates.
@@ -353,7 +355,7 @@ class DetailDiscriminator(nn.Module):
     def __init__(self, channels: int, gain: float = 8.0):
         super().__init__()
         self.gain, c = gain, channels
-        layers: list[nn.Module] = [nn.Conv2d(3, c, 3, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(6, c, 3, padding=1), nn.LeakyReLU(0.2)]
         for inner, outer in ((c, 2 * c), (2 * c, 4 * c), (4 * c, 4 * c)):
             layers += [nn.Conv2d(inner, outer, 4, stride=2, padding=1, bias=False)]
             layers += [nn.GroupNorm(2, outer), nn.LeakyReLU(0.2)]
@@ -361,8 +363,10 @@ class DetailDiscriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(b, 3, H, W), sides multiples of 8 -> logits (b, 1, H / 8, W / 8)."""
-        blurred = F.avg_pool2d(F.pad(image, (2, 2, 2, 2), mode="reflect"), 5, 1)
-        return self.layers(self.gain * (image - blurred))
+        details = [
+            image - F.avg_pool2d(F.pad(image, (side // 2,) * 4, mode="reflect"), side, 1) for side in (5, 9)
+        ]
+        return self.layers(self.gain * torch.cat(details, 1))
 
 
 def discriminate(batch: dict[str, Tensor], context: Context) -> tuple[Tensor, dict[str, Tensor]]:
