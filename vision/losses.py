@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vision.efficientnet import feature_maps
+from vision.images import box_mean
 
 GANKind = Literal["vanilla", "lsgan", "wgan", "wgan_softplus", "hinge"]
 """The objectives of `generator_loss` and `discriminator_loss`."""
@@ -101,10 +102,7 @@ def artefact_difference(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
     """
     difference = a - b
     with torch.no_grad():
-        mean, square = (
-            F.avg_pool2d(F.pad(x, (window // 2,) * 4, mode="reflect"), window, 1)
-            for x in (difference, difference.square())
-        )
+        mean, square = box_mean(difference, window), box_mean(difference.square(), window)
         spread = (square - mean.square()).clamp(min=0).sqrt()
     return (spread * difference.abs()).mean()
 

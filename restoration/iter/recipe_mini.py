@@ -52,7 +52,7 @@ from restoration.iter.model import Observed
 from restoration.recipes import recipe
 from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.efficientnet import feature_maps, load_efficientnet
-from vision.images import load_image
+from vision.images import box_mean, load_image
 from vision.losses import (
     artefact_difference,
     class_balanced_cross_entropy,
@@ -61,7 +61,6 @@ from vision.losses import (
     gradient_difference,
     pattern_difference,
     statistics_difference,
-    texture_difference,
 )
 from vision.photos import collect_photos
 from vision.training import fit_stage
@@ -73,7 +72,7 @@ STAGES = ("base", "sharpen", "tokeniser", "tokens")
 CLEAN_MIXTURE = {"bicubic": 1.0}
 PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrgan_strong": 0.15, "bicubic": 0.15}
 """Shares of the degradations that the variant `photo` is trained on."""
-EDGES, FEATURES, STATISTICS, TEXTURE, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 0.02, 4.0, 20.0, 0.05
+EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 3.0, 8.0, 0.05
 """Weights of the losses of `sharpen` beside the absolute error."""
 TEACHING = 0.75
 """Share of the teacher in the picture that `sharpen` measures the absolute error against; the rest is the truth."""
@@ -256,7 +255,6 @@ class Networks(nn.Module):
                 torch.stack([F.l1_loss(found, other) / other.abs().mean() for found, other in pairs]).mean(),
             ),
             "statistics": (STATISTICS, statistics_difference(maps, true_maps)),
-            "texture": (TEXTURE, texture_difference(picture, hr)),
             "pattern": (PATTERN, pattern_difference(picture, hr)),
             "artefacts": (ARTEFACTS, artefact_difference(picture, teacher)),
         }
@@ -355,17 +353,15 @@ class DetailDiscriminator(nn.Module):
     def __init__(self, channels: int, gain: float = 8.0):
         super().__init__()
         self.gain, c = gain, channels
-        layers: list[nn.Module] = [nn.Conv2d(6, c, 3, padding=1), nn.LeakyReLU(0.2)]
-        for inner, outer in ((c, 2 * c), (2 * c, 4 * c), (4 * c, 4 * c)):
-            layers += [nn.Conv2d(inner, outer, 4, stride=2, padding=1, bias=False)]
-            layers += [nn.GroupNorm(2, outer), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(24, 2 * c, 3, padding=1), nn.LeakyReLU(0.2)]
+        for inner in (2 * c, 4 * c):
+            layers += [nn.Conv2d(inner, 4 * c, 4, stride=2, padding=1, bias=False)]
+            layers += [nn.GroupNorm(2, 4 * c), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(4 * c, 1, 3, padding=1))
 
     def forward(self, image: Tensor) -> Tensor:
         """(b, 3, H, W), sides multiples of 8 -> logits (b, 1, H / 8, W / 8)."""
-        details = [
-            image - F.avg_pool2d(F.pad(image, (side // 2,) * 4, mode="reflect"), side, 1) for side in (5, 9)
-        ]
+        details = [image - box_mean(image, side) for side in (5, 9)]
         return self.layers(self.gain * torch.cat(details, 1))
 
 

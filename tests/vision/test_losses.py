@@ -44,6 +44,19 @@ def test_texture_difference_sees_grain_but_not_its_position():
         losses.texture_difference(grain[..., :32], other[..., :32])
 
 
+def test_artefact_difference_weighs_dots_more_than_an_even_difference():
+    flat = torch.full((1, 3, 32, 32), 0.5)
+    dots = flat.clone()
+    dots[..., ::8, ::8] += 0.32
+    checks = 1 - 2.0 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2)
+    even, weave = flat + 0.32 / 64, flat + 0.32 / 64 * checks  # the same mean absolute difference
+    found = [losses.artefact_difference(x, flat).item() for x in (flat, even, weave, dots)]
+    assert found[0] == 0
+    assert found[1] < 1e-6
+    assert found[3] == pytest.approx(0.32 / 64 * 0.32 * 48**0.5 / 49, rel=0.1)
+    assert found[3] > 5 * found[2] > 0
+
+
 def test_pattern_difference_sees_dots_that_repeat_and_little_grain():
     generator = torch.Generator().manual_seed(0)
     flat = torch.full((1, 3, 64, 64), 0.5)

@@ -3,6 +3,7 @@
 from vision.images.arrays import (
     ImageLike,
     blur,
+    box_mean,
     composite,
     crop,
     is_grey,
@@ -46,6 +47,7 @@ __all__ = [
     "as_loaded",
     "bits_of",
     "blur",
+    "box_mean",
     "check_format",
     "check_frames",
     "composite",
