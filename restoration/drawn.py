@@ -146,8 +146,8 @@ def _write(
     height: int,
 ) -> None:
     """Fill a box with lines of words, cut off at its right and lower edge."""
-    fonts = _fonts()
-    font = ImageFont.truetype(fonts[rng.integers(len(fonts))], height)
+    files = fonts()
+    font = ImageFont.truetype(files[rng.integers(len(files))], height)
     left, top, right, bottom = box
     y = top + rng.uniform(-0.5, 0.5) * height
     while y < bottom - height:
@@ -160,7 +160,7 @@ def _write(
 
 
 @lru_cache(maxsize=1)
-def _fonts() -> tuple[str, ...]:
+def fonts() -> tuple[str, ...]:
     """Font files that matplotlib brings along, symbols left out."""
     import matplotlib
 

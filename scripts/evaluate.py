@@ -3,6 +3,7 @@
     burnish evaluate iter --hr photos --degradation bicubic --variant clean --out runs/clean
     burnish evaluate iter --hr photos --degradation blind --out runs/blind --pictures
     burnish evaluate pasd --hr photos --degradation blind --out runs/pasd
+    burnish evaluate text --out runs/text
     burnish evaluate selector --choices runs/restorers --out runs/selector
     burnish evaluate judge --choices runs/known --photos photos --out runs/judge
     burnish evaluate sharpened --hr photos --source runs/iter-sharpened/weights --out runs/sharpened
@@ -31,6 +32,7 @@ from .dispatch import Work
 SYSTEMS = {
     "iter": Work("restoration.iter.evaluate", "ITEREvaluation", "restorations, beside Real-ESRGAN"),
     "pasd": Work("restoration.pasd.evaluate", "PASDEvaluation", "restorations, beside Real-ESRGAN"),
+    "text": Work("restoration.evaluate_text", "TextEvaluation", "letters that survive a restoration, read by an OCR"),
     "selector": Work("restoration.evaluate_selection", "SelectorEvaluation", "what --system auto decides"),
     "judge": Work(
         "restoration.evaluate_judge", "JudgeEvaluation", "the judge of restorations, beside other evaluators"

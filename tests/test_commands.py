@@ -70,6 +70,7 @@ NOT_RUN = {
     r"burnish benchmark pasd": "networks of the real size; tests/scripts/test_benchmark_pasd.py has small ones",
     r"burnish benchmark r1": "trains for half an hour; tests/reward_vlm/r1/test_benchmark.py runs it in small",
     r"burnish evaluate gtr": "compares 100,000 points of every surface; tests/recon3d/test_evaluate.py has fewer",
+    r"burnish evaluate text": "reads with a package of its own; tests/restoration/test_evaluate_text.py reads a page",
     r"burnish evaluate pie": "needs volumes of brains; tests/vision/edit has small ones",
     r"burnish train r1 --stage rl": "rounds of TRL's trainer; tests/reward_vlm/r1/test_train.py and test_strategies.py",
 }

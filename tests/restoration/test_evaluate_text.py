@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from restoration import evaluate_text
+from restoration.evaluate_text import TextEvaluation, distance, page
+
+
+def test_a_page_depends_on_its_generator_alone_and_says_what_is_drawn():
+    good, said = page(np.random.default_rng(3), 120, 64)
+    again, also = page(np.random.default_rng(3), 120, 64)
+    other, differs = page(np.random.default_rng(4), 120, 64)
+    assert good.shape == (3, 256, 480) and good.min() >= 0 and good.max() <= 1
+    assert torch.equal(good, again) and said == also
+    assert said != differs and not torch.equal(good, other)
+    assert len(said) > 20 and " " not in said
+    assert good.std() > 0.05  # ink on paper
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "wrong"),
+    [("letter", "letter", 0), ("letter", "lottor", 2), ("abc", "", 3), ("", "ab", 2), ("Invoice12", "nvoice112", 2)],
+)
+def test_distance_counts_insertions_deletions_and_exchanges(written, read, wrong):
+    assert distance(written, read) == distance(read, written) == wrong
+
+
+def test_pieces_of_a_line_are_read_from_left_to_right_whatever_their_order():
+    def piece(x, y, text):
+        return [[x, y], [x + 40, y], [x + 40, y + 20], [x, y + 20]], text, 1.0
+
+    found = [piece(60, 43, "d"), piece(50, 2, "b"), piece(0, 0, "a"), piece(0, 40, "c")]
+    assert [text for _, text, _ in evaluate_text._in_order(found)] == ["a", "b", "c", "d"]
+
+
+def test_wrong_options_and_systems_cost_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="no degradation 'fog'"):
+        TextEvaluation(tmp_path, degradations=("fog",))
+    with pytest.raises(ValueError, match="at least 32 pixels"):
+        TextEvaluation(tmp_path, width=8)
+    with pytest.raises(ValueError, match="at least one system"):
+        TextEvaluation(tmp_path, systems=())
+
+
+def test_sums_compare_each_page_with_the_first_system():
+    def row(system, number, wrong):
+        return {"degradation": "blind", "page": number, "system": system, "characters": 10, "wrong": wrong}
+
+    rows = [row("bicubic", 0, 4), row("bicubic", 1, 2), row("iter", 0, 3), row("iter", 1, 5)]
+    first, second = evaluate_text.table(rows, "bicubic")
+    assert (first["wrong"], first["better"], first["worse"]) == (6, 0, 0)
+    assert (second["wrong"], second["better"], second["worse"], second["share"]) == (8, 1, 1, 0.4)
+
+
+def test_pages_are_read_and_counted_beside_the_first_system(tmp_path):
+    pytest.importorskip("rapidocr_onnxruntime")
+    options = TextEvaluation(tmp_path, systems=("bicubic",), pages=1, degradations=("bicubic",), pictures=True)
+    evaluate_text.evaluate(options)
+    rows = {row["system"]: row for row in json.loads((tmp_path / "text.json").read_text())}
+    assert rows["written"]["share"] < 0.1
+    assert rows["written"]["characters"] == rows["bicubic"]["characters"]
+    assert rows["bicubic"]["better"] == rows["bicubic"]["worse"] == 0
+    assert len(list((tmp_path / "pages").glob("*.png"))) == 2
