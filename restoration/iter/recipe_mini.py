@@ -12,11 +12,11 @@ base from that of smaller weights, or goes on from equal ones.
 1. `base`: mean absolute error of the deterministic picture.
 2. `sharpen` (variant photo only): the base learns to be sharp. A small network cannot learn that from the truth alone,
    because the truth is not determined by the input; what Real-ESRGAN x4plus makes of the input is. Absolute error
-   against truth and teacher, edges and deep features against the teacher, texture statistics against the truth, a loss
-   against patterns that repeat, and a small discriminator of details. Its weights are blended with those from before
-   (network interpolation, Wang et al. 2018, ESRGAN, section 3.4), which takes away most of the dots that it puts along
-   strong edges and keeps most of the texture. Without the packages of the teacher and of the deep features this stage
-   cannot run (`--teacher none` leaves it out).
+   against truth and teacher; against the teacher alone edges, deep features and their statistics, losses of patterns
+   that repeat and of dots, and a small discriminator that tells the network's details from the teacher's: the grain of
+   the truth is not in the input, and a small network that is held to it puts dots where it is not sure. Its weights may
+   be blended with those from before (`--blend`; network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without
+   the packages of the teacher and of the deep features this stage cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
    activity map how much that is (base frozen).
 4. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the published code do (masking ratio
@@ -240,11 +240,11 @@ class Networks(nn.Module):
         return F.l1_loss(self.model.base(lr)[1], hr), {}
 
     def sharpen(self, hr: Tensor, lr: Tensor, teacher: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        """Distance to truth and teacher (b, 3, 4 * h, 4 * w), and of the texture from the truth's; scalar."""
+        """Distance to truth and teacher (b, 3, 4 * h, 4 * w), and of details from the teacher's; scalar."""
         picture = self.model.base(lr)[1].float()
         (judge,) = self.judge
         with torch.no_grad():
-            true_maps, taught_maps = feature_maps(judge, hr), feature_maps(judge, teacher)
+            taught_maps = feature_maps(judge, teacher)
         maps = feature_maps(judge, picture)
         pairs = zip(maps, taught_maps, strict=True)
         terms = {
@@ -254,8 +254,8 @@ class Networks(nn.Module):
                 FEATURES,
                 torch.stack([F.l1_loss(found, other) / other.abs().mean() for found, other in pairs]).mean(),
             ),
-            "statistics": (STATISTICS, statistics_difference(maps, true_maps)),
-            "pattern": (PATTERN, pattern_difference(picture, hr)),
+            "statistics": (STATISTICS, statistics_difference(maps, taught_maps)),
+            "pattern": (PATTERN, pattern_difference(picture, teacher)),
             "artefacts": (ARTEFACTS, artefact_difference(picture, teacher)),
         }
         if "discriminator" in context.modules:
@@ -346,7 +346,7 @@ class Networks(nn.Module):
 class DetailDiscriminator(nn.Module):
     """Real or generated, per 8 x 8 pixels, from details alone: what blurs over 5 x 5 and 9 x 9 pixels take away.
 
-    Details are where a small network's pictures differ from photographs, as blur and as a weave that repeats with the
+    Details are where a small network's pictures differ from sharp ones, as blur and as a weave that repeats with the
     enlargement; a discriminator of whole pictures (Real-ESRGAN's U-Net) saw neither within a thousand updates.
     """
 
@@ -366,10 +366,10 @@ class DetailDiscriminator(nn.Module):
 
 
 def discriminate(batch: dict[str, Tensor], context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-    """How badly the discriminator tells the truth, "hr" (b, 3, H, W), from this update's pictures; scalar."""
+    """How badly the discriminator tells the teacher's pictures (b, 3, H, W) from this update's; scalar."""
     net = context.modules["discriminator"]
     real, fake = (
-        net(x.contiguous(memory_format=torch.channels_last)) for x in (batch["hr"], context.shared["picture"])
+        net(x.contiguous(memory_format=torch.channels_last)) for x in (batch["teacher"], context.shared["picture"])
     )
     loss = discriminator_loss("vanilla", real.float(), True) + discriminator_loss("vanilla", fake.float(), False)
     return loss, {"real": real.sigmoid().mean(), "fake": fake.sigmoid().mean()}
