@@ -72,7 +72,7 @@ STAGES = ("base", "sharpen", "tokeniser", "tokens")
 CLEAN_MIXTURE = {"bicubic": 1.0}
 PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrgan_strong": 0.15, "bicubic": 0.15}
 """Shares of the degradations that the variant `photo` is trained on."""
-EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 3.0, 8.0, 0.05
+EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 3.0, 25.0, 0.05
 """Weights of the losses of `sharpen` beside the absolute error."""
 TEACHING = 0.75
 """Share of the teacher in the picture that `sharpen` measures the absolute error against; the rest is the truth."""
@@ -100,7 +100,7 @@ class MiniTraining:
     """Share of crops that are drawn by code: text, line art, flat colours."""
     discriminator_channels: int = 24
     """Width of the network that `sharpen` learns against; 0: none."""
-    blend: float = 0.5
+    blend: float = 0.75
     """Share of the sharpened base in the base; the rest is as it was before `sharpen`."""
     steps: tuple[int, int, int, int] = (5000, 4000, 1500, 3000)
     """Updates of the four stages."""
