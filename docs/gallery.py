@@ -154,7 +154,7 @@ SECTIONS = (
     (
         "A folder, each picture as it needs",
         auto,
-        "Cuts at full size. The cup's rim and spoon are sharper, with a fine grain on the saucer; JPEG's blocks go "
+        "Cuts at full size. The cup's rim and spoon are sharper; JPEG's blocks go "
         "out of the sky behind the rocket. The page's letters are sharper, but its paper gets grain: for reading, "
         "plain enlargement is as good. `whole.png` is copied, byte by byte. "
         "[What auto looks at](strategies/selector.md)",

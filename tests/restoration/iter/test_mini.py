@@ -190,7 +190,7 @@ def test_the_recipe_runs_resumes_and_its_weights_load(tmp_path, monkeypatch):
     assert_close(restorer.model.base.fuse.weight, before.lerp(sharp, options.blend).half().float())
 
 
-def test_a_discriminator_that_tells_pictures_apart_pulls_them_to_the_truth():
+def test_a_discriminator_that_tells_pictures_apart_pulls_them_to_the_teacher():
     class Features(torch.nn.Module):
         def forward(self, images):
             return [images, images.square()]
@@ -200,8 +200,8 @@ def test_a_discriminator_that_tells_pictures_apart_pulls_them_to_the_truth():
             return 9 * (image.mean(1, keepdim=True) - 0.5)
 
     networks = recipe_mini.Networks(STEPPED, Features()).train_only("sharpen")
-    hr = torch.ones(1, 3, 64, 64)
-    batch = {"hr": hr, "teacher": hr / 2, "lr": torch.full((1, 3, 16, 16), 0.25)}
+    taught = torch.ones(1, 3, 64, 64)
+    batch = {"hr": taught / 2, "teacher": taught, "lr": torch.full((1, 3, 16, 16), 0.25)}
     context = Context(0, torch.Generator(), {"discriminator": Brightness()}, torch.device("cpu"), {})
     _, logs = networks("sharpen", batch, context)
     (down,) = torch.autograd.grad(logs["adversarial"], networks.model.base.tail[-1].bias)
