@@ -21,7 +21,7 @@ from typing import Literal
 from restoration.benchmark_restorers import NEED
 from restoration.selection import SIZES, Selection, SelectorConfig
 from vision.checkpoints import begin_run, one_at_a_time
-from vision.strategies import Choice, Lesson, StrategySelector, read_choices, relabel_first_attempt
+from vision.strategies import Choice, Lesson, StrategySelector, read_choices, regret_lessons, relabel_first_attempt
 from vision.strategies.need import NONE, believe_none
 
 FOLDS = 5
@@ -229,7 +229,8 @@ def _trust(full: Sequence[Choice], options: SelectorTraining, log: Callable[[str
 
 def fit_selector(choices: Sequence[Choice], lessons: Literal["regret", "first"], decay: float) -> StrategySelector:
     """The selector that choices teach; it does not look at `SIZES`."""
-    blind = [lesson_without(lesson, SIZES) for lesson in _lessons(choices, lessons)]
+    made = relabel_first_attempt(choices) if lessons == "first" else regret_lessons(choices)
+    blind = [lesson_without(lesson, SIZES) for lesson in made]
     return StrategySelector.fit(blind, decay=decay)
 
 
@@ -249,15 +250,3 @@ def lesson_without(lesson: Lesson, names: Sequence[str]) -> Lesson:
     """A lesson that does not tell some numbers."""
     facts = {name: value for name, value in lesson.facts.items() if name not in names}
     return Lesson(lesson.task, facts, lesson.strategy, lesson.weight)
-
-
-def _lessons(choices: Sequence[Choice], kind: Literal["regret", "first"]) -> list[Lesson]:
-    if kind == "first":
-        return relabel_first_attempt(choices)
-    found = []
-    for choice in choices:
-        scores = [float(verdict.score) for verdict in choice.verdicts]
-        weights = [score - min(scores) for score in scores]
-        pairs = zip(choice.candidates, weights, strict=True)
-        found += [Lesson(choice.task, choice.facts, c.origin, weight) for c, weight in pairs if weight > 0]
-    return found

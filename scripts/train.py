@@ -65,6 +65,7 @@ RECIPES = {
         "splice": Work("reward_vlm.scl.splice", "SpliceTraining", "learn to turn back from wrong answers"),
         "verified": Work("reward_vlm.scl.verified", "VerifiedTraining", "learn from own reviews that proved right"),
         "self": Work("reward_vlm.scl.evolve", "SelfTraining", "learn from what the model agrees with itself about"),
+        "strategy": Work("reward_vlm.scl.train_strategy", "StrategyTraining", "which way a question is to be answered"),
         "lessons": Work("reward_vlm.scl.lessons", "LessonTraining", "learn the last turns of dialogues"),
         "mini": Work("reward_vlm.scl.recipe_mini", "MiniSCLTraining", "the small model that ships, on a CPU"),
     },

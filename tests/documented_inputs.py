@@ -91,6 +91,7 @@ def _rows(folder: Path) -> None:
     from reward_vlm.scl.pairs import Pair, pair_json
     from reward_vlm.scl.prompts import ask
     from reward_vlm.scl.scene_questions import scene_item, scene_questions, scene_reply
+    from reward_vlm.scl.ways import AnswerStrategy, attempts_choice, fit_strategy
     from vision.refine import Verdict
     from vision.strategies import Candidate, Choice, Cost, write_choices
 
@@ -122,6 +123,11 @@ def _rows(folder: Path) -> None:
         wrong = "B" if question.answer == "A" else "A"
         replies = [scene_reply(question, scene, str(letter)) for letter in (question.answer, wrong)]
         return Pair(question.id, question.source, ask(question, "plain"), *replies, 2, question.images)
+
+    said = [("1", {"first": "A", "review": "B", "votes": "B"}), ("2", {"first": "B", "review": "B", "votes": "A"})]
+    facts = {"token_log_prob": -0.1, "reply_log_prob": -1.0}
+    choices = [attempts_choice(name, facts, chosen, "A", 2) for name, chosen in said]
+    AnswerStrategy(fit_strategy(choices, "regret", 0.0, 0.3), 2, 0).save_pretrained(folder / "runs" / "ways")
 
     tried = [Candidate("a.png", score, name, Cost(0.1, 1)) for name, score in (("none", 1.0), ("iter", 2.0))]
     verdicts = (Verdict(1.0), Verdict(2.0))

@@ -39,6 +39,7 @@ SMALLER = {
     r"burnish benchmark pie": "--steps 4 --rounds 1 --source builtin:tiny",
     r"burnish train r1 --stage": "--steps 1 --batch-size 2 --accumulate 1 --max-new-tokens 4",
     r"burnish train scl --recipe splice": "--revisions 'no .'",  # the stand-in for org/name says little
+    r"burnish train scl --recipe strategy": "--limit 40 --held-out-limit 2 --asking.votes 2",
     r"burnish train scl --recipe lessons": "--updates.epochs 1 --updates.accumulate 1 --updates.lora.rank 0",
     r"burnish train scl --pairs": "--dpo.epochs 1 --dpo.batch-size 2 --dpo.accumulate 1 --dpo.lora.rank 0",
 }

@@ -187,7 +187,7 @@ class SCLCorrector(WithChat):
     ) -> Iterator[Step[Talks, Request]]:
         """The loop: ask, append the reply, accept, stop."""
         if options.deliberates:
-            raise ValueError("verify, turns and effort have no steps of reviews; call the corrector itself.")
+            raise ValueError("verify, turns, effort and strategy have no steps of reviews; call the corrector itself.")
         if options.accept == "better" and self.judge is None:
             raise ValueError('accept="better" needs a judge; give the corrector one (an R1Judge or any function).')
         sampling = Sampling(options.max_new_tokens or self.config.max_new_tokens, options.temperature, options.top_p)
@@ -234,7 +234,7 @@ class SCLCorrector(WithChat):
             ValueError: there is no review to verify with.
         """
         reviews = self.schedule(options)[1:]
-        if not reviews and options.effort not in ("auto", "all"):
+        if not reviews and options.effort not in ("auto", "all") and options.strategy is None:
             raise ValueError("Answers are verified by a review; name one (--reviews 0).")
         sampling = Sampling(options.max_new_tokens or self.config.max_new_tokens, options.temperature, options.top_p)
         review = reviews[0] if reviews and reviews[0] is not None else 0
@@ -305,7 +305,7 @@ def check_drafts(options: SCLOptions) -> None:
         ValueError: with these options the drafts of another model would not be reviewed.
     """
     if options.deliberates:
-        raise ValueError("verify, turns and effort begin with own answers; leave them out to review drafts.")
+        raise ValueError("verify, turns, effort and strategy begin with own answers; leave them out to review drafts.")
     if options.reviews == ():
         raise ValueError("Drafts are to be reviewed; name a review (--reviews 0).")
 

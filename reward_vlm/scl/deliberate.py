@@ -11,6 +11,8 @@ the first of the tries; what is drawn beyond it is asked afresh, with no review 
   (auto), or where a review of the answer disagrees as well (review), or always (all); hard ones are asked N times more,
   in other orders, and the majority of all that was said decides. Source: MAgICoRe, arXiv 2409.12147, whose idea it is
   to spend more only where the cheap way is unsure; the signs of it are ours.
+- `strategy`: of the first answer, a review of it and votes of all, the way that a choice learnt from earlier attempts
+  picks (`reward_vlm.scl.ways`). Source: SMART, arXiv 2410.16128.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from reward_vlm.data import Question
 from reward_vlm.dialogue import Dialogue
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.talk import Talk
+from reward_vlm.scl.ways import FIRST, REVIEW, AnswerStrategy
 from reward_vlm.verifier import self_verify
 from reward_vlm.vlm import Reply, Sampling
 from vision.refine import item_generators
@@ -68,6 +71,8 @@ def deliberate(model: Model, questions: Sequence[Question], options: SCLOptions)
     if options.verify:
         return [decided(pool) for pool in samples(model, questions, options.verify, seeds)]
     first = answers(model, [Talk(question) for question in questions], [None] * len(questions), model.sampling, seeds)
+    if options.strategy is not None:
+        return _picked(model, first, AnswerStrategy.from_pretrained(options.strategy), options, seeds)
     if options.turns:
         return _turns(model, first, options.turns, seeds)
     return _effort(model, first, options, seeds)
@@ -93,6 +98,31 @@ def decided(pool: Sequence[Sample]) -> Talk:
     marks = iter([pool[place].verified for place in places])
     kept = self_verify(choices, lambda _: next(marks))  # asked once per sample, in order
     return _joined(talks, places[choices.index(kept.answer)], not kept.fell_back)
+
+
+def in_way(
+    model: Model, first: Sequence[Talk], way: str, votes: int, options: SCLOptions, seeds: Sequence[int]
+) -> list[Talk]:
+    """What one of `WAYS` makes of first answers; `votes` is how often a question is asked again in the way of votes."""
+    if way == FIRST:
+        return list(first)
+    if way == REVIEW:
+        return answers(model, first, [model.review] * len(first), model.sampling, seeds)
+    return _effort(model, first, replace(options, effort="all", votes=votes, strategy=None), seeds)
+
+
+def _picked(
+    model: Model, first: Sequence[Talk], strategy: AnswerStrategy, options: SCLOptions, seeds: Sequence[int]
+) -> list[Talk]:
+    """Every question in the way that the strategy picks for it."""
+    model, ways, talks = replace(model, review=strategy.review), [strategy.pick(talk) for talk in first], list(first)
+    for way in dict.fromkeys(ways):
+        places = [place for place, picked in enumerate(ways) if picked == way]
+        own = [first[place] for place in places], [seeds[place] for place in places]
+        made = in_way(model, own[0], way, strategy.votes, options, own[1])
+        for place, talk in zip(places, made, strict=True):
+            talks[place] = talk
+    return talks
 
 
 def _turns(model: Model, first: Sequence[Talk], count: int, seeds: Sequence[int]) -> list[Talk]:

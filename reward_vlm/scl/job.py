@@ -13,6 +13,7 @@ from reward_vlm.job import AskOptions, RowJob, note_unknown_words, place, read_a
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.scl.corrector import Answer, SCLCorrector, Talk, multiple_choice
 from reward_vlm.scl.options import SCLOptions
+from reward_vlm.scl.ways import AnswerStrategy, strategy_file
 from vision.config import UNNAMED, to_dict
 from vision.files import digest
 from vision.job import Job, Outcome, Show, silent
@@ -66,7 +67,11 @@ def answer_rows(options: AnswerOptions, show: Show = silent) -> Outcome:
     assert options.rows is not None and options.out is not None
     rows, problems = read_asked(options, open_question)
     alone = replace(options, options=replace(options.options, batch_size=1))  # replies do not depend on it
-    job = RowJob(options.out, options, {**to_dict(alone), "rows": digest(options.rows)}, show)
+    made_with = {**to_dict(alone), "rows": digest(options.rows)}
+    if (folder := options.options.strategy) is not None:
+        AnswerStrategy.from_pretrained(folder)  # refuses it early
+        made_with["strategy"] = digest(strategy_file(folder))
+    job = RowJob(options.out, options, made_with, show)
     job.leave_out(problems)
     if job.waiting(len(rows)):
         corrector, judge = _load(options)

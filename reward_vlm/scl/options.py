@@ -10,6 +10,7 @@ from reward_vlm.options import TRLTraining
 from reward_vlm.scl.extract import Variant
 from reward_vlm.scl.prompts import Style, review_text
 from reward_vlm.vlm import Sampling
+from vision.config import added
 
 CONFIG = "corrector.json"
 
@@ -56,6 +57,9 @@ class SCLOptions:
     """auto: a question whose first answer does not stand when the options are shown in another order is asked --votes
     times more, in other orders, and the majority decides; others are left alone, and nothing is reviewed. review: also
     where a review of the answer names another option, which then is one of the votes. all: every question."""
+    strategy: Path | None = added(None)  # noqa: RUF009
+    """Folder that train scl --recipe strategy wrote: of the first answer, a review of it and votes, every question gets
+    the way that suits it by what was learnt; None: as above."""
     stop_when_unchanged: bool = False
     """End when a review leaves the chosen option as it is."""
     temperature: float = 0.0
@@ -85,16 +89,18 @@ class SCLOptions:
     @property
     def deliberates(self) -> bool:
         """Whether answers rest on more than one try, see `reward_vlm.scl.deliberate`."""
-        return bool(self.verify or self.turns or self.effort)
+        return bool(self.verify or self.turns or self.effort or self.strategy)
 
     def _check_tries(self) -> None:
-        used = [name for name in ("verify", "turns", "effort") if getattr(self, name)]
+        used = [name for name in ("verify", "turns", "effort", "strategy") if getattr(self, name)]
         if len(used) > 1:
             raise ValueError(f"{used[0]} and {used[1]} are two ways to answer; give one.")
         if self.verify < 0 or self.verify == 1 or self.turns < 0:
             raise ValueError(f"verify must be 2 or more and turns 1 or more, got {self.verify} and {self.turns}.")
         if self.effort and not self.votes:
             raise ValueError(f"effort {self.effort} votes about questions; say how often they are asked (--votes 8).")
+        if self.strategy and self.reviews is not None:
+            raise ValueError("strategy holds the review that it was learnt with; leave out reviews.")
         if self.deliberates and (self.accept == "better" or self.stop_when_unchanged or self.rounds > 1):
             raise ValueError(f"{used[0]} goes without rounds, accept and stop_when_unchanged.")
         if used and used[0] != "effort" and self.votes:

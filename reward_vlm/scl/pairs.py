@@ -26,8 +26,9 @@ from reward_vlm.results import Results
 from reward_vlm.scl.corrector import SCLCorrector, Talk
 from reward_vlm.scl.options import SCLOptions
 from reward_vlm.scl.talk import Answer
+from reward_vlm.scl.ways import strategy_file
 from vision.config import to_dict
-from vision.files import atomic_path
+from vision.files import atomic_path, digest
 
 PairPrompt = Literal["full", "bare"]
 PAIRED = (2, 3)
@@ -260,6 +261,8 @@ def answer_all(
 def made_by(corrector: SCLCorrector, options: SCLOptions, model: str) -> dict[str, Any]:
     """Everything that decides about replies: the name of the weights, the configuration and the options."""
     asked = {name: value for name, value in to_dict(options).items() if name != "batch_size" and value is not None}
+    if options.strategy is not None:
+        asked["strategy"] = digest(strategy_file(options.strategy))  # its content, wherever it lies
     return {"model": model, **to_dict(corrector.config), **asked}
 
 

@@ -6,7 +6,7 @@ Models and pictures come in as callables; no file here imports a model. Every st
 
 from vision.strategies.evaluators import evaluator
 from vision.strategies.need import gate_metrics, need
-from vision.strategies.selector import Lesson, StrategySelector, relabel_first_attempt
+from vision.strategies.selector import Lesson, StrategySelector, regret_lessons, relabel_first_attempt
 from vision.strategies.trace import read_choices, replay, write_choices
 from vision.strategies.values import Candidate, Choice, Cost, CostMeter, Evaluator
 
@@ -22,6 +22,7 @@ __all__ = [
     "gate_metrics",
     "need",
     "read_choices",
+    "regret_lessons",
     "relabel_first_attempt",
     "replay",
     "write_choices",

@@ -53,6 +53,20 @@ def relabel_first_attempt(choices: Iterable[Choice], passes: Callable[[Verdict],
     return lessons
 
 
+def regret_lessons(choices: Iterable[Choice]) -> list[Lesson]:
+    """The lessons of earlier tasks: every attempt teaches, weighted by how much better it was than the task's worst.
+
+    A linear choice that maximises this weight loses least, and an attempt that is nearly as good is no mistake. A task
+    whose attempts are all as good teaches nothing.
+    """
+    lessons = []
+    for choice in choices:
+        scores = [float(verdict.score) for verdict in choice.verdicts]
+        pairs = zip(choice.candidates, (score - min(scores) for score in scores), strict=True)
+        lessons += [Lesson(choice.task, choice.facts, c.origin, weight) for c, weight in pairs if weight > 0]
+    return lessons
+
+
 @dataclass(frozen=True)
 class StrategySelector:
     """Multinomial regression from numbers of a task to the strategy to try first; saved as JSON."""

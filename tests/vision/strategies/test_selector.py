@@ -8,7 +8,7 @@ import pytest
 from vision.config import load_config, save_config
 from vision.refine import Verdict
 from vision.strategies.need import believe_none, gate_metrics, need
-from vision.strategies.selector import Lesson, StrategySelector, relabel_first_attempt
+from vision.strategies.selector import Lesson, StrategySelector, regret_lessons, relabel_first_attempt
 from vision.strategies.values import Candidate, Choice
 
 
@@ -35,6 +35,11 @@ def test_the_first_attempt_that_passes_becomes_the_target_of_the_first():
 
 def test_without_a_rule_the_best_attempt_is_the_target():
     assert [lesson.strategy for lesson in relabel_first_attempt([attempts("a", [0.1, 0.7, 0.7])])] == ["s1"]
+
+
+def test_every_attempt_teaches_by_what_it_gains_on_the_worst_of_its_task():
+    lessons = regret_lessons([attempts("a", [0.5, 2.0, 1.0], {"x": 1.0}), attempts("all alike", [1, 1, 1])])
+    assert lessons == [Lesson("a", {"x": 1.0}, "s1", 1.5), Lesson("a", {"x": 1.0}, "s2", 0.5)]
 
 
 def planted(count, seed):
