@@ -44,7 +44,7 @@ def ranked_reviews(
         ValueError: there are fewer than 2 questions, or the options answer without reviews.
     """
     if options.deliberates:
-        raise ValueError("verify, turns and effort answer without reviews; leave them out to rank reviews.")
+        raise ValueError("verify, turns, effort and strategy answer without reviews; leave them out to rank reviews.")
     if len(questions) < 2:
         raise ValueError(f"Reviews are ranked on half of 2 or more questions, got {len(questions)}.")
     reviews = tuple(range(len(REVIEWS))) if options.reviews is None else options.reviews

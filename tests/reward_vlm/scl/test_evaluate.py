@@ -156,7 +156,10 @@ def test_models_review_the_drafts_of_one(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--drafts", "x", "--effort", "auto", "--votes", "3"], "verify, turns and effort begin with own answers"),
+        (
+            ["--drafts", "x", "--effort", "auto", "--votes", "3"],
+            "verify, turns, effort and strategy begin with own answers",
+        ),
         (["--drafts", "x", "--sources", "x/drafts"], "The drafts are kept as drafts; give the model another name"),
         (["--rows", "x", "--benchmarks", "MMStar"], "Give --rows or --benchmarks, not both."),
         (["--benchmarks", "fog=x"], "There is no benchmark 'fog'; known are MMStar"),
