@@ -86,7 +86,7 @@ COMPARISONS = {
         SWAYED,
         {
             "rounds": 30, "steps": 4, "learning_rate": 3e-4, "schedule": "constant", "tolerance": 1.0,
-            "objective": StableReinforce(beta=0.2, rollout_updates=4),
+            "objective": StableReinforce(beta=1.0, rollout_updates=4),
         },
         {"one reference": {}, "resets": {"reset": "on-stall"}},
     ),

@@ -54,7 +54,7 @@ def prompts(options: ReviewSearch, show: Show = silent) -> Outcome:
         ValueError: rows, weights or the folder cannot be used, or the options answer without reviews.
     """
     if options.options.deliberates:
-        raise ValueError("verify, turns and effort answer without reviews; leave them out to search for a review.")
+        raise ValueError("verify, turns, effort and strategy answer without reviews; leave them out to search for one.")
     job = Job(options.out, options, show=show)
     questions = read_rows(options.rows, question)[0] if options.rows else scene_questions(TEST_SEED, options.limit)
     questions = questions[: options.limit]
