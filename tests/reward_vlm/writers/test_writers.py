@@ -15,6 +15,7 @@ from reward_vlm.writers.negatives import mine_hard_negatives
 from reward_vlm.writers.prefixes import Continuation, balanced, label_prefixes
 from reward_vlm.writers.splices import GO_ON, Attempt, leaves, splice, until_bad, whole, worth_splicing
 from vision.refine import Verdict
+from vision.strategies.repair import from_first_bad, refine_and_rerank
 from vision.strategies.values import Candidate, Choice
 
 # Splices
@@ -164,6 +165,49 @@ def test_a_continuation_that_starts_anew_does_not_count():
     assert label_prefixes(given) == [True, True]
     with pytest.raises(ValueError, match="2 steps need as many"):
         label_prefixes(given, [["12"]])
+
+
+def test_answers_are_gone_on_with_from_their_last_good_step_and_reranked():
+    """A writer that adds up numbers and slips in one step of four; a chain is its running sums."""
+    rng = np.random.default_rng(0)
+
+    def go_on(numbers, begun):
+        chain = list(begun)
+        for number in numbers[len(begun) :]:
+            chain.append((chain[-1] if chain else 0) + number + int(rng.random() < 0.25))
+        return chain
+
+    def is_right(chain, numbers):
+        return chain[-1] == sum(numbers)
+
+    def step_scores(numbers, chain):
+        ways = [[go_on(numbers, chain[: step + 1]) for _ in range(8)] for step in range(len(chain))]
+        continuations = [[Continuation(is_right(way, numbers)) for way in row] for row in ways]
+        return [float(good) for good in label_prefixes(continuations)]
+
+    kept = {"draft": 0, "local": 0, "whole": 0, "judged": 0, "any": 0}
+    for task in range(200):
+        numbers = rng.integers(1, 10, 5).tolist()
+        draft = Candidate(str(task), go_on(numbers, []), "draft")
+        local = from_first_bad(
+            lambda d, numbers=numbers: step_scores(numbers, d.value),
+            lambda d, place, numbers=numbers: Candidate(d.task, go_on(numbers, d.value[:place]), "local"),
+        )
+        whole = Candidate(str(task), go_on(numbers, []), "whole")
+        noise = iter(rng.random(3) < 0.1)
+
+        def judged(candidate, numbers=numbers, noise=noise):
+            return Verdict(float(is_right(candidate.value, numbers) != next(noise)))
+
+        choice = refine_and_rerank(draft, [local, lambda _, whole=whole: whole], judged)
+        assert choice.verdicts[choice.chosen].score >= choice.verdicts[0].score
+        right = {one.origin: is_right(one.value, numbers) for one in choice.candidates}
+        for name in ("draft", "local", "whole"):
+            kept[name] += right.get(name, right["draft"])
+        kept["judged"] += is_right(choice.kept.value, numbers)
+        kept["any"] += any(right.values())
+    assert kept["draft"] < kept["local"] and kept["whole"] < kept["local"]  # good steps are not drawn again
+    assert kept["local"] < kept["judged"] <= kept["any"]
 
 
 def test_labels_are_balanced_for_each_number_of_steps():
