@@ -115,13 +115,13 @@ class CostMeter:
     def __init__(self, units: float = 0.0, device: torch.device | str | None = None):
         self.units, self.cost = units, Cost()
         self.cuda = device is not None and torch.device(device).type == "cuda"
-        self.seen = 0.0
+        self.seen, self.place = 0.0, -1
 
     def __call__(self, step: Step) -> None:
-        if step.seconds < self.seen:  # another run
+        if step.index <= self.place or step.seconds < self.seen:  # another run, also one whose first step took longer
             self.seen = 0.0
         self.cost += Cost(step.seconds - self.seen, 1, self.units, self._peak())
-        self.seen = step.seconds
+        self.seen, self.place = step.seconds, step.index
 
     def __enter__(self) -> CostMeter:
         if self.cuda:

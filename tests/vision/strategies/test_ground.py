@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,15 @@ def test_a_meter_counts_the_steps_of_several_runs():
     with meter:
         pass
     assert meter.cost.calls == 7
+
+
+def test_a_meter_counts_a_run_whose_first_step_took_longer_than_the_run_before():
+    meter, steps = CostMeter(), []
+    refine(0, lambda state, at: state + 1, range(2), observers=[steps.append])
+    for seconds in ((0.1, 0.2), (0.3, 0.6)):
+        for step, taken in zip(steps, seconds, strict=True):
+            meter(replace(step, seconds=taken))
+    assert meter.cost.seconds == pytest.approx(0.8) and meter.cost.calls == 4
 
 
 def test_the_best_is_the_first_of_equals_and_nan_never_wins():
