@@ -4,8 +4,8 @@ A picture is cut into small tiles. What plain enlargement will lose in a tile is
 the tile is halved, enlarged again and compared with itself. The tiles that lose most are covered with rectangles, which
 go through the restorer; a sky, a wall and what is out of focus do not. There are as few of these tiles as it takes for
 the rectangles to hold `SHARE` of what the whole picture loses: they cover tiles of little worth as well, which count.
-After MAgICoRe (arXiv 2409.12147), which refines only what is hard
-and unsure; a tile is hard where it has detail that an enlargement cannot keep.
+After MAgICoRe (arXiv 2409.12147), which refines only what is hard and unsure; a tile is hard where it has detail that
+an enlargement cannot keep.
 
 b: batch, h, w: pixels of the input; H, W: of the result.
 """

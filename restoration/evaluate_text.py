@@ -79,11 +79,11 @@ def evaluate(options: TextEvaluation, show: Show = silent) -> Outcome:
     """Measure all pages.
 
     Raises:
-        ImportError: the package that reads is missing.
-        ValueError: a system does not enlarge by 4, or is not known.
+        ValueError: a system does not enlarge by 4 or is not known, or the package that reads is missing.
     """
-    job, device = Job(options.out, options, show=show), choose_device(options.device)
-    read, restorers = reader(), {name: _loaded(name, device) for name in options.systems}
+    device = choose_device(options.device)
+    restorers, read = {name: _loaded(name, device) for name in options.systems}, reader()
+    job = Job(options.out, options, show=show)
     rows: list[dict[str, Any]] = []
     for how in options.degradations:
         for number in range(options.pages):
@@ -154,14 +154,12 @@ def reader() -> Callable[[Tensor], str]:
     """What reads RGB (3, h, w) in [0, 1]: its characters without spaces, lines from top to bottom.
 
     Raises:
-        ImportError: the package is missing.
+        ValueError: the package is missing.
     """
     try:
         from rapidocr_onnxruntime import RapidOCR
-    except ImportError as error:
-        raise ImportError(
-            "Reading pages needs the package rapidocr-onnxruntime; install it with `pip install burnish[ocr]`."
-        ) from error
+    except ImportError:
+        raise ValueError("Reading pages needs the package rapidocr-onnxruntime: pip install 'burnish[ocr]'.") from None
     engine = RapidOCR()
 
     def read(picture: Tensor) -> str:

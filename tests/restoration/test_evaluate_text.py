@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -42,6 +43,15 @@ def test_wrong_options_and_systems_cost_a_sentence(tmp_path):
         TextEvaluation(tmp_path, width=8)
     with pytest.raises(ValueError, match="at least one system"):
         TextEvaluation(tmp_path, systems=())
+
+
+def test_a_missing_package_and_an_unknown_system_cost_a_sentence_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
+    with pytest.raises(ValueError, match=r"needs the package rapidocr-onnxruntime: pip install 'burnish\[ocr\]'"):
+        evaluate_text.evaluate(TextEvaluation(tmp_path / "out", systems=("bicubic",)))
+    with pytest.raises(ValueError, match="foggy"):
+        evaluate_text.evaluate(TextEvaluation(tmp_path / "out", systems=("foggy",)))
+    assert not (tmp_path / "out" / "run.json").exists()
 
 
 def test_sums_compare_each_page_with_the_first_system():
