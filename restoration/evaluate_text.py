@@ -6,13 +6,16 @@
 Every page holds lines of words and numbers in one font, 8 to 14 pixels high once it is shrunk by 4. A restoration can
 look crisp and say something else: networks write the letters that they know. Each system enlarges the same spoiled
 pages, RapidOCR (the package rapidocr-onnxruntime) reads what comes out, and its text is compared with what was written:
-wrong characters are insertions, deletions and exchanges (Levenshtein 1966), spaces left out. Writes pages.csv and
-.json with a row per page and system, and text.csv and .json with the sums, beside the good page ("written").
+wrong characters are insertions, deletions and exchanges (Levenshtein 1966), spaces left out. Writes what was read of
+each page into pages/ as it comes, pages.csv and .json with a row per page and system, and text.csv and .json with the
+sums, beside the good page ("written"). Pages that are measured are kept: the same command goes on with the rest, and
+more pages or degradations are added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +31,13 @@ from restoration.recipes import recipe
 from restoration.restorer import find_system
 from vision.checkpoints import one_at_a_time
 from vision.images import save_image
-from vision.job import Event, Job, Outcome, Show, choose_device, silent
+from vision.job import Event, Item, Job, Outcome, Show, choose_device, silent
 from vision.report import text_table, write_table
 
 SCALE = 4
+SOURCE = Path(__file__)
+"""What pages are made from: this code."""
+Restorers = dict[str, Callable[[Tensor], Tensor]]
 WORDS = (
     "the of and to in is that for with as was on are by this from at which or have not total amount date page street "
     "number order price volume figure between after number water house letter garden market window station paper "
@@ -76,34 +82,54 @@ class TextEvaluation:
 @one_at_a_time
 @torch.inference_mode()
 def evaluate(options: TextEvaluation, show: Show = silent) -> Outcome:
-    """Measure all pages.
+    """Measure the pages that are not measured yet.
 
     Raises:
         ValueError: a system does not enlarge by 4 or is not known, or the package that reads is missing.
+        FileNotFoundError: weights that a system names are missing.
     """
-    device = choose_device(options.device)
-    restorers, read = {name: _loaded(name, device) for name in options.systems}, reader()
-    job = Job(options.out, options, show=show)
-    rows: list[dict[str, Any]] = []
-    for how in options.degradations:
-        for number in range(options.pages):
-            good, said = page(np.random.default_rng((options.seed, number)), options.width, options.height)
-            low = degrade(good, replace(recipe(how), scale=SCALE), Draws.seeded(options.seed, number))
-            made = {"written": good} | {name: restore(low[None])[0] for name, restore in restorers.items()}
-            for name, picture in made.items():
-                wrong = distance(said, read(picture))
-                rows.append(
-                    {"degradation": how, "page": number, "system": name, "characters": len(said), "wrong": wrong}
-                )
-                if options.pictures:
-                    save_image(picture[None], options.out / "pages" / f"{how}_{number:02d}_{_file_name(name)}.png")
-            job.made[f"{how}_{number:02d}"] = {"was_done": False}
-            job.progress("reading", len(job.made))
+    device, weights = choose_device(options.device), []
+    for name in options.systems:
+        system = find_system(name)
+        weights += system.weights(None, system.asked(scale=SCALE))
+    neutral = ("device", "pages", "degradations")  # every page is a result of its own
+    job, loaded = Job(options.out, options, neutral=neutral, files=weights, show=show), None
+    names = [(how, number) for how in options.degradations for number in range(options.pages)]
+    for done, (how, number) in enumerate(names, 1):
+        item = Item(job, SOURCE, f"pages/{how}_{number:02d}.json")
+        with job.attempt(item):
+            if not item.done():
+                loaded = loaded or job.needs(_all_loaded, options.systems, device)
+                with item.results() as folder:
+                    item.tell(rows=_measured(how, number, options, *loaded, folder / item.name))
+        job.progress("reading", done, len(names))
+    rows = [row for facts in job.made.values() for row in facts["rows"]]
+    if not rows:
+        raise ValueError(f"No page could be measured. {' '.join(job.problems)}")
     write_table(rows, options.out / "pages.json", options.out / "pages.csv")
     sums = table(rows, options.systems[0])
     write_table(sums, options.out / "text.json", options.out / "text.csv")
     show(Event("result", text_table(sums, digits=3), path=options.out))
     return job.finish("pages", seed=options.seed)
+
+
+def _measured(
+    how: str, number: int, options: TextEvaluation, restorers: Restorers, read: Callable[[Tensor], str], path: Path
+) -> list[dict[str, Any]]:
+    """A row per system for one page; writes what each of them made readable, and the pictures when asked for."""
+    good, said = page(np.random.default_rng((options.seed, number)), options.width, options.height)
+    low = degrade(good, replace(recipe(how), scale=SCALE), Draws.seeded(options.seed, number))
+    made = {"written": good} | {name: restore(low[None])[0] for name, restore in restorers.items()}
+    texts = {name: read(picture) for name, picture in made.items()}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"said": said, "read": texts}, indent=1, ensure_ascii=False), encoding="utf-8")
+    for name, picture in made.items() if options.pictures else ():
+        save_image(picture[None], path.with_name(f"{path.stem}_{_file_name(name)}.png"))
+    of_page = {"degradation": how, "page": number}
+    return [
+        {**of_page, "system": name, "characters": len(said), "wrong": distance(said, text)}
+        for name, text in texts.items()
+    ]
 
 
 def table(rows: list[dict[str, Any]], first: str) -> list[dict[str, Any]]:
@@ -195,6 +221,11 @@ def distance(written: str, read: str) -> int:
         for place, other in enumerate(read, 1):
             before, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, before + (letter != other))
     return row[-1]
+
+
+def _all_loaded(systems: Sequence[str], device: torch.device) -> tuple[Restorers, Callable[[Tensor], str]]:
+    """The systems by name, and what reads."""
+    return {name: _loaded(name, device) for name in systems}, reader()
 
 
 def _loaded(name: str, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,3 +74,53 @@ def test_pages_are_read_and_counted_beside_the_first_system(tmp_path):
     assert rows["written"]["characters"] == rows["bicubic"]["characters"]
     assert rows["bicubic"]["better"] == rows["bicubic"]["worse"] == 0
     assert len(list((tmp_path / "pages").glob("*.png"))) == 2
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A reader that needs no package: it reads every third letter of no page, and counts how often it reads."""
+    calls = []
+
+    def read(picture):
+        calls.append(float(picture.mean()))
+        if len(calls) == limit[0]:
+            raise KeyboardInterrupt
+        return f"{calls[-1]:.6f}"
+
+    limit = [0]
+    monkeypatch.setattr(evaluate_text, "reader", lambda: read)
+    return calls, limit
+
+
+def test_a_measurement_that_was_killed_goes_on_with_the_pages_that_are_missing(tmp_path, counted):
+    calls, limit = counted
+    straight, broken = (
+        TextEvaluation(tmp_path / name, systems=("bicubic",), pages=3, degradations=("bicubic",), width=64, height=32)
+        for name in ("straight", "broken")
+    )
+    evaluate_text.evaluate(straight)
+    assert len(calls) == 6
+    limit[0] = 6 + 4  # the second reading of the second page
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_text.evaluate(broken)
+    assert sorted(path.name for path in (broken.out / "pages").iterdir()) == ["bicubic_00.json"]
+    evaluate_text.evaluate(broken)
+    assert len(calls) == 6 + 4 + 4  # the first page is not read again
+    for name in ("pages.json", "text.json", "pages/bicubic_02.json"):
+        assert (broken.out / name).read_text() == (straight.out / name).read_text()
+    evaluate_text.evaluate(broken)
+    assert len(calls) == 14
+
+
+def test_more_pages_are_added_and_another_seed_measures_all_anew(tmp_path, counted):
+    calls, _ = counted
+    options = TextEvaluation(tmp_path, systems=("bicubic",), pages=1, degradations=("bicubic",), width=64, height=32)
+    evaluate_text.evaluate(options)
+    evaluate_text.evaluate(replace(options, pages=2, degradations=("bicubic", "blind")))
+    assert len(calls) == 2 + 6
+    rows = json.loads((tmp_path / "pages.json").read_text())
+    assert [(row["degradation"], row["page"]) for row in rows[::2]] == [
+        ("bicubic", 0), ("bicubic", 1), ("blind", 0), ("blind", 1)
+    ]  # fmt: skip
+    evaluate_text.evaluate(replace(options, seed=1))
+    assert len(calls) == 10
