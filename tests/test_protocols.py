@@ -14,7 +14,7 @@ from recon3d import GTROptions, GTRReconstructor, gtr_rig, render, vase
 from restoration import ITEROptions, ITERRestorer, OneStepRestorer, PASDOptions, PASDRestorer
 from reward_vlm import R1Judge, R1Options, SCLCorrector, SCLOptions
 from reward_vlm.options import TRLTraining
-from scripts import train
+from scripts import benchmark, train
 from vision.edit import DiffusersEditor, DiffusersOptions, PIEEditor, PIEOptions
 from vision.files import Exclusive
 from vision.training_options import TrainOptions
@@ -205,6 +205,20 @@ def test_no_training_begins_in_a_folder_that_another_holds(work, tmp_path):
     own = Exclusive(tmp_path / "run", folder=True)
     with pytest.raises(ValueError, match=r"Another process works on .*run; wait for it"):
         module.train(options)
+    own.release()
+
+
+BENCHMARKS = list(benchmark.SYSTEMS.values())
+
+
+@pytest.mark.parametrize("work", BENCHMARKS, ids=lambda work: work.options)
+def test_no_benchmark_writes_into_a_folder_that_another_holds(work, tmp_path):
+    module = importlib.import_module(work.module)
+    options = object.__new__(getattr(module, work.options))  # nothing but the folder is looked at before
+    object.__setattr__(options, "out", tmp_path / "run")
+    own = Exclusive(tmp_path / "run", folder=True)
+    with pytest.raises(ValueError, match=r"Another process works on .*run; wait for it"):
+        module.benchmark(options)
     own.release()
 
 

@@ -6,11 +6,13 @@ the old one and then takes its name, so that a kill at any moment leaves a whole
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from os.path import samestat
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -29,6 +31,8 @@ Log = Callable[[str], object]
 """Is told in sentences how a training goes."""
 BEGUN = "begun.json"
 """File in a run folder: the options and data that the run was begun with."""
+LOGS = ("log", "out", "output", "stdout", "stderr", "err", "errors", "train", "training")
+"""Names of files without an ending, or with .txt, that users send the output of a run to."""
 MAY_CHANGE = (
     "folder", "device", "workers", "trackers", "gradient_checkpointing",  # where and how it is computed
     "log_every", "save_every", "evaluate_every", "measure_every", "validation", "validation_steps",
@@ -42,7 +46,7 @@ Training = TypeVar("Training", bound=Callable[..., Any])
 
 def one_at_a_time(train: Training) -> Training:
     """A training or measurement `train(options, ...)` to whose folder (`folder` or `out`) no other process writes
-    meanwhile.
+    meanwhile; None: it writes nothing.
 
     Of several processes that share the work, the first one holds the folder. It also raises ValueError: another
     process works on its folder.
@@ -50,9 +54,9 @@ def one_at_a_time(train: Training) -> Training:
 
     @wraps(train)
     def run(options: Any, *more: Any, **others: Any) -> Any:
-        if int(os.environ.get("RANK", "0")):
-            return train(options, *more, **others)
         folder = options.folder if hasattr(options, "folder") else options.out
+        if folder is None or int(os.environ.get("RANK", "0")):
+            return train(options, *more, **others)
         own = Exclusive(folder, folder=True)
         try:
             return train(options, *more, **others)
@@ -82,19 +86,21 @@ def begin_run(
 
     Raises:
         ValueError: the run was begun with other options or data, which the sentence names; or the folder holds files
-            and no run. Hidden files count for nothing.
+            and no run. Hidden files and what a user logs into it (`is_log`) count for nothing.
     """
     if int(os.environ.get("RANK", "0")):
         return
     path, facts = folder / BEGUN, {}
-    if folder.is_dir() and not any(file.name != BEGUN for file in folder.iterdir()):
+    files = folder.iterdir() if folder.is_dir() else ()
+    others = sorted(
+        file.name for file in files if file.name != BEGUN and not file.name.startswith(".") and not is_log(file)
+    )
+    if not others:
         path.unlink(missing_ok=True)  # an attempt that failed before it made anything binds nobody
     begun = read_json(path) if path.exists() else {}
-    if not path.exists() and folder.is_dir():
-        foreign = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
-        if foreign:
-            told = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
-            raise ValueError(f"{folder} is no run: it holds {told}, but no {BEGUN}. Name a new or an empty folder.")
+    if others and not path.exists():
+        told = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise ValueError(f"{folder} is no run: it holds {told}, but no {BEGUN}. Name a new or an empty folder.")
     for name, value in to_dict(options).items():
         if name in data:
             facts[name] = _content(value)
@@ -107,6 +113,22 @@ def begin_run(
         with atomic_path(path) as part:
             part.write_text(json.dumps(begun | {"steps": steps[0] if one else steps}, indent=1), encoding="utf-8")
     keep_to(path, facts)
+
+
+def is_log(file: Path) -> bool:
+    """Whether a file holds what a user logs: named so, or where this process's own output goes. No run names a file of
+    its own like that."""
+    if not file.is_file():
+        return False
+    named = file.suffix in (".log", ".out", ".err") or (file.stem in LOGS and file.suffix in ("", ".txt"))
+    return named or any(samestat(file.stat(), os.fstat(stream)) for stream in (1, 2) if _is_open(stream))
+
+
+def _is_open(stream: int) -> bool:
+    with contextlib.suppress(OSError):
+        os.fstat(stream)
+        return True
+    return False
 
 
 def publish(folder: Path, save: Callable[[Path], object]) -> Path:

@@ -27,6 +27,7 @@ from recon3d.projection import Projector
 from recon3d.render import render
 from recon3d.vase import vase
 from recon3d.views import Views
+from vision.checkpoints import one_at_a_time
 from vision.job import Event, Show, choose_device, silent
 from vision.refine import refine
 from vision.report import text_table, write_table
@@ -52,8 +53,13 @@ class GTRBenchmark:
     """cpu, cuda, cuda:1, mps, ...; auto takes a GPU when there is one."""
 
 
+@one_at_a_time
 def benchmark(options: GTRBenchmark, show: Show = silent) -> list[dict[str, object]]:
-    """Measure and show; returns the rows."""
+    """Measure and show; returns the rows.
+
+    Raises:
+        ValueError: another process works on the folder `out`.
+    """
     device = choose_device(options.device)
     truth = (load_mesh(options.mesh) if options.mesh else vase()).normalised()
     views = render(truth, given_cameras()).to(device)

@@ -33,6 +33,7 @@ from restoration.pasd.memory import free_bytes, largest_vae_tile
 from restoration.pasd.options import PRESETS
 from restoration.pasd.predictor import NoisePredictor
 from restoration.pasd.unet import PASDUNet, Variant
+from vision.checkpoints import one_at_a_time
 from vision.diffusion.backbone import Text
 from vision.diffusion.build import SCHEDULE, emptied, initialise
 from vision.diffusion.compiling import frozen_forward
@@ -91,8 +92,13 @@ class PASDBenchmark:
             raise ValueError("The task fast-distance needs good pictures; name their folder with --images.")
 
 
+@one_at_a_time
 def benchmark(options: PASDBenchmark, show: Show = silent) -> list[dict[str, Any]]:
-    """Measure and show; returns the rows."""
+    """Measure and show; returns the rows.
+
+    Raises:
+        ValueError: another process works on the folder `out`.
+    """
     if options.task == "steps":
         rows = time_steps(options, show)
     elif options.task == "fast-distance":

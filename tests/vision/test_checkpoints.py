@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +68,45 @@ def test_a_folder_with_files_but_no_run_is_refused_and_left_as_it_was(recipe):
 def test_an_attempt_that_made_nothing_binds_nobody(recipe):
     begin_run(recipe.folder, recipe)
     begin_run(recipe.folder, replace(recipe, learning_rate=1.0))
+
+
+@pytest.mark.parametrize("beside", [".DS_Store", "train.log", "nohup.out", "log.txt", "log"])
+def test_an_attempt_that_made_nothing_binds_nobody_whatever_else_lies_there(recipe, beside):
+    begin_run(recipe.folder, recipe)
+    (recipe.folder / beside).write_text("step 1\n")
+    begin_run(recipe.folder, replace(recipe, learning_rate=1.0))
+    assert json.loads((recipe.folder / BEGUN).read_text())["learning_rate"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["train.log", "run.2.log", "nohup.out", "run.err", "log.txt", "stdout", ".gitignore"])
+def test_a_folder_with_what_a_user_logs_is_a_new_one(recipe, name):
+    recipe.folder.mkdir()
+    (recipe.folder / name).write_text("what the shell opened\n")
+    begin(recipe)
+    begin(recipe)
+    assert (recipe.folder / name).read_text() == "what the shell opened\n"
+    with pytest.raises(ValueError, match="learning_rate"):
+        begin(replace(recipe, learning_rate=1.0))
+
+
+def test_a_file_that_takes_this_process_s_output_is_a_log_whatever_its_name(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from vision.checkpoints import is_log\n"
+        "print(*(is_log(Path(name)) for name in sys.argv[1:]), file=sys.stdout)"
+    )
+    (tmp_path / "other.md").touch()
+    with open(tmp_path / "notes.md", "w") as out:
+        command = [sys.executable, "-c", code, tmp_path / "notes.md", tmp_path / "other.md", tmp_path]
+        subprocess.run(command, stdout=out, check=True)
+    assert (tmp_path / "notes.md").read_text() == "True False False\n"
+
+
+@pytest.mark.parametrize("name", ["letter.txt", "train.csv", "log.jsonl", "log.png"])
+def test_other_files_are_no_logs(recipe, name):
+    recipe.folder.mkdir()
+    (recipe.folder / name).touch()
+    with pytest.raises(ValueError, match=f"is no run: it holds {name}, but no"):
+        begin_run(recipe.folder, recipe)
 
 
 def test_data_count_by_their_content(recipe, tmp_path):

@@ -278,6 +278,27 @@ def test_a_later_frame_that_grows_beyond_a_limit_is_a_sentence(tmp_path, side, s
         [frame.rgb for frame in load_frames(tmp_path / "grows.gif", max_pixels=9999)]
 
 
+@pytest.mark.parametrize(
+    ("values", "tags", "told"),
+    [
+        (np.array([[0, 3_000_000_000]], np.uint32), {}, r"\[0, 65535\], got 0 to 3e\+09"),
+        (np.array([[7, 70_000]], np.uint32), {339: 1}, "got 7 to 70000"),
+        (np.array([[-5, 7]], np.int32), {339: 2}, "got -5 to 7"),
+    ],
+)  # 339: the format of samples, 1 without and 2 with a sign
+def test_whole_numbers_beyond_16_bits_are_told_as_they_are(tmp_path, values, tags, told):
+    path = tmp_path / "a.tif"
+    PIL.Image.frombytes("I", (2, 1), values.tobytes()).save(path)
+    data = bytearray(path.read_bytes())
+    (count,) = struct.unpack_from("<H", data, start := struct.unpack_from("<I", data, 4)[0])
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", data, place)[0] == 339:  # Pillow writes 2
+            struct.pack_into("<HHIH", data, place, 339, 3, 1, tags.get(339, 1))
+    path.write_bytes(data)
+    with pytest.raises(BadImage, match=told):
+        load_image(path)
+
+
 def test_frames_without_a_palette_are_a_sentence(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
     first, second = (PIL.Image.fromarray(picture).convert("P") for picture in noise)

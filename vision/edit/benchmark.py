@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from vision.checkpoints import one_at_a_time
 from vision.edit import PIEEditor, PIEOptions
 from vision.images import to_pil
 from vision.job import Event, Show, silent
@@ -38,8 +39,13 @@ class PIEBenchmark:
     """Folder for times.json and times.csv."""
 
 
+@one_at_a_time
 def benchmark(options: PIEBenchmark, show: Show = silent) -> list[dict[str, Any]]:
-    """Measure and show; returns the rows."""
+    """Measure and show; returns the rows.
+
+    Raises:
+        ValueError: another process works on the folder `out`.
+    """
     from diffusers import StableDiffusionImg2ImgPipeline
 
     editor = PIEEditor.from_pretrained(options.source)

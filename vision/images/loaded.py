@@ -198,9 +198,18 @@ def _to_8_bit(image: PIL.Image.Image) -> PIL.Image.Image:
     """Grey pictures with 16-bit integers (0 to 65535) or floats (0 to 1) as mode L."""
     values = np.asarray(image)
     highest = 1.0 if image.mode == "F" else 65535
+    check_grey(values, highest)
+    return PIL.Image.fromarray(np.round(values / highest * 255).astype(np.uint8))
+
+
+def check_grey(values: np.ndarray, highest: float) -> None:
+    """Refuse grey values (height, width) outside [0, highest].
+
+    Raises:
+        BadImage: a value is outside, NaN or infinite; the sentence names no file.
+    """
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= highest):
         raise BadImage(f"its grey values must lie in [0, {highest:g}], got {values.min():g} to {values.max():g}.")
-    return PIL.Image.fromarray(np.round(values / highest * 255).astype(np.uint8))
 
 
 def _to_srgb(image: PIL.Image.Image, profile: bytes) -> PIL.Image.Image:

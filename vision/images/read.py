@@ -22,7 +22,7 @@ from PIL import UnidentifiedImageError
 
 from vision.files import read_file
 from vision.images.formats import SUFFIXES, readable
-from vision.images.loaded import DECODER_ERRORS, BadImage, LoadedImage, from_pil, loaded_from, turn_of
+from vision.images.loaded import DECODER_ERRORS, BadImage, LoadedImage, check_grey, from_pil, loaded_from, turn_of
 from vision.images.metadata import take_from_png
 
 MAX_PIXELS = 100_000_000
@@ -176,6 +176,8 @@ class OpenFile:
             remarks += ("Of its more than 8 bits per channel, 8 are read.",)
         with _decoding(self.path):
             try:
+                if image.format == "TIFF" and image.mode == "I" and image.tag_v2.get(_SAMPLES, (1,))[0] == 1:
+                    check_grey(np.asarray(image).view(np.uint32), 65535)  # Pillow takes them for signed ones
                 loaded = loaded_from(image, deep, self.display, remarks, turn, fill)
             except BadImage as error:
                 raise BadImage(f"{self.path}: {error}") from None
@@ -275,6 +277,8 @@ def _pages(image: PIL.Image.Image, check: Callable[[], object]) -> list[int]:
     image.seek(pages[0] if pages else 0)
     return pages
 
+
+_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _CHANNELS, _PLANES, _SAMPLES = 254, 258, 262, 277, 284, 339  # tags of TIFF
 
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _CHANNELS, _PLANES = 254, 258, 262, 277, 284  # tags of TIFF
 
