@@ -18,7 +18,8 @@ base from that of smaller weights, or goes on from equal ones.
    be blended with those from before (`--blend`; network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without
    the packages of the teacher and of the deep features this stage cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
-   activity map how much that is (base frozen).
+   activity map how much that is (base frozen): of the teacher's picture for the variant photo, of the truth otherwise.
+   What the teacher makes of an input follows from the input, so that tokens can be told from it; the truth's do not.
 4. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the published code do (masking ratio
    cos(pi u / 2), class-balanced critic at the start, per-token losses), all else frozen.
 
@@ -230,10 +231,14 @@ class Networks(nn.Module):
 
     def forward(self, stage: str, batch: dict[str, Tensor], context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and logs of a stage on hr (b, 3, H, W) and lr (b, 3, h, w)."""
-        hr, lr = (batch[name].contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
+        pictures = {name: part.contiguous(memory_format=torch.channels_last) for name, part in batch.items()}
+        hr, lr = pictures["hr"], pictures["lr"]
+        wanted = pictures.get("teacher", hr)
+        if stage == "base":
+            return self.base(hr, lr, context)
         if stage == "sharpen":
-            return self.sharpen(hr, lr, batch["teacher"], context)
-        return {"base": self.base, "tokeniser": self.tokeniser, "tokens": self.tokens}[stage](hr, lr, context)
+            return self.sharpen(hr, lr, wanted, context)
+        return {"tokeniser": self.tokeniser, "tokens": self.tokens}[stage](wanted, lr, context)
 
     def base(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Absolute error, scalar, of the deterministic picture; `hr` (b, 3, 4 * h, 4 * w), `lr` (b, 3, h, w)."""
@@ -390,6 +395,7 @@ def train(options: MiniTraining, *, log: Log | None = None, max_seconds: float |
     if options.variant == "photo":
         where = options.folder / "lessons"
         chosen = {"size": options.lesson_size, "drawn": options.drawn, "taught": taught, "seed": options.seed}
+        chosen |= {"bf16": options.mixed_precision == "bf16"}
         files = make_lessons(paths, where, options.lessons, PHOTO_MIXTURE, **chosen, log=log)
         data["photo"] = lambda seed: Lessons(files, options.crop, seed)
     else:
