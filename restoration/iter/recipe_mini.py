@@ -18,8 +18,7 @@ base from that of smaller weights, or goes on from equal ones.
    be blended with those from before (`--blend`; network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without
    the packages of the teacher and of the deep features this stage cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
-   activity map how much that is (base frozen): of the teacher's picture for the variant photo, of the truth otherwise.
-   What the teacher makes of an input follows from the input, so that tokens can be told from it; the truth's do not.
+   activity map how much that is (base frozen).
 4. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the published code do (masking ratio
    cos(pi u / 2), class-balanced critic at the start, per-token losses), all else frozen.
 
@@ -73,7 +72,7 @@ STAGES = ("base", "sharpen", "tokeniser", "tokens")
 CLEAN_MIXTURE = {"bicubic": 1.0}
 PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrgan_strong": 0.15, "bicubic": 0.15}
 """Shares of the degradations that the variant `photo` is trained on."""
-EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 3.0, 25.0, 0.05
+EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.1, 0.25, 3.0, 25.0, 0.05
 """Weights of the losses of `sharpen` beside the absolute error."""
 TEACHING = 0.75
 """Share of the teacher in the picture that `sharpen` measures the absolute error against; the rest is the truth."""
@@ -231,14 +230,10 @@ class Networks(nn.Module):
 
     def forward(self, stage: str, batch: dict[str, Tensor], context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and logs of a stage on hr (b, 3, H, W) and lr (b, 3, h, w)."""
-        pictures = {name: part.contiguous(memory_format=torch.channels_last) for name, part in batch.items()}
-        hr, lr = pictures["hr"], pictures["lr"]
-        wanted = pictures.get("teacher", hr)
-        if stage == "base":
-            return self.base(hr, lr, context)
+        hr, lr = (batch[name].contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
         if stage == "sharpen":
-            return self.sharpen(hr, lr, wanted, context)
-        return {"tokeniser": self.tokeniser, "tokens": self.tokens}[stage](wanted, lr, context)
+            return self.sharpen(hr, lr, batch["teacher"], context)
+        return {"base": self.base, "tokeniser": self.tokeniser, "tokens": self.tokens}[stage](hr, lr, context)
 
     def base(self, hr: Tensor, lr: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Absolute error, scalar, of the deterministic picture; `hr` (b, 3, 4 * h, 4 * w), `lr` (b, 3, h, w)."""
