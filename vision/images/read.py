@@ -280,8 +280,6 @@ def _pages(image: PIL.Image.Image, check: Callable[[], object]) -> list[int]:
 
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _CHANNELS, _PLANES, _SAMPLES = 254, 258, 262, 277, 284, 339  # tags of TIFF
 
-_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _CHANNELS, _PLANES = 254, 258, 262, 277, 284  # tags of TIFF
-
 
 def _unread_channels(image: PIL.Image.Image) -> tuple[str, ...]:
     """A sentence on the channels of a TIFF that are neither colours nor opacity, such as selections that were saved."""
