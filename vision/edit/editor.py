@@ -28,6 +28,8 @@ from vision.refine import Step, Verdict, any_of, drain, observed, reaches, refin
 
 PROGRESS = 0.01
 """Smallest rise of the classifier's probability, as a share of it, that another frame is made for under progress."""
+SHOWN = 0.5
+"""Probability from which the classifier says that the condition is there; under progress nothing ends below it."""
 Prompt = str | Sequence[str | Sequence[str]]
 """A text for all; or a list that is spread evenly over the frames, whose entries may be a list, one per picture."""
 Frames = list[PIL.Image.Image] | list[list[PIL.Image.Image]] | Tensor
@@ -250,7 +252,7 @@ class ProgressiveEditor(OfNetworks, Generic[Options]):
         if options.stop_score is not None:
             rules.append(reaches(options.stop_score))
         if options.stop == "progress":
-            rules += [hardly_surer, reaches(1 - PROGRESS)]  # no frame can gain more than what is left
+            rules.append(by_progress)
         if options.tolerance is not None:
             rules.append(lambda step: step.state.change < options.tolerance)
         return refine_steps(
@@ -269,10 +271,16 @@ class ProgressiveEditor(OfNetworks, Generic[Options]):
         return run if run.options.asks_classifier else replace(run, score=None)
 
 
-def hardly_surer(step: Step[Frame, int]) -> bool | Tensor:
-    """Whether a frame raised the classifier's probability by less than `PROGRESS` of what it was, (b,) bool:
-    a condition that is hardly visible yet begins with small steps."""
-    return False if step.gain is None else step.gain < PROGRESS * (step.score - step.gain)
+def by_progress(step: Step[Frame, int]) -> bool | Tensor:
+    """Whether a frame ends a progression that stops by progress, (b,) bool: no frame can gain `PROGRESS` any more, or
+    this one shows the condition and raised the classifier's probability by less than that share of what it was.
+
+    Before the condition is there a rest is no end: the probability begins with small steps, or falls first.
+    """
+    sure = step.score >= 1 - PROGRESS
+    if step.gain is None:
+        return sure
+    return sure | ((step.score >= SHOWN) & (step.gain < PROGRESS * (step.score - step.gain)))
 
 
 def scored_by(options: ProgressionOptions, score: Score | None) -> Score | None:

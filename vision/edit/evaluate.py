@@ -5,11 +5,13 @@
 
 Without inputs, healthy slices of Colin27, which was never trained on, get elliptic regions in their white matter;
 FOLDER is filled as `vision/edit/brain.py` says. Every input is edited with several seeds. Writes frames.json and .csv
-(every trajectory and frame), methods.json and .csv (medians of every method), report.png, strips.png, run.json.
+(every trajectory and frame), methods.json and .csv (medians of every method), stops.json and .csv (where `--stop
+progress` would end the trajectories, beside as many frames for all), report.png, strips.png, run.json.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,11 +26,13 @@ from vision.config import UNNAMED, to_dict
 from vision.edit import PIEEditor, PIEOptions, Progression
 from vision.edit.baselines import extrapolate, latent_direction, latent_walk
 from vision.edit.brain import BrainImages, Sample, load_colin, load_mni, render
+from vision.edit.editor import by_progress
 from vision.edit.masks import ellipse, feather
 from vision.edit.measures import bound, rows, summary
 from vision.edit.report import write_report
 from vision.images import image_files, load_image, save_image, to_pil, to_tensor
 from vision.job import Event, Show, choose_device, silent
+from vision.refine import Step
 from vision.report import strip, text_table, write_run, write_table
 
 
@@ -58,6 +62,11 @@ class PIEEvaluation:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
     options: Annotated[PIEOptions, UNNAMED] = field(default_factory=PIEOptions)
     """What the system may change."""
+
+    def __post_init__(self) -> None:
+        asked = self.options
+        if asked.stop != "end" or asked.stop_score is not None or asked.tolerance is not None:
+            raise ValueError("Whole progressions are measured, also where progress ends them; leave rules to stop out.")
 
 
 @one_at_a_time
@@ -89,6 +98,8 @@ def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
     every = [{"method": name, **row} for name, part in methods.items() for row in part]
     write_table(every, options.out / "frames.json", options.out / "frames.csv")
     write_table(medians, options.out / "methods.json", options.out / "methods.csv")
+    ends = stops(found.scores)
+    write_table(ends, options.out / "stops.json", options.out / "stops.csv")
     write_report(options.out, found, methods["pie"], name="pie_")
     shown = [
         strip([to_pil(image) for image in frames[:, i]], gap=1)
@@ -106,7 +117,37 @@ def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
         medians=medians,
     )
     show(Event("result", text_table(medians, digits=3), path=options.out))
+    show(Event("result", text_table(ends, digits=3), path=options.out))
     return options.out
+
+
+def stops(scores: Tensor) -> list[dict[str, Any]]:
+    """Where progress ends trajectories, and what that gives up: a row for all frames, one for progress, and two for as
+    many frames for all (the mean of progress, rounded down and up).
+
+    Every row has the mean number of frames and its share of all; the mean and the least probability at the end, and
+    the share of trajectories that end at 0.99 or more.
+
+    Args:
+        scores: (frames + 1, trajectories) probabilities of whole progressions, the original's first.
+    """
+    last = len(scores) - 1
+    frames, going = torch.full_like(scores[0], last, dtype=torch.long), torch.ones_like(scores[0], dtype=torch.bool)
+    for number in range(1, last + 1):
+        gain = None if number == 1 else scores[number] - scores[number - 1]  # the original is not asked about
+        ended = by_progress(Step(number - 1, number, None, None, score=scores[number], gain=gain)) & going
+        frames[ended], going = number, going & ~ended
+    mean = float(frames.double().mean())
+    ways = {"at the end": torch.full_like(frames, last), "by progress": frames}
+    ways |= {f"after frame {n}": torch.full_like(frames, n) for n in sorted({math.floor(mean), math.ceil(mean)})}
+    rows = []
+    for name, ends in ways.items():
+        reached = scores.gather(0, ends[None])[0]
+        made = float(ends.double().mean())
+        numbers = {"frames": made, "of all": made / last, "probability": float(reached.mean())}
+        sure = float((reached >= 0.99).double().mean())
+        rows.append({"ends": name, **numbers, "least": float(reached.min()), "sure": sure})
+    return rows
 
 
 def inputs(options: PIEEvaluation) -> tuple[Tensor, Tensor]:

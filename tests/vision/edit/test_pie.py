@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -13,6 +14,7 @@ from tests.vision.edit.conftest import picture
 from vision.diffusion.latents import decode_latents
 from vision.edit import PIEConfig, PIEEditor, PIEOptions, one_edit
 from vision.edit.editor import PROGRESS
+from vision.edit.evaluate import PIEEvaluation, stops
 from vision.edit.options import at_frame, several
 from vision.refine import checkpoints, load_checkpoint
 
@@ -170,9 +172,10 @@ def test_items_that_reach_the_score_stay(editor):
 
 
 def test_items_whose_score_rises_no_more_stay(editor):
-    images, brightness = [picture(i) for i in range(3)], lambda x: x.mean(dim=(1, 2, 3))
-    plain = frames(editor, images, replace(QUICK, frames=4), score=brightness)
-    found = frames(editor, images, replace(QUICK, frames=4, stop="progress"), score=brightness)
+    images = [picture(i) for i in range(3)]
+    shown = lambda x: 0.5 + x.mean(dim=(1, 2, 3)) / 2  # noqa: E731
+    plain = frames(editor, images, replace(QUICK, frames=4), score=shown)
+    found = frames(editor, images, replace(QUICK, frames=4, stop="progress"), score=shown)
     gains = plain.scores.diff(dim=0)
     for i in range(3):  # frame 1 has no frame before it that was scored
         before = plain.scores[:, i]
@@ -191,6 +194,7 @@ def test_items_whose_score_rises_no_more_stay(editor):
         ((0.020, 0.500, 0.503, 0.900), 3),
         ((0.020, 0.600, 0.500, 0.900), 3),
         ((0.300, 0.995, 0.999, 1.000), 2),  # there is nothing left to gain
+        ((0.020, 0.010, 0.010, 0.600), 4),  # before the condition is there a rest is no end
     ],
 )
 def test_progress_goes_on_from_small_chances_and_ends_at_large_ones(editor, chances, ends):
@@ -199,6 +203,32 @@ def test_progress_goes_on_from_small_chances_and_ends_at_large_ones(editor, chan
         editor, [picture(0)], replace(QUICK, frames=4, stop="progress"), score=lambda x: next(given) + 0 * x[:, 0, 0, 0]
     )
     assert len(found.images) == ends + 1
+
+
+def test_where_progress_would_end_is_where_it_ends(editor):
+    curves = torch.tensor(
+        [
+            [0.02, 0.01, 0.01, 0.30, 0.995, 0.999],
+            [0.20, 0.60, 0.601, 0.900, 0.99, 1.00],
+            [0.02, 0.03, 0.04, 0.05, 0.05, 0.05],
+            [0.50, 0.992, 0.999, 1.00, 1.00, 1.00],
+        ],
+        dtype=torch.float64,
+    ).T
+    made = [0] * 4
+    for item in range(4):
+        given = iter(curves[:, item])
+        options = replace(QUICK, frames=5, stop="progress")
+        found = frames(editor, [picture(item)], options, score=lambda x: next(given).expand(len(x)))  # noqa: B023
+        made[item] = len(found.images) - 1
+    assert made == [4, 2, 5, 1]
+    at_the_end, progress, *fixed = stops(curves)
+    assert progress["frames"] == 3 and progress["of all"] == pytest.approx(0.6)
+    assert progress["probability"] == pytest.approx((0.995 + 0.601 + 0.05 + 0.992) / 4)
+    assert at_the_end["frames"] == 5 and at_the_end["least"] == pytest.approx(0.05)
+    assert [row["ends"] for row in fixed] == ["after frame 3"] and fixed[0]["sure"] == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="leave rules to stop out"):
+        PIEEvaluation(Path("runs"), options=PIEOptions(stop="progress"))
 
 
 def test_pictures_alone_spare_the_classifier(editor, image):
