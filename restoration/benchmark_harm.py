@@ -1,12 +1,15 @@
 """Do no harm: what every way to decide gives, beside doing nothing, on photographs whose truth is known.
 
     burnish benchmark harm --hr photos --out runs/harm
+    burnish benchmark harm --hr photos --measured runs/gtr runs/pie runs/scl --out runs/all    (other jobs' rows too)
 
 Cuts of good photographs are spoiled as people's pictures are. Every job then does its work, and what it gives is
 compared with what there was without it: a degraded picture that keeps its size with itself, an enlargement with plain
-enlargement, the best of some seeds with the mean of all, a repaired picture with its draft. Writes harm.csv and .json:
-a row per job and kind of picture with the mean PSNR of luma of both, their difference, and the share of pictures that
-became worse by more than 0.1 dB. A job whose mean is lower is told.
+enlargement, the best of some seeds with the mean of all, a repaired picture with its draft, sampling that stops by
+progress with all its steps. Writes harm.csv and .json: a row per job and kind of picture with the mean PSNR of luma of
+both, their difference, and the share of pictures that became worse by more than 0.1 dB. A job whose mean is lower is
+told. Meshes, edits, answers and sharpened weights are measured by commands of their own (`evaluate gtr --spoil`, `pie`,
+`scl`, `sharpened`), which write such rows too; `--measured` takes them into the table.
 """
 
 from __future__ import annotations
@@ -28,14 +31,15 @@ from restoration.repair import RepairingRestorer, joined
 from restoration.restorer import Restorer, find_system
 from restoration.selection import Selection
 from vision.checkpoints import one_at_a_time
+from vision.harm import harm_rows, losses, read_harm, write_harm
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr
-from vision.report import text_table, write_table
+from vision.report import text_table
 from vision.resize import imresize
 from vision.strategies import Candidate
 from vision.strategies.best import best_of_n
 
-JOBS = ("auto", "auto-full-size", "effort", "best-of", "until-sure", "repair")
+JOBS = ("auto", "auto-full-size", "effort", "best-of", "until-sure", "repair", "stop")
 """What can be measured."""
 SLIGHTLY = 0.1
 """Decibels that a picture may lose before it counts as worse."""
@@ -60,7 +64,9 @@ class HarmBenchmark:
     seeds: int = 4
     """Of best-of and until-sure."""
     system: str = "iter:photo@0.5"
-    """The restorer of best-of, until-sure and repair; it must sample."""
+    """The restorer of best-of, until-sure, repair and stop; it must sample."""
+    measured: tuple[Path, ...] = ()
+    """Folders of evaluate gtr --spoil, pie, scl or sharpened, whose rows come into the table."""
     seed: int = 0
     """Of the degradations, and the first of the restorations."""
     device: str = "auto"
@@ -79,9 +85,11 @@ def benchmark(options: HarmBenchmark, show: Show = silent) -> Outcome:
     """Measure every job on every picture.
 
     Raises:
-        ValueError: the folder is empty, or a restorer cannot be loaded.
-        FileNotFoundError: weights are missing.
+        ValueError: the folder is empty, a restorer cannot be loaded, or a folder holds another table.
+        FileNotFoundError: weights, or the table of a measurement, are missing.
     """
+    for folder in options.measured:
+        read_harm(folder)  # before hours of work
     job, found = Job(options.out, options, show=show), {}
     for scale, names in ((1, ("auto-full-size",)), (4, tuple(name for name in JOBS if name != "auto-full-size"))):
         jobs = {name: _JOBS[name] for name in options.jobs if name in names}
@@ -91,31 +99,16 @@ def benchmark(options: HarmBenchmark, show: Show = silent) -> Outcome:
         given = {"cuts_each": options.cuts, "size": options.size, "scale": scale, "seed": options.seed}
         for number, item in enumerate(items(options.hr, options.kinds, **given), 1):
             for name, measure in jobs.items():
-                found.setdefault((name, item.kind), []).append(measure(work, item))
+                found.setdefault(name, {}).setdefault(item.kind, []).append(measure(work, item))
             job.made[f"{item.name}@{scale}"] = {"was_done": False}
             job.progress("measuring", number)
-    rows = table(found)
-    write_table(rows, options.out / "harm.json", options.out / "harm.csv")
+    rows = [row for name in options.jobs for row in harm_rows(name, found[name], "dB", SLIGHTLY)]
+    rows += [row for folder in options.measured for row in read_harm(folder)]
+    write_harm(options.out, rows)
     show(Event("result", text_table(rows, digits=3), path=options.out))
-    for row in rows:
-        if row["difference"] < 0:
-            lost = -row["difference"]
-            job.note(f"{row['job']} on {row['kind']} pictures is {lost:.2f} dB worse than doing nothing.")
+    for sentence in losses(rows):
+        job.note(sentence)
     return job.finish("pictures", seed=options.seed)
-
-
-def table(found: dict[tuple[str, str], list[tuple[float, float]]]) -> list[dict[str, Any]]:
-    """A row per job and kind, and one of all kinds, of (PSNR without, PSNR with)."""
-    rows = []
-    for name in dict.fromkeys(job for job, _ in found):
-        kinds = {kind: values for (job, kind), values in found.items() if job == name}
-        kinds["all"] = [pair for rows_of in kinds.values() for pair in rows_of]
-        for kind, pairs in kinds.items():
-            before, after = fmean(pair[0] for pair in pairs), fmean(pair[1] for pair in pairs)
-            worse = fmean(new < old - SLIGHTLY for old, new in pairs)
-            numbers = {"nothing": before, "with": after, "difference": after - before, "worse": worse}
-            rows.append({"job": name, "kind": kind, "pictures": len(pairs), **numbers})
-    return rows
 
 
 class _Work:
@@ -186,7 +179,13 @@ def _repair(work: _Work, item: Item) -> tuple[float, float]:
     return _near(draft, item), _near(_eight_bits(mended), item)
 
 
-_JOBS: dict[str, Measure] = dict(zip(JOBS, (_auto, _full_size, _effort, _best_of, _until_sure, _repair), strict=True))
+def _stop(work: _Work, item: Item) -> tuple[float, float]:
+    name, asked = work.options.system, {"scale": 4, "seed": work.options.seed}
+    return tuple(_near(work.run(item.low, name, stop=stop, **asked), item) for stop in ("end", "progress"))
+
+
+_MEASURES = (_auto, _full_size, _effort, _best_of, _until_sure, _repair, _stop)
+_JOBS: dict[str, Measure] = dict(zip(JOBS, _MEASURES, strict=True))
 
 
 def _plain(item: Item) -> Tensor:

@@ -6,8 +6,8 @@
 
 Every mesh is rebuilt from rendered views (or, with --spoil, a spoilt version of it is refined), and compared with
 itself on views that were not given and on its visible surface. Writes a contact sheet per mesh, runs.csv and .json
-(every mesh, seed and stage), means.csv, .json and .png (means over seeds), and run.json. Meshes that are measured are
-kept: the same command goes on with the rest.
+(every mesh, seed and stage), means.csv, .json and .png (means over seeds), and run.json; with --spoil also harm.csv and
+.json for `benchmark harm`. Meshes that are measured are kept: the same command goes on with the rest.
 
 The protocol for one mesh: it is scaled so that the longest side of its box is 1.6 (half-size 0.8) and shown unlit on
 white at 128 pixels, 2 x 2 samples per pixel, field of view 30 degrees, distance 4. Twelve views are given: the six of
@@ -45,6 +45,7 @@ from recon3d.vase import SOURCE, vase
 from recon3d.views import Views
 from vision.config import UNNAMED
 from vision.files import atomic_path
+from vision.harm import harm_rows, write_harm
 from vision.job import Event, Item, Job, Outcome, Show, choose_device, silent
 from vision.losses import structural_similarity
 from vision.metrics import lpips, psnr, ssim
@@ -281,6 +282,12 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
+def harm(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What refining spoiled meshes gives beside leaving them: the PSNR of held-out views of rows of `measure`."""
+    before, after = ([row["psnr"] for row in rows if row["stage"] == stage] for stage in ("as given", "exported"))
+    return harm_rows("reconstruct --mesh", {"spoiled meshes": list(zip(before, after, strict=True))}, "dB", 0.1)
+
+
 # Command ------------------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +349,8 @@ def evaluate(options: GTREvaluation, show: Show = silent) -> Outcome:
     summary = means(rows)
     write_table(rows, options.out / "runs.json", options.out / "runs.csv")
     write_table(summary, options.out / "means.json", options.out / "means.csv")
+    if options.spoil:
+        write_harm(options.out, harm(rows))
     bars = [{"name": f"{row['mesh']} {row['stage']}", **row} for row in summary]
     plot_bars(options.out / "means.png", bars, "name", ["psnr", "psnr_given", "iou", "chamfer", "normal_degrees"])
     show(Event("result", text_table(summary, title=f"{len(job.made)} meshes", digits=3), path=options.out))

@@ -5,7 +5,8 @@
 Both restore the sharpest cuts of good photographs, shrunk alone, at fidelity 0 with the same seeds. Writes wins.json
 and .csv: how often the sharpened sample has the higher score of the judge of restorations, the higher PSNR of luma and
 the smaller texture distance (a tie is half a win), by how much in the mean, and beside it the start at a lower
-temperature of its tokens, which also makes samples less various and needs no training.
+temperature of its tokens, which also makes samples less various and needs no training. harm.json and .csv have the PSNR
+for `benchmark harm`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from restoration.iter.restorer import ITERRestorer
 from restoration.judge import RestorationJudge
 from restoration.kinds import items
 from vision.checkpoints import one_at_a_time
+from vision.harm import harm_rows, write_harm
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr, texture_distance
 from vision.report import text_table, write_table
@@ -93,6 +95,8 @@ def evaluate(options: SharpenedEvaluation, show: Show = silent) -> Outcome:
         job.progress("measuring", number)
     rows = table(found)
     write_table(rows, options.out / "wins.json", options.out / "wins.csv")
+    pairs = [(before["psnr_y"], after["psnr_y"]) for before, after in found["sharpened"]]
+    write_harm(options.out, harm_rows("sharpened weights", {"bicubic": pairs}, "dB", 0.1))
     show(Event("result", text_table(rows, digits=3), path=options.out))
     return job.finish("pictures", source=str(options.source), seed=options.seed)
 

@@ -10,8 +10,8 @@ Of every model and benchmark: accuracy of the first and of the refined answers, 
 review corrected (wrong_to_right) and spoiled (right_to_wrong), the net gain whatever its sign; of several models, the
 mean rank over benchmarks. With `--drafts` all models review the first answers of one, so that their reviews can be
 compared: otherwise the better a model answers, the less is left to correct, and the more to spoil. Writes
-benchmarks.csv, .json and .png, ranks.csv and .json, run.json, and all answers (MODEL/records.jsonl,
-drafts/records.jsonl; the same command goes on with them).
+benchmarks.csv, .json and .png, harm.csv and .json for `benchmark harm`, ranks.csv and .json, run.json, and all answers
+(MODEL/records.jsonl, drafts/records.jsonl; the same command goes on with them).
 
 The paper finds that reviewing alone mostly hurts: more right answers are spoiled than wrong ones corrected. So both
 rates are reported. Source: arXiv 2410.04055, sections 3 and 5.
@@ -35,6 +35,7 @@ from reward_vlm.scl.sources import BENCHMARKS, read_benchmark
 from reward_vlm.scl.talk import Answer
 from vision.checkpoints import one_at_a_time
 from vision.config import UNNAMED, Dtype
+from vision.harm import harm_rows, write_harm
 from vision.job import Event, Job, Outcome, Show, silent
 from vision.report import plot_bars, text_table, wilson, write_table
 
@@ -101,6 +102,7 @@ def evaluate(options: SCLEvaluation, show: Show = silent) -> Outcome:
     if options.rank_reviews:
         return _ranked(options, questions, drafts, job)
     rows: list[dict[str, Any]] = []
+    harm: list[dict[str, Any]] = []
     for name, source in map(_named, options.sources) if options.sources else [("embedded", None)]:
         corrector = SCLCorrector.from_pretrained(source, **place(options.device, options.dtype))
         records = answer_all(
@@ -108,6 +110,8 @@ def evaluate(options: SCLEvaluation, show: Show = silent) -> Outcome:
             told=lambda done, pairs, name=name: job.progress(f"asking {name}", done, len(questions)),
         )  # fmt: skip
         rows += [{"model": name, **row} for row in by_source(records)]
+        harm += harm_rows(f"reviews of {name}", _by_review(records), "right answers", 0)
+    write_harm(options.out, harm)
     show(Event("result", text_table(rows, digits=3), path=options.out))
     write_table(rows, options.out / "benchmarks.json", options.out / "benchmarks.csv")
     bars = [{"bar": f"{row['model']} {row['benchmark']}", **row} for row in rows]
@@ -195,6 +199,15 @@ def by_source(records: Sequence[Record]) -> list[dict[str, Any]]:
         for name in sources
     ]
     return rows if len(rows) == 1 else [{"benchmark": "all", **summary(records)}, *rows]
+
+
+def _by_review(records: Iterable[Record]) -> dict[str, list[tuple[float, float]]]:
+    """Benchmark -> whether the first and the refined answer to every question are right, 0 or 1."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        first, final = (float(choice == record.gold) for choice in record.choices)
+        found.setdefault(record.source or "questions", []).append((first, final))
+    return found
 
 
 def mean_ranks(accuracies: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -13,14 +13,17 @@ import torch
 
 from restoration import best
 from restoration.benchmark_harm import HarmBenchmark
+from restoration.benchmark_harm import benchmark as benchmark_harm
 from restoration.benchmark_restorers import INPUT, TRUTH, scored
 from restoration.evaluate_judge import JudgeEvaluation, evaluate
 from restoration.iter import ITEROptions, ITERRestorer
 from restoration.judge import AGAINST, ALONE, RINGS, JudgeConfig, RestorationJudge, numbers_of
+from restoration.kinds import items
 from restoration.repair import RepairingRestorer
 from restoration.train_judge import JudgeTraining, Pairs, fit, train
 from tests.restoration.photographs import photograph
 from vision.faults import spoil
+from vision.harm import harm_rows, write_harm
 from vision.images import save_image, to_pil
 from vision.metrics import psnr
 from vision.resize import imresize
@@ -149,8 +152,36 @@ def test_folders_without_pictures_and_restorers_without_seeds_teach_nothing(lear
 
 
 def test_the_benchmark_of_harm_names_the_jobs_that_it_knows(tmp_path):
-    with pytest.raises(ValueError, match=r"jobs must be some of auto, .*, repair, got sharpen\."):
+    with pytest.raises(ValueError, match=r"jobs must be some of auto, .*, stop, got sharpen\."):
         HarmBenchmark(tmp_path, tmp_path / "out", jobs=("auto", "sharpen"))
+
+
+def test_harm_has_the_rows_of_other_measurements_below_its_own(tmp_path):
+    save_image(photograph(0, 64), tmp_path / "photos" / "0.png")
+    others = harm_rows("reconstruct --mesh", {"spoiled meshes": [(20.0, 24.0)]}, "dB", 0.1)
+    write_harm(tmp_path / "gtr", others)
+    asked = HarmBenchmark(
+        tmp_path / "photos",
+        tmp_path / "out",
+        jobs=("stop",),
+        kinds=("bicubic",),
+        size=64,
+        system="iter:clean@0",
+        measured=(tmp_path / "gtr",),
+    )
+    assert benchmark_harm(asked).code == 0
+    stopped, *rest = json.loads((tmp_path / "out" / "harm.json").read_text())
+    assert rest == others
+    item = next(items(tmp_path / "photos", ("bicubic",), cuts_each=1, size=64, scale=4, seed=0))
+    for name, stop in (("nothing", "end"), ("with", "progress")):
+        restorer = ITERRestorer.from_pretrained(variant="clean")
+        made = torch.cat(list(restorer.bands(item.low, ITEROptions(fidelity=0.0, stop=stop))), 2)
+        near = float(psnr((made.clamp(0, 1) * 255).round() / 255, item.high, border=4))
+        assert stopped[name] == pytest.approx(near, abs=1e-4)
+    assert (stopped["job"], stopped["items"]) == ("stop", 1)
+    with pytest.raises(FileNotFoundError, match=r"There is no .*harm\.json"):
+        benchmark_harm(replace(asked, out=tmp_path / "again", measured=(tmp_path,)))
+    assert not (tmp_path / "again").exists()
 
 
 class Closeness:

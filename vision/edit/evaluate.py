@@ -6,7 +6,8 @@
 Without inputs, healthy slices of Colin27, which was never trained on, get elliptic regions in their white matter;
 FOLDER is filled as `vision/edit/brain.py` says. Every input is edited with several seeds. Writes frames.json and .csv
 (every trajectory and frame), methods.json and .csv (medians of every method), stops.json and .csv (where `--stop
-progress` would end the trajectories, beside as many frames for all), report.png, strips.png, run.json.
+progress` would end the trajectories, beside as many frames for all; harm.json and .csv have it for `benchmark harm`),
+report.png, strips.png, run.json.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from vision.edit.editor import by_progress
 from vision.edit.masks import ellipse, feather
 from vision.edit.measures import bound, rows, summary
 from vision.edit.report import write_report
+from vision.harm import harm_rows, write_harm
 from vision.images import image_files, load_image, save_image, to_pil, to_tensor
 from vision.job import Event, Show, choose_device, silent
 from vision.refine import Step
@@ -100,6 +102,9 @@ def evaluate(options: PIEEvaluation, show: Show = silent) -> Path:
     write_table(medians, options.out / "methods.json", options.out / "methods.csv")
     ends = stops(found.scores)
     write_table(ends, options.out / "stops.json", options.out / "stops.csv")
+    reached = found.scores.gather(0, ends_by_progress(found.scores)[None])[0]
+    pairs = list(zip(found.scores[-1].tolist(), reached.tolist(), strict=True))
+    write_harm(options.out, harm_rows("edit --stop progress", {"edits": pairs}, "probability", 0.01))
     write_report(options.out, found, methods["pie"], name="pie_")
     shown = [
         strip([to_pil(image) for image in frames[:, i]], gap=1)
@@ -131,12 +136,7 @@ def stops(scores: Tensor) -> list[dict[str, Any]]:
     Args:
         scores: (frames + 1, trajectories) probabilities of whole progressions, the original's first.
     """
-    last = len(scores) - 1
-    frames, going = torch.full_like(scores[0], last, dtype=torch.long), torch.ones_like(scores[0], dtype=torch.bool)
-    for number in range(1, last + 1):
-        gain = None if number == 1 else scores[number] - scores[number - 1]  # the original is not asked about
-        ended = by_progress(Step(number - 1, number, None, None, score=scores[number], gain=gain)) & going
-        frames[ended], going = number, going & ~ended
+    last, frames = len(scores) - 1, ends_by_progress(scores)
     mean = float(frames.double().mean())
     ways = {"at the end": torch.full_like(frames, last), "by progress": frames}
     ways |= {f"after frame {n}": torch.full_like(frames, n) for n in sorted({math.floor(mean), math.ceil(mean)})}
@@ -148,6 +148,17 @@ def stops(scores: Tensor) -> list[dict[str, Any]]:
         sure = float((reached >= 0.99).double().mean())
         rows.append({"ends": name, **numbers, "least": float(reached.min()), "sure": sure})
     return rows
+
+
+def ends_by_progress(scores: Tensor) -> Tensor:
+    """(trajectories,) int64 the frame with which progress ends each, of (frames + 1, trajectories) probabilities."""
+    frames = torch.full_like(scores[0], len(scores) - 1, dtype=torch.long)
+    going = torch.ones_like(scores[0], dtype=torch.bool)
+    for number in range(1, len(scores)):
+        gain = None if number == 1 else scores[number] - scores[number - 1]  # the original is not asked about
+        ended = by_progress(Step(number - 1, number, None, None, score=scores[number], gain=gain)) & going
+        frames[ended], going = number, going & ~ended
+    return frames
 
 
 def inputs(options: PIEEvaluation) -> tuple[Tensor, Tensor]:

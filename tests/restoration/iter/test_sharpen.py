@@ -16,6 +16,7 @@ from restoration.judge import RestorationJudge
 from restoration.known import known
 from restoration.train_judge import window_psnr
 from tests.restoration.photographs import photograph
+from vision.harm import read_harm
 from vision.images import save_image
 from vision.strategies import read_choices, write_choices
 
@@ -95,5 +96,7 @@ def test_wins_are_counted_against_the_start_with_the_same_seeds(tries, tmp_path)
     sharpened, same = json.loads((tmp_path / "wins.json").read_text())
     assert sharpened["samples"] == 2 and same["sample of"] == "temperature 1"
     assert all(same[f"{key} wins"] == 0.5 and same[f"{key} gained"] == 0 for key in ("judge", "psnr_y", "tex"))
+    (harm,) = read_harm(tmp_path)
+    assert harm["difference"] == pytest.approx(sharpened["psnr_y gained"]) and harm["items"] == sharpened["samples"]
     rows = table({"a": [({"judge": 0, "psnr_y": 30, "tex": -1}, {"judge": 1, "psnr_y": 29, "tex": -1})]})
     assert (rows[0]["judge wins"], rows[0]["psnr_y gained"], rows[0]["tex wins"]) == (1, -1, 0.5)

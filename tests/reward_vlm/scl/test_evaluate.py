@@ -20,6 +20,7 @@ from reward_vlm.scl.talk import Answer
 from reward_vlm.tiny import tiny_chat_model
 from reward_vlm.vlm import Reply
 from scripts.evaluate import parse
+from vision.harm import read_harm
 from vision.report import wilson
 
 
@@ -102,6 +103,11 @@ def test_models_are_measured_and_the_job_goes_on(tmp_path):
     assert evaluate(options, events.append).code == 2
     assert ["line 7" in event.text for event in events if event.kind == "refused"] == [True]
     rows = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
+    harm = {(row["job"], row["kind"]): row for row in read_harm(tmp_path / "out")}
+    for row in rows:
+        told = harm[f"reviews of {row['model']}", row["benchmark"]]
+        assert (told["nothing"], told["with"]) == pytest.approx((row["first"], row["refined"]))
+        assert told["worse"] == pytest.approx(row["right_to_wrong"])
     assert {row["model"] for row in rows} == {"a", "b"} and rows[0]["questions"] == 6
     assert all(row["net_gain"] == pytest.approx(row["refined"] - row["first"]) for row in rows)
     with open(tmp_path / "out" / "ranks.csv", newline="") as file:
