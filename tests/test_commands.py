@@ -67,6 +67,7 @@ NOT_RUN = {
     r"burnish train (r1|scl) --recipe mini": "trains for minutes; tests/reward_vlm trains them in small",
     r"burnish benchmark restorers --hr photos --out": "run once, before what reads its result",
     r"burnish benchmark restorers .*network:": "names a network of yours; tests/restoration/test_networks.py makes one",
+    r"burnish benchmark harm .*--measured": "takes what four measurements write; tests/restoration/test_judge.py does",
     r"burnish benchmark gtr": "times real sizes; tests/recon3d/test_evaluate.py times small ones",
     r"burnish benchmark pasd": "networks of the real size; tests/scripts/test_benchmark_pasd.py has small ones",
     r"burnish benchmark r1": "trains for half an hour; tests/reward_vlm/r1/test_benchmark.py runs it in small",

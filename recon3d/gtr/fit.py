@@ -217,7 +217,7 @@ class Budget:
     """Moves between verdicts."""
     progress: float | None = None
     """Decibels per move: a verdict that gained less, over the moves since the one before, ends the stage; None: never
-    does."""
+    does. The first verdict ends nothing: the first moves of a fresh optimiser may lose."""
 
     def stop(self) -> Callable[[Step], bool] | None:
         """The rule for the refinement core."""
@@ -227,7 +227,8 @@ class Budget:
         if self.patience is not None:
             rules.append(no_progress(self.patience))
         if self.progress is not None:
-            rules.append(stalled(self.progress * self.evaluate_every))
+            slow = stalled(self.progress * self.evaluate_every)
+            rules.append(lambda step: step.index + 1 >= 2 * self.evaluate_every and slow(step))
         return any_of(*rules) if rules else None
 
     def judged(self, at: At | None) -> bool:

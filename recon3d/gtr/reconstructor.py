@@ -45,6 +45,8 @@ MAX_FACES = 200_000
 """Meshes with more faces are simplified before they are refined."""
 PROGRESS = 0.01
 """Decibels per move below which a stage that stops by progress ends."""
+LOOKS = 10
+"""Moves between the verdicts of a texture refinement that stops by progress: single moves tell little."""
 ADAPTS = 1.5
 """Decibels by which a smooth surface may show the views worse than the rough one that the colours of the field were
 fitted on: the texture refinement adapts them."""
@@ -261,7 +263,8 @@ class GTRReconstructor(Pretrained):
                 if published
                 else covered_points(vertices, faces, views)
             )
-            budget = _budget(options, options.texture_steps, options.texture_seconds)
+            every = LOOKS if options.stop == "progress" else 1
+            budget = _budget(options, options.texture_steps, options.texture_seconds, every)
             stage = texture_stage(fit, points, views.images, budget, mode=options.texture_mode)
             yield from run.stage(stage, keep_last=published)
         return surface, fit

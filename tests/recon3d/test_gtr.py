@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from recon3d.cameras import gtr_rig
-from recon3d.gtr.evaluate import Setting, given_cameras, measure, seen_part, spoil, surface_scores
+from recon3d.gtr.evaluate import Setting, given_cameras, harm, measure, seen_part, spoil, surface_scores
 from recon3d.gtr.fields import TriplaneField
-from recon3d.gtr.fit import Budget, new_fit
+from recon3d.gtr.fit import At, Budget, new_fit
 from recon3d.gtr.geometry import geometry_stage, object_box, volume_stage
 from recon3d.gtr.network import Generator, GeneratorConfig
 from recon3d.gtr.options import PUBLISHED, GTRConfig, GTROptions, new_field
@@ -17,7 +17,7 @@ from recon3d.gtr.texture import cosine_factor, covered_points, surface_points, t
 from recon3d.mesh import Mesh
 from recon3d.render import render
 from recon3d.vase import vase
-from vision.refine import Step, refine
+from vision.refine import Step, Verdict, refine
 
 QUICK = GTROptions(
     volume_steps=60, rays=160, geometry_steps=4, texture_steps=6, view_size=32, grid_size=24, texture_size=64,
@@ -134,6 +134,22 @@ def test_a_stage_ends_with_its_time_and_without_progress(views):
     assert run.steps == 1
     slow = Budget(100, evaluate_every=2, progress=0.01)
     assert [slow.stop()(Step(9, None, None, None, gain=gain)) for gain in (None, 0.03, 0.01)] == [False, False, True]
+
+
+def test_the_first_moves_of_a_fresh_optimiser_end_no_stage():
+    """Under progress a stage may lose at first; what was gained between the second verdict and the first can end it."""
+    scores = [27.0, 26.2, 27.4, 27.9, 27.91, 28.5]  # of the start, and of every second move
+    budget = Budget(10, evaluate_every=2, progress=0.01)
+
+    def evaluate(state: int, at: At | None) -> Verdict:
+        return Verdict(scores[state // 2]) if budget.judged(at) else Verdict()
+
+    schedule = budget.schedule("texture")
+    run = refine(0, lambda s, at: s + 1, schedule, evaluate=evaluate, stop=budget.stop(), evaluate_start=True)
+    assert (run.steps, run.score) == (8, 27.91)
+    scores[2] = 26.2
+    run = refine(0, lambda s, at: s + 1, schedule, evaluate=evaluate, stop=budget.stop(), evaluate_start=True)
+    assert run.steps == 4
 
 
 def test_box_of_the_object_holds_it(views):
@@ -281,6 +297,12 @@ def test_measurement_of_all_stages():
     assert [row["stage"] for row in rows] == ["volume", "geometry", "texture", "exported"]
     assert rows[1]["chamfer"] == rows[2]["chamfer"]
     assert len(given_cameras(32)) == 12
+
+
+def test_harm_of_refining_compares_what_was_given_with_what_is_saved():
+    stages = [("as given", 20.0), ("texture", 25.0), ("exported", 24.0), ("as given", 22.0), ("exported", 21.5)]
+    (row,) = harm([{"stage": stage, "psnr": psnr} for stage, psnr in stages])
+    assert (row["items"], row["nothing"], row["with"], row["worse"]) == (2, 21.0, 22.75, 0.5)
 
 
 def test_spoiled_mesh_is_bad_but_usable():
