@@ -35,12 +35,38 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 UNNAMED = tyro.conf.arg(name="")
 """Marks a field of further options: `options: Annotated[ITEROptions, UNNAMED]` gives --seed, not --options.seed."""
 
+EMPTY = "a path is empty; is a variable of the shell unset?"
+"""Told where a command line names a path by an empty word."""
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _paths(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Options that are paths."""
+    if info.type is not Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=_path,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _path(words: Sequence[str]) -> Path:
+    """The path that one word names. An empty one, which `"$UNSET"` leaves, would be the current folder."""
+    if not words[0]:
+        raise ValueError(EMPTY)
+    return Path(words[0])
+
+
 PathOrURL = Annotated[
     Path | str,
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH|URL",
-        instance_from_str=lambda words: words[0] if is_url(words[0]) else Path(words[0]),
+        instance_from_str=lambda words: words[0] if is_url(words[0]) else _path(words),
         is_instance=lambda value: isinstance(value, (Path, str)),
         str_from_instance=lambda value: [str(value)],
     ),
@@ -143,7 +169,7 @@ def cli(
     helps = {"-h", "--help"} & set(sys.argv[1:] if args is None else args)
     try:
         with contextlib.redirect_stderr(captured), _telling(options, known, bool(helps)):
-            return tyro.cli(options, prog=prog, description=description, args=args)
+            return tyro.cli(options, prog=prog, description=description, args=args, registry=_REGISTRY)
     except (ValueError, TypeError) as error:
         fail(str(error))
     except SystemExit as stop:
@@ -255,12 +281,49 @@ def _one_sentence(report: str) -> str:
     refused = re.match(r"Error parsing [^-\s]\S*: (.*)", message)
     if refused:  # the dataclass's own sentence
         return refused[1]
-    message = message.rstrip(".")
+    message = _refused_words(message).rstrip(".")
     for part in parts[1:]:
         if part and part[0].startswith("Perhaps you meant"):
             names = [name for line in part for name in re.findall(r"^--[\w.-]+", line)]
             message += f"; perhaps you meant {' or '.join(names)}"
     return f"{message} (--help lists the options)."
+
+
+_KINDS = {"FLOAT": "number", "INT": "whole number", "STR": "text", "PATH": "path", "BOOL": "yes or no (True, False)"}
+"""What a value is, by the library's name."""
+
+
+def _refused_words(message: str) -> str:
+    """What the command-line library says of words that it cannot take as a value, said for people."""
+    found = re.match(r"Error parsing (--[\w.-]+|\[.*?\]+|\{.*?\}): (.*)", message)
+    if found is None:
+        return message
+    name, why = found.groups()
+    name = name if name.startswith("--") else "The command line"
+    if EMPTY in why or (several := re.match(r"Could not find valid parse for arguments: (\[.*\])", why)):
+        words = [""] if EMPTY in why else ast.literal_eval(several[1])
+        return f"{name}: {EMPTY}" if "" in words else f"{name} cannot take all of {' '.join(words)!r}"
+    if whole := re.match(r"no type matching (.*?) could be instantiated from (\[.*?\])\. Got errors", why):
+        kinds, words = _alternatives(whole[1]), ast.literal_eval(whole[2])
+        return f"{name} takes {' or '.join(_kind(kind) for kind in kinds)}, got {' '.join(words)!r}"
+    if number := re.match(r"(invalid literal for int\(\) with base 10|could not convert string to float): (.*)", why):
+        return f"{name} takes a {'whole ' if 'int()' in number[1] else ''}number, got {number[2]}"
+    return f"{name}: {why}"
+
+
+def _alternatives(kinds: str) -> list[str]:
+    """The parts of "{None}|FLOAT" between the bars outside its braces."""
+    return re.findall(r"(?:\{[^}]*\}|\[[^|]*\]|[^|])+", kinds)
+
+
+def _kind(kind: str) -> str:
+    """One of the alternatives in words: "{FLOAT FLOAT}" is 2 numbers."""
+    words = kind.strip("{}").split()
+    if set(words) <= _KINDS.keys():
+        return f"a {_KINDS[words[0]]}" if len(words) == 1 else f"{len(words)} {_KINDS[words[0]]}s"
+    if kind.startswith("[") and (first := words[0].strip("[]")) in _KINDS:
+        return f"{_KINDS[first]}s"
+    return kind.strip("{}").replace(",", ", ")
 
 
 def check_trackers(names: Iterable[str], available: Iterable[str]) -> None:

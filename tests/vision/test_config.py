@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from vision.config import cli, from_dict, load_config, reworded, save_config, to_dict
+from vision.config import EMPTY, PathOrURL, Positional, cli, from_dict, load_config, reworded, save_config, to_dict
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,53 @@ def test_wrong_command_lines_end_in_one_sentence_and_code_2(args, sentence, caps
     assert stop.value.code == 2
     assert sentence in written.err and written.err.count("\n") == 1
     assert not written.out and "─" not in written.err
+
+
+@dataclass(frozen=True)
+class Words:
+    """Options of many kinds."""
+
+    inputs: Positional[tuple[Path, ...]]
+    """Paths."""
+    share: float | None = None
+    """A number, or none."""
+    count: int = 1
+    """A whole number."""
+    frames: int | Literal["all"] | None = None
+    """A whole number, or all."""
+    window: tuple[float, float] | None = None
+    """Two numbers."""
+    slices: tuple[int, ...] = ()
+    """Whole numbers."""
+    out: Path | None = None
+    """A path."""
+    place: PathOrURL | None = None
+    """A path or an address."""
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ("--share 0,5", "--share takes None or a number, got '0,5'"),
+        ("--count 1.5", "--count takes a whole number, got '1.5'"),
+        ("--frames some", "--frames takes None or a whole number or all, got 'some'"),
+        ("--window 1", "--window takes None or 2 numbers, got '1'"),
+        ("--window 1 x", "--window takes None or 2 numbers, got '1 x'"),
+        ("--slices 1 x", "--slices cannot take all of '1 x'"),
+        ("--out ''", f"--out: {EMPTY}"),
+        ("--place ''", f"--place: {EMPTY}"),
+        ("a.png ''", f"The command line: {EMPTY}"),
+    ],
+)
+def test_words_that_are_no_value_are_told_for_people(args, sentence, capsys):
+    with pytest.raises(SystemExit):
+        cli(Words, prog="some.py", args=shlex.split(args))
+    assert capsys.readouterr().err == f"{sentence} (--help lists the options).\n"
+
+
+def test_paths_and_addresses_come_as_what_they_are():
+    made = cli(Words, args=["a.png", ".", "--out", "None", "--place", "s3://bucket/a"])
+    assert made == Words((Path("a.png"), Path()), place="s3://bucket/a")
 
 
 def test_help_shows_the_docstrings(capsys):
