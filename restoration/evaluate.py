@@ -72,6 +72,8 @@ class RestorationEvaluation(ABC):
             raise ValueError("Give either --hr FOLDER or --pairs LQ HR.")
         if self.crop is not None and self.crop < 16:
             raise ValueError(f"crop must be at least 16, got {self.crop}.")
+        if self.border < 0:
+            raise ValueError(f"border must be at least 0, got {self.border}.")
         recipe(self.degradation)
 
     @abstractmethod

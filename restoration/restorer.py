@@ -196,10 +196,10 @@ def find_system(name: str) -> System:
         return replace(system, fixed={"preset": _one_of(rest, _choices("restoration.pasd.options", "Preset"), name)})
     if kind != "iter":
         raise ValueError(f"The system {kind} takes nothing after its name, got {name!r}.")
-    variant, _, fidelity = rest.partition("@")
+    variant, at, fidelity = rest.partition("@")
     variants = _choices("restoration.iter.options", "Variant")
     try:
-        fixed = {"fidelity": float(fidelity)} if fidelity else {}
+        fixed = {"fidelity": float(fidelity)} if at else {}
     except ValueError:
         raise ValueError(f"A fidelity is a number in [0, 1], got {fidelity!r} in {name!r}.") from None
     loading = {"variant": _one_of(variant, variants, name)}

@@ -50,6 +50,7 @@ class Terminal:
         self.bars: Any = None
         self.tasks: dict[str, Any] = {}
         self.told = time.monotonic()
+        self.last = ""
 
     def __call__(self, event: Event) -> None:
         if event.kind == "progress":
@@ -78,7 +79,10 @@ class Terminal:
         if finished or time.monotonic() - self.told >= LINE_SECONDS:
             self.told = time.monotonic()
             of = "" if event.total is None else f" of {event.total:g} ({event.done / event.total:.0%})"
-            self._say(f"{one_line(event.text)}: {int(event.done)}{of}")
+            line = f"{one_line(event.text)}: {int(event.done)}{of}"
+            if line != self.last:  # the last part of the last item, and the item, end at one place
+                self._say(line)
+            self.last = line
 
     def _bar(self, event: Event) -> None:
         if self.bars is None:

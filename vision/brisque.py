@@ -45,7 +45,11 @@ def trained() -> Model:
 
 
 def score(pixels: np.ndarray, model: Model) -> float:
-    """BRISQUE of one image (3, height, width) RGB with whole numbers in [0, 255]."""
+    """BRISQUE of one image (3, height, width) RGB with whole numbers in [0, 255].
+
+    Raises:
+        ValueError: it is flat, or too small to be described.
+    """
     gray = rgb2gray(pixels.astype(np.uint8), channel_axis=0)
     features = np.array([*_features(gray), *_features(_halved(gray))])
     scaled = -1 + 2 * (features - model.low) / (model.high - model.low)
@@ -83,7 +87,10 @@ def _features(gray: np.ndarray) -> list[float]:
 
 def _fit(x: np.ndarray) -> tuple[float, float, float]:
     """Shape, left and right deviation of an asymmetric generalised Gaussian, by moments."""
-    negative, positive = x[x < 0], x[x >= 0]
+    negative, positive = x[x < 0], x[x > 0]
+    if not len(negative) or not len(positive):
+        raise ValueError("BRISQUE needs texture to describe: the picture, or its half, is flat or too small.")
+    positive = x[x >= 0]
     left, right = math.sqrt(np.square(negative).mean()), math.sqrt(np.square(positive).mean())
     ratio = left / right
     peakedness = np.abs(x).mean() ** 2 / np.square(x).mean() * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2

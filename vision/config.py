@@ -169,13 +169,25 @@ def cli(
     helps = {"-h", "--help"} & set(sys.argv[1:] if args is None else args)
     try:
         with contextlib.redirect_stderr(captured), _telling(options, known, bool(helps)):
-            return tyro.cli(options, prog=prog, description=description, args=args, registry=_REGISTRY)
+            made = tyro.cli(options, prog=prog, description=description, args=args, registry=_REGISTRY)
+        _check_seeds(made)
+        return made
     except (ValueError, TypeError) as error:
         fail(str(error))
     except SystemExit as stop:
         if not stop.code:
             raise
         fail(_one_sentence(captured.getvalue()))
+
+
+def _check_seeds(options: Any) -> None:
+    """Refuse seeds that generators of random numbers do not take, once jobs have counted on from them."""
+    for item in dataclasses.fields(options):
+        value = getattr(options, item.name)
+        if dataclasses.is_dataclass(value):
+            _check_seeds(value)
+        elif item.name == "seed" and isinstance(value, int) and not 0 <= value < 1 << 32:
+            raise ValueError(f"seed must lie in [0, {(1 << 32) - 1}], got {value}.")
 
 
 @contextlib.contextmanager

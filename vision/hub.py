@@ -66,6 +66,8 @@ def find(
             raise FileNotFoundError(f"The embedded default weights are missing ({default}); name a source instead.")
         return _local(default, revision)
     text = str(source)
+    if not text:
+        raise ValueError("The source of the weights is an empty name; leave it out for those that come along.")
     scheme, _, rest = text.partition(":")
     if scheme in ("builtin", "folder", "hub") and not rest:
         raise ValueError(f"The source {text!r} names nothing after {scheme!r}.")
@@ -90,7 +92,7 @@ def on_disk(source: str | Path | None, default: Path | None) -> Path | None:
         ValueError: it is a pickled checkpoint.
     """
     text = str(source)
-    is_path = Path(text.removeprefix("folder:")).expanduser().exists() or _looks_like_path(text)
+    is_path = Path(text.removeprefix("folder:")).expanduser().exists() or _looks_like_path(text)  # "" too, for `find`
     if source is None or isinstance(source, Path) or is_path or text.startswith("folder:"):
         return find(source, default=default).path
     return None

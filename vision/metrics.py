@@ -59,6 +59,8 @@ def _planes(image: Tensor, reference: Tensor, channel: str, border: int) -> tupl
     if channel not in ("y", "rgb"):
         raise ValueError(f'channel must be "y" or "rgb", got {channel!r}.')
     height, width = image.shape[-2:]
+    if border < 0:
+        raise ValueError(f"border must be at least 0, got {border}.")
     if min(height, width) <= 2 * border:
         raise ValueError(f"Nothing of {width} x {height} pixels is left inside a border of {border}.")
     inside = (..., slice(border, height - border), slice(border, width - border))

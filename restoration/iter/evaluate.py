@@ -33,6 +33,11 @@ class ITEREvaluation(RestorationEvaluation):
     fidelity: tuple[float, ...] = (0.0, 0.5, 1.0)
     """Settings between the deterministic result (1) and all sampled texture (0), each a row of the table."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.fidelity:
+            raise ValueError("Name at least one fidelity, such as --fidelity 1.")
+
     def methods(self) -> tuple[int, dict[str, Method]]:
         """The scale, and a row of the table per fidelity."""
         restorer = ITERRestorer.from_pretrained(self.source, variant=self.variant, device=choose_device(self.device))

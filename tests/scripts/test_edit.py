@@ -113,6 +113,22 @@ def test_bad_inputs_cost_a_sentence_and_the_others_are_done(given, tmp_path, cap
     assert (given.out / "scan" / FRAMES[2]).exists()
 
 
+def test_the_edge_of_a_painted_mask_is_softened_too(given, tmp_path):
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.pad(np.full((30, 40), 255, np.uint8), ((20, 20), (25, 25)))).save(mask)
+    hard, soft = (replace(given, out=tmp_path / f"{f}", ellipse=None, mask=mask, feather=f) for f in (0.0, 3.0))
+    assert main(hard) == main(soft) == 0
+    original = np.asarray(Image.open(given.inputs[0]).convert("RGB")).astype(int)
+    changed = []
+    for options in (hard, soft):
+        frame = np.asarray(Image.open(options.out / "scan" / FRAMES[2]).convert("RGB")).astype(int)
+        changed.append(np.abs(frame - original).max(-1) > 0)
+    assert not changed[0][:20].any() and not changed[0][:, :25].any()
+    assert changed[1][:20].any() and not changed[1][:10].any()
+    with pytest.raises(ValueError, match="feather softens the edge of a region"):
+        replace(given, ellipse=None, feather=2.0)
+
+
 def test_profile_and_transparency_are_kept(given, tmp_path):
     from PIL import ImageCms
 

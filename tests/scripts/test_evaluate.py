@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from restoration.iter.evaluate import ITEREvaluation, evaluate
 from scripts.evaluate import parse
+from vision.edit.evaluate import PIEEvaluation
 
 
 @pytest.fixture
@@ -72,3 +74,18 @@ def test_pairs_and_options_come_from_the_command_line(tmp_path):
     )
     assert [str(path) for path in options.pairs] == ["a", "b"]
     assert options.fidelity == (0.0, 0.5) and options.variant == "clean"
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: ITEREvaluation(Path("o"), Path("i"), fidelity=()), "at least one fidelity"),
+        (lambda: ITEREvaluation(Path("o"), Path("i"), border=-4), "border must be at least 0, got -4"),
+        (lambda: PIEEvaluation(Path("o"), slices=0), "slices must be at least 1, got 0"),
+        (lambda: PIEEvaluation(Path("o"), seeds=-1), "seeds must be at least 1, got -1"),
+        (lambda: PIEEvaluation(Path("o"), stride=float("nan")), "stride must be a finite number, got nan"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()

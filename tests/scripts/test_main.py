@@ -200,6 +200,14 @@ def test_progress_is_lines_where_there_is_no_terminal(monkeypatch, capsys):
     assert said.err == "restoring: 1 of 3 (50%)\nworth knowing\n" and said.out == "out: 3 images\n"
 
 
+def test_a_line_about_progress_is_said_once(capsys):
+    show = Terminal()
+    for done in (2.5, 3.0, 3, 3):
+        show(Event("progress", "restoring", done, 3))
+    show(Event("progress", "judging", 3, 3))
+    assert capsys.readouterr().err == "restoring: 3 of 3 (100%)\njudging: 3 of 3 (100%)\n"
+
+
 def test_garbage_is_collected_while_a_command_works_and_what_was_loaded_before_is_left_out(monkeypatch, capsys):
     seen = []
 

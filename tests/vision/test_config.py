@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 from vision.config import EMPTY, PathOrURL, Positional, cli, from_dict, load_config, reworded, save_config, to_dict
 
@@ -179,6 +180,37 @@ def test_words_that_are_no_value_are_told_for_people(args, sentence, capsys):
     with pytest.raises(SystemExit):
         cli(Words, prog="some.py", args=shlex.split(args))
     assert capsys.readouterr().err == f"{sentence} (--help lists the options).\n"
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Options with a seed, and with options that have one."""
+
+    seed: int = 0
+    """Of the job."""
+    inner: NestedSeed = field(default_factory=lambda: NestedSeed())
+    """Further options."""
+
+
+@dataclass(frozen=True)
+class NestedSeed:
+    """Options with a seed."""
+
+    seed: int | None = None
+    """Of a part."""
+
+
+@pytest.mark.parametrize("name", ["--seed", "--inner.seed"])
+@pytest.mark.parametrize(("seed", "right"), [(-1, False), (0, True), (2**32 - 1, True), (2**32, False)])
+def test_seeds_are_what_generators_take(name, seed, right, capsys):
+    if right:
+        made = cli(Seeded, args=[name, str(seed)])
+        assert seed in (made.seed, made.inner.seed)
+        torch.Generator().manual_seed((seed << 32) + 2**31)  # as data are drawn
+        return
+    with pytest.raises(SystemExit):
+        cli(Seeded, args=[name, str(seed)])
+    assert capsys.readouterr().err == f"seed must lie in [0, 4294967295], got {seed}.\n"
 
 
 def test_paths_and_addresses_come_as_what_they_are():

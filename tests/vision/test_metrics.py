@@ -88,6 +88,20 @@ def test_texture_distance_ignores_position_and_sees_blur(image, noisy):
     assert pair.shape == (2,) and pair[0].item() == pytest.approx(texture_distance(blurred, image).item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("size", [2, 5])
+def test_brisque_says_that_a_picture_is_too_small_to_describe(size, recwarn):
+    picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="flat or too small"):
+        brisque(picture)
+    assert not recwarn.list
+
+
+def test_a_border_below_0_is_refused(image):
+    for metric in (psnr, ssim):
+        with pytest.raises(ValueError, match="border must be at least 0, got -4"):
+            metric(image, image, border=-4)
+
+
 def test_brisque_prefers_sharp_images(image):
     blurred = imresize(imresize(image, 0.25), 4.0).clamp(0, 1)
     assert brisque(image) < brisque(blurred)

@@ -69,6 +69,11 @@ class PIEEvaluation:
         asked = self.options
         if asked.stop != "end" or asked.stop_score is not None or asked.tolerance is not None:
             raise ValueError("Whole progressions are measured, also where progress ends them; leave rules to stop out.")
+        for name in ("slices", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not math.isfinite(self.stride):
+            raise ValueError(f"stride must be a finite number, got {self.stride}.")
 
 
 @one_at_a_time

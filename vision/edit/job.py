@@ -27,7 +27,7 @@ from vision.edit.progression import Frame, Progression
 from vision.edit.report import write_report
 from vision.edit.scans import ENDINGS, Dicom, Nifti, Plane, is_scan, read_scan
 from vision.hub import on_disk
-from vision.images import LoadedImage, load_image, save_image, to_pil
+from vision.images import LoadedImage, load_image, save_image, to_pil, to_tensor
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
 from vision.metrics import Clip
 from vision.painted import painted
@@ -101,6 +101,9 @@ class EditOptions:
             raise ValueError(f"trajectories must be at least 1, got {self.trajectories}.")
         if self.mask is not None and (self.box or self.ellipse or self.intensities or self.difference):
             raise ValueError("Give a mask as a file or as shapes, not both.")
+        regions = (self.mask, self.box, self.ellipse, self.intensities)
+        if self.feather and not self.difference and all(region is None for region in regions):
+            raise ValueError("feather softens the edge of a region; give a mask or a shape as well.")
         if self.pipeline is not None and (self.source is not None or self.unet is not None):
             raise ValueError("source and unet are weights of PIE; leave them out beside a pipeline.")
         if (self.pipeline is not None) != isinstance(self.options, DiffusersOptions):
@@ -325,7 +328,10 @@ class _Editing:
         """Where a picture may change (mode L); None: everywhere."""
         options, (height, width), found = self.options, canvas.size, []
         if options.mask is not None:
-            return self._painted(options.mask, canvas, scan, number)
+            region = self._painted(options.mask, canvas, scan, number)
+            if options.feather:
+                region = to_pil(masks.feather(to_tensor(region)[:, :1], options.feather))
+            return region
         if options.box is not None:
             found.append(masks.box(height, width, *options.box))
         if options.ellipse is not None:

@@ -25,9 +25,11 @@ def box(height: int, width: int, left: float, top: float, right: float, bottom: 
         ValueError: it holds no pixel.
     """
     region = torch.zeros(1, 1, height, width)
-    rows, columns = (slice(round(a * n), round(b * n)) for a, b, n in ((top, bottom, height), (left, right, width)))
-    region[..., rows, columns] = 1
-    if not 0 <= left < right <= 1 or not 0 <= top < bottom <= 1 or not region.any():
+    inside = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+    if inside:
+        rows, columns = (slice(round(a * n), round(b * n)) for a, b, n in ((top, bottom, height), (left, right, width)))
+        region[..., rows, columns] = 1
+    if not region.any():
         raise ValueError(
             f"A box needs 0 <= left < right <= 1 and 0 <= top < bottom <= 1, and a pixel inside; got {left:g} {top:g} "
             f"{right:g} {bottom:g}."
@@ -44,7 +46,7 @@ def ellipse(height: int, width: int, x: float, y: float, radius_x: float, radius
     rows = ((torch.arange(height) + 0.5) / height - y) / max(radius_y, 1e-9)
     columns = ((torch.arange(width) + 0.5) / width - x) / max(radius_x, 1e-9)
     region = (rows[:, None].square() + columns.square() <= 1).float()[None, None]
-    if min(radius_x, radius_y) <= 0 or not region.any():
+    if not min(radius_x, radius_y) > 0 or not region.any():
         raise ValueError(
             f"An ellipse needs positive radii and a pixel inside; got centre {x:g} {y:g}, radii {radius_x:g} "
             f"{radius_y:g}, in shares of the sides."
@@ -53,15 +55,26 @@ def ellipse(height: int, width: int, x: float, y: float, radius_x: float, radius
 
 
 def threshold(image: ImageLike, low: float, high: float = 1.0) -> Tensor:
-    """Where the mean of a picture's channels lies in [low, high]."""
+    """Where the mean of a picture's channels lies in [low, high].
+
+    Raises:
+        ValueError: nothing lies between them.
+    """
+    if not low <= high:
+        raise ValueError(f"Intensities need a lower and a higher value, got {low:g} {high:g}.")
     grey = to_tensor(image).mean(dim=1, keepdim=True)
     return ((grey >= low) & (grey <= high)).float()
 
 
 def feather(region: Tensor, pixels: float) -> Tensor:
-    """A region with soft edges: gaussian of this standard deviation; 0 leaves it."""
-    if pixels < 0:
-        raise ValueError(f"Feathering must be at least 0 pixels, got {pixels:g}.")
+    """A region (batch, channels, height, width) with soft edges: gaussian of this standard deviation; 0 leaves it.
+
+    Raises:
+        ValueError: the edge is softer than the longer side.
+    """
+    longest = max(region.shape[-2:])
+    if not 0 <= pixels <= longest:
+        raise ValueError(f"Feathering must lie in [0, {longest}] pixels here, got {pixels:g}.")
     if pixels == 0:
         return region
     reach = int(3 * pixels + 0.5)

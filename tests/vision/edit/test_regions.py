@@ -40,6 +40,26 @@ def test_shapes_without_pixels_are_refused(make):
         make()
 
 
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: masks.box(8, 8, NAN, 0, 1, 1), "A box needs .* got nan 0 1 1"),
+        (lambda: masks.ellipse(8, 8, 0.5, 0.5, NAN, 1), "An ellipse needs .* radii nan 1"),
+        (lambda: masks.ellipse(8, 8, NAN, 0.5, 1, 1), "An ellipse needs .* centre nan"),
+        (lambda: masks.threshold(PIL.Image.new("L", (2, 2)), 0.9, 0.1), "lower and a higher value, got 0.9 0.1"),
+        (lambda: masks.threshold(PIL.Image.new("L", (2, 2)), NAN, NAN), "lower and a higher value, got nan nan"),
+        (lambda: masks.feather(torch.ones(1, 1, 4, 9), 1e9), r"lie in \[0, 9\] pixels here, got 1e\+09"),
+        (lambda: masks.feather(torch.ones(1, 1, 4, 9), NAN), "got nan"),
+    ],
+)
+def test_numbers_that_make_no_region_are_told(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
 def test_latent_masks_are_the_middle_of_each_block():
     pixels = np.random.RandomState(0).randint(0, 256, (16, 24, 3), dtype=np.uint8)
     found = masks.to_latents(PIL.Image.fromarray(pixels), 8)
