@@ -13,6 +13,7 @@ import dataclasses
 import inspect
 import io
 import json
+import math
 import re
 import sys
 import textwrap
@@ -170,7 +171,7 @@ def cli(
     try:
         with contextlib.redirect_stderr(captured), _telling(options, known, bool(helps)):
             made = tyro.cli(options, prog=prog, description=description, args=args, registry=_REGISTRY)
-        _check_seeds(made)
+        _check_numbers(made)
         return made
     except (ValueError, TypeError) as error:
         fail(str(error))
@@ -180,13 +181,17 @@ def cli(
         fail(_one_sentence(captured.getvalue()))
 
 
-def _check_seeds(options: Any) -> None:
-    """Refuse seeds that generators of random numbers do not take, once jobs have counted on from them."""
+def _check_numbers(options: Any) -> None:
+    """Refuse NaN, which passes comparisons unseen, and seeds that generators of random numbers do not take once jobs
+    have counted on from them."""
     for item in dataclasses.fields(options):
         value = getattr(options, item.name)
         if dataclasses.is_dataclass(value):
-            _check_seeds(value)
-        elif item.name == "seed" and isinstance(value, int) and not 0 <= value < 1 << 32:
+            _check_numbers(value)
+        values = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(one, float) and math.isnan(one) for one in values):
+            raise ValueError(f"{item.name} must be a number, got nan.")
+        if item.name == "seed" and isinstance(value, int) and not 0 <= value < 1 << 32:
             raise ValueError(f"seed must lie in [0, {(1 << 32) - 1}], got {value}.")
 
 

@@ -52,6 +52,13 @@ class GTRBenchmark:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, ...; auto takes a GPU when there is one."""
 
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}.")
+        if self.large and not 8 <= self.large <= 512:
+            raise ValueError(f"large must lie in [8, 512], or be 0, got {self.large}.")
+        GTROptions(grid_size=self.grid_size)
+
 
 @one_at_a_time
 def benchmark(options: GTRBenchmark, show: Show = silent) -> list[dict[str, object]]:

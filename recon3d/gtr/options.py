@@ -127,7 +127,7 @@ class GTROptions:
             raise ValueError(f"volume_steps must not be negative, got {self.volume_steps}.")
         for name in ("volume_seconds", "geometry_seconds", "texture_seconds"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}.")

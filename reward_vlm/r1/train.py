@@ -51,12 +51,15 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     check_rounds(options)
     begin_run(options.folder, options, data=("rows", "held_out", "start", "trl", "guide"))
     say = log or (lambda line: None)
-    start = kept_start(options.folder, lambda folder: _judge(options).save_pretrained(folder))
-    config = R1Judge.from_pretrained(start).config
-    rows = told_rows(options.rows, row_reader(config), say, skip_bad=options.skip_bad)
-    held_out: list[Preference] = []
+    start = options.folder / "start"
+    judge = R1Judge.from_pretrained(start) if start.exists() else _judge(options)
+    config, held_out = judge.config, list[Preference]()
+    # Rows come first: an attempt that they end has made nothing, and may be made again with better ones.
+    rows = told_rows(options.rows, row_reader(config), say, skip_bad=options.skip_bad, needed="rows to train on")
     if options.held_out is not None:
         held_out = told_rows(options.held_out, preference, say, skip_bad=options.skip_bad)
+    start = kept_start(options.folder, judge.save_pretrained)
+    del judge
     if options.stage == "sft":
         return cold_start(start, rows, held_out, options, say)
     if (options.folder / "weights").exists():

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recon3d.gtr.benchmark import GTRBenchmark
+from recon3d.gtr.options import GTROptions
 from restoration.iter.evaluate import ITEREvaluation, evaluate
 from scripts.evaluate import parse
+from vision.edit.benchmark import PIEBenchmark
 from vision.edit.evaluate import PIEEvaluation
 
 
@@ -81,6 +84,11 @@ def test_pairs_and_options_come_from_the_command_line(tmp_path):
     [
         (lambda: ITEREvaluation(Path("o"), Path("i"), fidelity=()), "at least one fidelity"),
         (lambda: ITEREvaluation(Path("o"), Path("i"), border=-4), "border must be at least 0, got -4"),
+        (lambda: PIEBenchmark(rounds=0), "rounds must be at least 1, got 0"),
+        (lambda: GTRBenchmark(steps=0), "steps must be at least 1, got 0"),
+        (lambda: GTRBenchmark(grid_size=0), "grid_size must lie in"),
+        (lambda: GTRBenchmark(large=2), r"large must lie in \[8, 512\], or be 0, got 2"),
+        (lambda: GTROptions(texture_seconds=float("nan")), "texture_seconds must be positive, got nan"),
         (lambda: PIEEvaluation(Path("o"), slices=0), "slices must be at least 1, got 0"),
         (lambda: PIEEvaluation(Path("o"), seeds=-1), "seeds must be at least 1, got -1"),
         (lambda: PIEEvaluation(Path("o"), stride=float("nan")), "stride must be a finite number, got nan"),

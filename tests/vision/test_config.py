@@ -213,6 +213,13 @@ def test_seeds_are_what_generators_take(name, seed, right, capsys):
     assert capsys.readouterr().err == f"seed must lie in [0, 4294967295], got {seed}.\n"
 
 
+@pytest.mark.parametrize("words", ["--share nan", "--window 0 nan"])
+def test_what_is_no_number_is_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        cli(Words, args=words.split())
+    assert capsys.readouterr().err == f"{words.split()[0].strip('-')} must be a number, got nan.\n"
+
+
 def test_paths_and_addresses_come_as_what_they_are():
     made = cli(Words, args=["a.png", ".", "--out", "None", "--place", "s3://bucket/a"])
     assert made == Words((Path("a.png"), Path()), place="s3://bucket/a")

@@ -38,6 +38,10 @@ class PIEBenchmark:
     out: Path | None = None
     """Folder for times.json and times.csv."""
 
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}.")
+
 
 @one_at_a_time
 def benchmark(options: PIEBenchmark, show: Show = silent) -> list[dict[str, Any]]:

@@ -146,6 +146,9 @@ def test_bad_rows_stop_a_training_unless_they_are_skipped(files, tmp_path):
     path.write_text("\n".join([json.dumps(broken), *lines]))
     with pytest.raises(ValueError, match=r"bad.jsonl line 1: better must be 1 or 2, got 5"):
         train(sft(files, tmp_path / "bad", rows=path))
+    (files / "none.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match=r"none.jsonl holds no rows to train on"):
+        train(sft(files, tmp_path / "bad", rows=files / "none.jsonl"))  # nothing was made, so other rows may come
     said = []
     train(sft(files, tmp_path / "skip", rows=path, skip_bad=True, steps=1), log=said.append)
     assert any("left out" in line and "line 1" in line for line in said)
