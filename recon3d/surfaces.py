@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recon3d.cameras import Cameras, surround
 from recon3d.mesh import Mesh, merge_vertices
-from recon3d.raster import visible_faces
+from recon3d.raster import vertex_normals, visible_faces
 
 AGGRESSIONS = (7, 5, 3, 1)
 """How quickly the simplification gives up accuracy, from its default on."""
@@ -22,8 +22,8 @@ AGGRESSIONS = (7, 5, 3, 1)
 def simplify(mesh: Mesh, num_faces: int) -> Mesh:
     """Quadric simplification to about `num_faces` faces; vertices take the colour of the nearest old surface.
 
-    A closed surface stays closed and manifold: where the fast way fails, more careful ones are tried. A mesh that has
-    no more faces comes back as it is.
+    A closed surface stays closed and manifold: where its parts come to touch they are parted again, and where the fast
+    way fails, more careful ones are tried. A mesh that has no more faces comes back as it is.
     """
     if len(mesh.faces) <= num_faces:
         return mesh
@@ -37,7 +37,7 @@ def simplify(mesh: Mesh, num_faces: int) -> Mesh:
         simpler = Mesh(torch.from_numpy(vertices).to(middle) + middle, torch.from_numpy(faces).long())
         if not flawless:
             break
-        simpler = simpler.keep_faces(~folded(simpler.faces))
+        simpler = parted(simpler.keep_faces(~folded(simpler.faces)))
         if not simpler.surface_notes():
             break
     simpler = simpler.to(mesh.vertices.device)
@@ -48,6 +48,51 @@ def folded(faces: Tensor) -> Tensor:
     """(faces,) bool: pairs of faces (faces, 3) on the same three corners, which enclose nothing."""
     _, group, counts = torch.unique(faces.sort(1).values, dim=0, return_inverse=True, return_counts=True)
     return counts[group] % 2 == 0
+
+
+PARTED = 1e-3
+"""How far sheets that touched are moved apart, in mean lengths of an edge."""
+
+
+def parted(mesh: Mesh) -> Mesh:
+    """The bare mesh, with sheets that touch along an edge parted: where a thin handle or wall has collapsed, an edge
+    belongs to four faces.
+
+    Its vertices are doubled, one for each sheet, and moved a little into their sheets. Sheets that change sides along
+    such an edge stay open there.
+    """
+    faces, count = mesh.faces.cpu().numpy(), len(mesh.faces)
+    ends = np.sort(np.stack([faces, np.roll(faces, -1, 1)], -1).reshape(-1, 2), 1)  # edge 3 f + k: from corner k of f
+    _, edge, times = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
+    edge = edge.ravel()
+    touching = np.unique(ends[times[edge] > 2])
+    if not len(touching):
+        return mesh
+    order = np.argsort(edge, kind="stable")
+    pairs = np.flatnonzero((edge[order][:-1] == edge[order][1:]) & (times[edge[order]][:-1] == 2))
+    rows, columns = [], []  # corners at one vertex, of faces that share an ordinary edge
+    for near, far in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        one, other = (
+            flat - flat % 3 + (flat % 3 + step) % 3 for flat, step in ((order[pairs], near), (order[pairs + 1], far))
+        )
+        same = faces.ravel()[one] == faces.ravel()[other]
+        rows.append(one[same])
+        columns.append(other[same])
+    graph = (np.ones(sum(map(len, rows))), (np.concatenate(rows), np.concatenate(columns)))
+    _, sheet = sparse.csgraph.connected_components(
+        sparse.coo_matrix(graph, shape=(3 * count, 3 * count)), directed=False
+    )
+    known = len(mesh.vertices)
+    kept, first, number = np.unique(
+        np.where(np.isin(faces.ravel(), touching), known + sheet, faces.ravel()), return_index=True, return_inverse=True
+    )
+    source = torch.from_numpy(faces.ravel()[first]).to(mesh.faces.device)
+    made = Mesh(mesh.vertices[source], torch.from_numpy(number.reshape(-1, 3)).to(mesh.faces.device))
+    inwards = -vertex_normals(made.vertices, made.faces)
+    doubled = torch.from_numpy(kept >= known).to(inwards.device).unsqueeze(-1)
+    corners = made.vertices[made.faces]
+    length = (corners - corners.roll(1, 1)).norm(dim=-1).mean()
+    return Mesh(made.vertices + PARTED * length * inwards * doubled, made.faces)
 
 
 def nearest_color(mesh: Mesh, points: Tensor, samples: int = 200_000) -> Tensor:

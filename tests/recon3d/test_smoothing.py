@@ -5,7 +5,7 @@ import torch
 from recon3d.isosurface import extract_surface, grid_points
 from recon3d.mesh import Mesh
 from recon3d.smoothing import drop_crumbs, smooth, smoother
-from recon3d.surfaces import simplify
+from recon3d.surfaces import parted, simplify
 
 
 def ball(noise=0.0, size=48):
@@ -70,3 +70,43 @@ def test_two_sided_sheets_keep_both_sides_when_simplified():
     faces = torch.cat([torch.stack([a, b, c], -1).view(-1, 3), torch.stack([b, d, c], -1).view(-1, 3)])
     sheet = Mesh(vertices, torch.cat([faces, faces.flip(1)]))
     assert len(simplify(sheet, 300).faces) > 150
+
+
+def two_wedges() -> Mesh:
+    """Two tetrahedra, outward, that share the edge from vertex 0 to vertex 1."""
+    vertices = torch.tensor([[0, 0, 0], [0, 0, 1], [1, -1, 0], [1, 1, 0], [-1, 1, 0], [-1, -1, 0]], dtype=torch.float32)
+    first = [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]
+    second = [[0, 4, 1], [0, 1, 5], [0, 5, 4], [1, 4, 5]]
+    return Mesh(vertices, torch.tensor(first + second))
+
+
+def volume(mesh: Mesh) -> float:
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    return float((a * torch.cross(b, c, dim=-1)).sum() / 6)
+
+
+def test_sheets_that_touch_along_an_edge_are_parted():
+    mesh = two_wedges()
+    assert "1 edges belong to more than two faces" in mesh.surface_notes()[0]
+    made = parted(mesh)
+    assert made.surface_notes() == [] and len(made.faces) == 8 and len(made.vertices) == 8
+    assert abs(volume(made) - volume(mesh)) < 1e-2 * volume(mesh)
+    left = made.vertices[made.faces[:4].unique()]
+    assert (left[:, 0] >= 0).all() and (left[:, 0] > 0).sum() == 3  # the first one is on its own side now
+    torch.testing.assert_close(made.vertices[made.faces], mesh.vertices[mesh.faces], atol=2e-3, rtol=0)
+    again = parted(made)
+    assert again is made
+
+
+def test_a_surface_with_thin_handles_is_simplified_to_the_faces_that_were_asked_for():
+    axis = torch.linspace(-1, 1, 40)
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    solid = 0.8 - (x * x + y * y + z * z).sqrt()
+    for number in range(24):  # narrow tunnels right below the surface
+        angle = torch.tensor(number * 0.26)
+        beside = ((x * angle.sin() + y * angle.cos() - 0.72).square() + (z - 0.02 * number + 0.2).square()).sqrt()
+        solid = torch.minimum(solid, 30 * (beside - 0.055))
+    mesh = Mesh(*extract_surface(solid, 0.0))
+    assert mesh.surface_notes() == []
+    made = simplify(mesh, len(mesh.faces) // 3)
+    assert made.surface_notes() == [] and len(made.faces) <= len(mesh.faces) // 3
