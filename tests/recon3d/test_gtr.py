@@ -299,6 +299,22 @@ def test_measurement_of_all_stages():
     assert len(given_cameras(32)) == 12
 
 
+def test_progress_ends_stages_early_and_keeps_what_they_reached(views):
+    options = replace(QUICK, volume_steps=60, texture_steps=200, stop="progress")
+    counted: dict[str, int] = {}
+    run = GTRReconstructor(SMALL).start(views, options)
+    for step in GTRReconstructor(SMALL).run_steps(run):
+        counted[step.at.stage] = step.at.number
+    assert counted["texture"] % 10 == 0 and 20 <= counted["texture"] < 200
+    for stage in ("volume", "geometry", "texture"):
+        before, after = run.scores[stage]
+        assert after >= before
+    timed = replace(options, volume_seconds=1e4, refine="none")
+    run = GTRReconstructor(SMALL).start(views, timed)
+    judged = [step.at.number for step in GTRReconstructor(SMALL).run_steps(run) if step.verdict.score is not None]
+    assert judged[1] == 25  # what was not judged could be lost when time runs out
+
+
 def test_harm_of_refining_compares_what_was_given_with_what_is_saved():
     stages = [("as given", 20.0), ("texture", 25.0), ("exported", 24.0), ("as given", 22.0), ("exported", 21.5)]
     (row,) = harm([{"stage": stage, "psnr": psnr} for stage, psnr in stages])
