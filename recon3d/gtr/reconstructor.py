@@ -43,8 +43,11 @@ from vision.weights import load_weights, save_weights
 COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
 MAX_FACES = 200_000
 """Meshes with more faces are simplified before they are refined."""
-PROGRESS = 0.02
+PROGRESS = 0.01
 """Decibels per move below which a stage that stops by progress ends."""
+PLANNED = 0.75
+"""Share of the moves that a stage plans under progress. Rates fall along the plan: a shorter one that is gone through
+ends better than a longer one that is cut, before its rates are small."""
 ADAPTS = 1.5
 """Decibels by which a smooth surface may show the views worse than the rough one that the colours of the field were
 fitted on: the texture refinement adapts them."""
@@ -324,7 +327,7 @@ class GTRReconstructor(Pretrained):
         with torch.no_grad():
             projector = Projector(fit.current(), run.full)
         moves = helpful_moves(fit, projector, min(PAINT_MOVES, options.texture_steps))
-        budget = _budget(options, moves, options.texture_seconds)
+        budget = Budget(moves, options.texture_seconds, options.patience)
         yield from run.stage(paint_stage(fit, projector, budget, name=name))
 
 
@@ -333,13 +336,15 @@ def _budget(
 ) -> Budget:
     """Of a stage, with what the call says of stages that gain nothing more.
 
-    Under progress, verdicts are `looks` moves apart where few moves tell little: those of a volume gain by chance. Not
-    where time may run out between two, since only what was judged is kept.
+    Under progress, moves are `PLANNED` of the given steps, and verdicts are `looks` moves apart where few moves tell
+    little: those of a volume gain by chance. Not where time may run out between two, since only what was judged is
+    kept.
     """
-    progress = PROGRESS if options.stop == "progress" else None
-    if progress is not None and seconds is None:
+    if options.stop != "progress":
+        return Budget(steps, seconds, options.patience, evaluate_every)
+    if seconds is None:
         evaluate_every = looks or evaluate_every
-    return Budget(steps, seconds, options.patience, evaluate_every, progress)
+    return Budget(math.ceil(PLANNED * steps), seconds, options.patience, evaluate_every, PROGRESS)
 
 
 def _in_box(mesh: Mesh, centre: Tensor, scale: float, device: torch.device) -> Mesh:

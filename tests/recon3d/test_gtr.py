@@ -1,5 +1,6 @@
 """GTR networks, losses and the reconstructor, on tiny objects."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from recon3d.gtr.fit import At, Budget, new_fit
 from recon3d.gtr.geometry import geometry_stage, object_box, volume_stage
 from recon3d.gtr.network import Generator, GeneratorConfig
 from recon3d.gtr.options import PUBLISHED, GTRConfig, GTROptions, new_field
-from recon3d.gtr.reconstructor import GTRReconstructor
+from recon3d.gtr.reconstructor import PLANNED, GTRReconstructor
 from recon3d.gtr.texture import cosine_factor, covered_points, surface_points, texture_stage
 from recon3d.mesh import Mesh
 from recon3d.render import render
@@ -305,7 +306,9 @@ def test_progress_ends_stages_early_and_keeps_what_they_reached(views):
     run = GTRReconstructor(SMALL).start(views, options)
     for step in GTRReconstructor(SMALL).run_steps(run):
         counted[step.at.stage] = step.at.number
-    assert counted["texture"] % 10 == 0 and 20 <= counted["texture"] < 200
+    planned = math.ceil(PLANNED * 200)
+    assert counted["texture"] % 10 == 0 and 20 <= counted["texture"] < planned
+    assert (counted["volume"], counted["geometry"]) == (math.ceil(PLANNED * 60), math.ceil(PLANNED * 4))
     for stage in ("volume", "geometry", "texture"):
         before, after = run.scores[stage]
         assert after >= before
