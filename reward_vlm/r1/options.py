@@ -161,6 +161,9 @@ class R1Training(TRLTraining):
     guide: Path | None = None
     """JSON lines of preferences with rationales, by the ids of the rows: where every judgement of a prompt fails, what
     stands there takes the place of one; needs two samples per prompt (--objective.samples) or more."""
+    mine: tuple[Path, ...] = ()
+    """Folders that `benchmark restorers --keep` wrote: the pairs of windows that the start gets wrong are learnt from
+    beside the rows. For judges of pictures."""
     reset: Literal["on-stall"] | None = None
     """Where two rounds in a row do not raise the held-out accuracy, divergence is measured from the policy as it is
     and the optimiser begins anew."""
@@ -194,8 +197,8 @@ class R1Training(TRLTraining):
     def _check_strategies(self) -> None:
         """Which strategies go with which kind of run."""
         used = {
-            name: getattr(self, name) is not None
-            for name in ("oversample", "spans", "progress", "curriculum", "guide", "reset")
+            name: getattr(self, name) not in (None, ())
+            for name in ("oversample", "spans", "progress", "curriculum", "guide", "mine", "reset")
         }
         for name in (name for name, asked in used.items() if asked and self.stage != "rl"):
             raise ValueError(f"{name} belongs to reinforcement (--stage rl).")

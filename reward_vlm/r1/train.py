@@ -32,9 +32,10 @@ import torch
 from reward_vlm.data import JudgementRow, Preference, preference, read_rows, told_rows
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.measures import counts, judge_pairs, summary
-from reward_vlm.r1.options import R1Training
+from reward_vlm.r1.mining import mined
+from reward_vlm.r1.options import R1Options, R1Training
 from reward_vlm.r1.rounds import Rounds, check_rounds, reinforce
-from reward_vlm.r1.rows import row_reader, training_set
+from reward_vlm.r1.rows import judgement_row, row_reader, training_set
 from reward_vlm.r1.stages import lora_config, trl_arguments, write_judge
 from reward_vlm.training import kept_start, supervise
 from vision.checkpoints import Log, begin_run, one_at_a_time
@@ -49,7 +50,7 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
             cannot go in rounds on such machinery.
     """
     check_rounds(options)
-    begin_run(options.folder, options, data=("rows", "held_out", "start", "trl", "guide"))
+    begin_run(options.folder, options, data=("rows", "held_out", "start", "trl", "guide", "mine"))
     say = log or (lambda line: None)
     start = options.folder / "start"
     judge = R1Judge.from_pretrained(start) if start.exists() else _judge(options)
@@ -65,6 +66,8 @@ def train(options: R1Training, *, log: Log | None = None) -> Path:
     if (options.folder / "weights").exists():
         return options.folder / "weights"
     guides = _guides(options, rows, row_reader(config), say)
+    if options.mine:
+        rows = [*rows, *_mined(options, R1Judge.from_pretrained(start), say)]
     return reinforce(Rounds(start, rows, held_out, options, say, guides))
 
 
@@ -88,6 +91,14 @@ def _guides(options: R1Training, rows: Sequence[JudgementRow], read: Any, say: L
         raise ValueError(f"{options.guide} has no rationale for any id of {options.rows}.")
     say(f"{len(guides)} of {len(rows)} prompts have a guide")
     return guides
+
+
+def _mined(options: R1Training, judge: R1Judge, say: Log) -> list[JudgementRow]:
+    """What the start gets wrong about restorations."""
+    asking = R1Options(max_new_tokens=options.max_new_tokens)
+    pairs = mined(options.mine, judge, asking, options.seed)
+    say(f"{len(pairs)} pairs of windows that the start gets wrong are learnt from too")
+    return [judgement_row(pair, judge.config) for pair in pairs]
 
 
 def _judge(options: R1Training) -> R1Judge:
