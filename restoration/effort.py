@@ -1,9 +1,10 @@
 """The expensive restorer where it gains, plain enlargement elsewhere: behind `restore --effort auto`.
 
 A picture is cut into small tiles. What plain enlargement will lose in a tile is told by what it loses one octave below:
-the tile is halved, enlarged again and compared with itself. The tiles that lose most are covered with rectangles, which
-go through the restorer; a sky, a wall and what is out of focus do not. There are as few of these tiles as it takes for
-the rectangles to hold `SHARE` of what the whole picture loses: they cover tiles of little worth as well, which count.
+the tile is halved, enlarged again and compared with itself. Rectangles of tiles go through the restorer where they pay:
+what they hold of the loss is at least `PRICE` times what as many pixels as they cost lose on average. A sky, a wall and
+what is out of focus do not; of all ways to cut the picture into rectangles the one that leaves most is taken. One price
+for all pictures spends pixels where they gain most decibels, in pictures whose loss is in few places as in others.
 After MAgICoRe (arXiv 2409.12147), which refines only what is hard and unsure; a tile is hard where it has detail that
 an enlargement cannot keep.
 
@@ -17,33 +18,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from restoration.bands import Finish, Observers, Progress, Restores, Work
+from restoration.rectangles import BLOCK, Grid, worth_their_cost
 from restoration.restorer import Facts, Restorer
 from vision.images import is_grey, pad_to_multiple, to_y
 from vision.resize import imresize
-from vision.strategies.routing import worth_most
 from vision.tiles import Box
 
-SHARE = 0.965
-"""Of what plain enlargement loses, held by the rectangles that are restored; chosen on photographs that no test
-shows."""
+PRICE = 0.3
+"""What a pixel that is restored must hold of the loss, in times of what a pixel loses on average; chosen on photographs
+that no test shows."""
 UNSEEN = (0.25 / 255) ** 2
 """Mean square loss of a tile that counts as none: a quarter of a step of 8 bit."""
 TILE = 8
 """Side of a tile, in input pixels."""
-BLOCK = 24
-"""Tiles per side of a block; no rectangle crosses the border of one, so that memory does not grow."""
-CONTEXT = 4
+CONTEXT = 2
 """Input pixels around a rectangle that are restored as well, and over which it fades into its surroundings."""
-TRIES = 6
-"""Halvings of the share that the tiles around which rectangles are made hold by themselves."""
-CALL = 4
-"""What a further rectangle costs beside its pixels, in tiles."""
+CALL = 64
+"""What a further rectangle costs beside its pixels, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +52,8 @@ class Route:
     """How many of them the rectangles cover."""
     boxes: tuple[Box, ...]
     """The rectangles, in input pixels, without context, from the uppermost block on."""
+    pixels: int
+    """Input pixels that the restorer gets, context included, where the picture is not restored as one."""
     whole: bool
     """Whether the rectangles with their context have as many pixels as the picture, which then is restored as one."""
 
@@ -76,11 +74,16 @@ class RoutedRestorer:
 
     Args:
         restorer: the expensive one; its scale with the options, or without one, must be a whole number.
-        share: of what plain enlargement loses, that the restored rectangles hold at least, in (0, 1].
+        price: of a restored pixel, above 0, see `PRICE`; at 0.1 hardly anything is left out.
+
+    Raises:
+        ValueError: the price is not above 0.
     """
 
-    def __init__(self, restorer: Restorer, share: float = SHARE):
-        self.restorer, self.share = restorer, share
+    def __init__(self, restorer: Restorer, price: float = PRICE):
+        if not price > 0:
+            raise ValueError(f"price must be above 0, got {price}.")
+        self.restorer, self.price = restorer, price
         self.Options = restorer.Options
         self.last: Route | None = None
 
@@ -102,15 +105,19 @@ class RoutedRestorer:
         lost = F.avg_pool2d(lost_by_enlarging(pad_to_multiple(image, TILE)), TILE).mean((0, 1)).double()
         lost = torch.where(lost > UNSEEN, lost, 0.0)
         context = self.context(options)
-        held = cheapest_cover(lost, self.share, context / TILE)
+        mean = float(lost.mean())
+        if mean == 0:
+            return Route(lost.numel(), 0, (), 0, False)
+        worth = lost.cpu().numpy() * TILE**2 / (self.price * mean)
+        held = worth_their_cost(worth, Grid(height, width, TILE, context, CALL))
         boxes = []
         for found in held:
             top, left, bottom, right = (side * TILE for side in found)
             boxes.append(Box(top, left, min(bottom, height), min(right, width)))
         tiles = sum((found.bottom - found.top) * (found.right - found.left) for found in held)
         around = [widened(box, context, height, width) for box in boxes]
-        area = sum((box.bottom - box.top) * (box.right - box.left) for box in around)
-        return Route(lost.numel(), tiles, tuple(boxes), area >= height * width)
+        pixels = sum((box.bottom - box.top) * (box.right - box.left) for box in around)
+        return Route(lost.numel(), tiles, tuple(boxes), pixels, pixels >= height * width)
 
     def bands(
         self,
@@ -199,59 +206,6 @@ def lost_by_enlarging(image: Tensor) -> Tensor:
     return (luma - imresize(imresize(luma, 0.5), size=tuple(luma.shape[-2:]))).square()
 
 
-def cheapest_cover(lost: Tensor, share: float, margin: float) -> list[Box]:
-    """Rectangles, in tiles, that hold a share of what is lost, around the fewest tiles that lose most.
-
-    Args:
-        lost: (rows, columns) of every tile, float64, at least 0.
-        share: of its sum, in (0, 1].
-        margin: see `cover`.
-    """
-
-    def around(part: float) -> list[Box]:
-        chosen = worth_most(lost.flatten().tolist(), part)
-        tiles = np.array(sorted(divmod(place, lost.shape[1]) for place in chosen), dtype=np.int64).reshape(-1, 2)
-        return list(_blocks(tiles, margin))
-
-    def holds(boxes: list[Box]) -> bool:
-        held = math.fsum(float(lost[box.top : box.bottom, box.left : box.right].sum()) for box in boxes)
-        return held >= share * float(lost.sum())
-
-    low, high = 0.0, share
-    found = around(high)
-    for _ in range(TRIES):
-        middle = (low + high) / 2
-        fewer = around(middle)
-        low, high, found = (low, middle, fewer) if holds(fewer) else (middle, high, found)
-    return found
-
-
-def cover(tiles: np.ndarray, margin: float) -> list[Box]:
-    """Rectangles that hold all tiles, made by halving one again and again where that saves pixels.
-
-    Args:
-        tiles: (n, 2) row and column of each, n at least 1.
-        margin: of a rectangle on each side, in tiles; it counts like `CALL`.
-    """
-    low, high = tiles.min(0), tiles.max(0) + 1
-    whole = [Box(*low.tolist(), *high.tolist())]
-    if len(tiles) == np.prod(high - low):
-        return whole
-    best: tuple[float, np.ndarray, int] = (math.inf, tiles, 0)
-    for axis in (0, 1):
-        ordered = tiles[np.argsort(tiles[:, axis], kind="stable")]
-        cuts = np.flatnonzero(np.diff(ordered[:, axis])) + 1
-        if len(cuts):
-            sides, other_sides = _sides(ordered)[cuts - 1], _sides(ordered[::-1])[::-1][cuts]
-            costs = _cost(sides, margin) + _cost(other_sides, margin)
-            cheapest = int(costs.argmin())
-            best = min(best, (float(costs[cheapest]), ordered, int(cuts[cheapest])), key=lambda found: found[0])
-    _, ordered, place = best
-    parts = cover(ordered[:place], margin) + cover(ordered[place:], margin)
-    sides = np.array([(part.bottom - part.top, part.right - part.left) for part in parts])
-    return parts if _cost(sides, margin).sum() < _cost((high - low)[None], margin)[0] else whole
-
-
 def widened(box: Box, context: int, height: int, width: int) -> Box:
     """A box with context on each side, as far as the picture goes."""
     top, left = max(box.top - context, 0), max(box.left - context, 0)
@@ -261,23 +215,6 @@ def widened(box: Box, context: int, height: int, width: int) -> Box:
 def cut(result: Tensor, box: Box, scale: int) -> Tensor:
     """The part of a result (..., H, W) that a box of input pixels became."""
     return result[..., box.top * scale : box.bottom * scale, box.left * scale : box.right * scale]
-
-
-def _blocks(tiles: np.ndarray, margin: float) -> Iterator[Box]:
-    """The rectangles of every block that has some of the tiles (n, 2), row by row."""
-    blocks = tiles // BLOCK
-    for block in np.unique(blocks, axis=0):
-        yield from cover(tiles[(blocks == block).all(1)], margin)
-
-
-def _sides(tiles: np.ndarray) -> np.ndarray:
-    """(n, 2): height and width of the smallest rectangle around the first 1 to n of the tiles (n, 2)."""
-    return np.maximum.accumulate(tiles) - np.minimum.accumulate(tiles) + 1
-
-
-def _cost(sides: np.ndarray, margin: float) -> np.ndarray:
-    """(n,) of rectangles with sides (n, 2), in tiles."""
-    return (sides + 2 * margin).prod(1) + CALL
 
 
 def _fade(before: int, inside: int, after: int, scale: int) -> Tensor:

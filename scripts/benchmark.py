@@ -4,6 +4,7 @@
     burnish benchmark pasd --compile          (guided steps at the real size, beside a straightforward port)
     burnish benchmark restorers --hr photos --out runs/restorers   (every restorer on every kind of picture, ranked)
     burnish benchmark harm --hr photos --out runs/harm     (what decides about restorations, beside doing nothing)
+    burnish benchmark effort --hr photos --out runs/effort        (what restoring only parts keeps, and costs)
     burnish benchmark pie                     (one edit, beside image-to-image of diffusers)
     burnish benchmark r1 --task stress --out runs/stress        (StableReinforce where the plain algorithm fails)
     burnish benchmark r1 --task overhead --out runs/overhead      (beside TRL's GRPO)
@@ -31,6 +32,7 @@ SYSTEMS = {
     "pasd": Work("restoration.pasd.benchmark", "PASDBenchmark", "denoising steps, tiles, the preset fast"),
     "restorers": Work("restoration.benchmark_restorers", "RestorerBenchmark", "restorers by quality and cost"),
     "harm": Work("restoration.benchmark_harm", "HarmBenchmark", "every way to decide, beside doing nothing"),
+    "effort": Work("restoration.benchmark_effort", "EffortBenchmark", "what restoring only parts keeps, and costs"),
     "r1": Work("reward_vlm.r1.benchmark", "R1Benchmark", "stability and cost of StableReinforce"),
     "r1-strategies": Work("reward_vlm.r1.benchmark_strategies", "StrategyBenchmark", "reinforcement with and without"),
     "judge-reward": Work("reward_vlm.benchmark_reward", "RewardBenchmark", "what a judge teaches another model"),

@@ -197,9 +197,9 @@ class R1Training(TRLTraining):
     def _check_strategies(self) -> None:
         """Which strategies go with which kind of run."""
         used = {
-            name: getattr(self, name) not in (None, ())
-            for name in ("oversample", "spans", "progress", "curriculum", "guide", "mine", "reset")
-        }
+            name: getattr(self, name) is not None
+            for name in ("oversample", "spans", "progress", "curriculum", "guide", "reset")
+        } | {"mine": self.mine != ()}
         for name in (name for name, asked in used.items() if asked and self.stage != "rl"):
             raise ValueError(f"{name} belongs to reinforcement (--stage rl).")
         for name in (name for name in ("curriculum", "reset") if used[name] and self.rounds == 1):

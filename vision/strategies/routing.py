@@ -9,10 +9,8 @@ published code goes back to the first one as soon as a task has become easy (and
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from vision.refine import Observer, refine
@@ -93,20 +91,6 @@ def route(
         return Routed(state.first, tuple(current), tuple(voted), tuple(hard))
 
     return refine(Routed(first, first, first), one_round, range(rounds), observers=observers).state
-
-
-def worth_most(gains: Sequence[float], share: float) -> frozenset[int]:
-    """Places of the fewest tasks that hold a share of all that the expensive way is expected to gain.
-
-    Args:
-        gains: expected of each task; what is not above 0 is never chosen.
-        share: of their sum, in (0, 1].
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share}.")
-    order = sorted((place for place, gain in enumerate(gains) if gain > 0), key=lambda place: -gains[place])
-    held = list(accumulate(gains[place] for place in order))
-    return frozenset(order[: bisect_left(held, share * held[-1]) + 1] if held else ())
 
 
 def _judged(candidates: Sequence[Candidate], evaluate: Evaluator) -> tuple[Solution, ...]:
