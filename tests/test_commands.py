@@ -32,7 +32,7 @@ SMALLER = {
     r"burnish evaluate scl .*--drafts": "--limit 3",
     r"burnish evaluate verifier": "--limit 3",
     r"burnish judge --audit": "--max-new-tokens 2",
-    r"burnish benchmark effort": "--largest 64",
+    r"burnish benchmark effort": "--largest 128",
     r"burnish benchmark harm": "--size 64 --kinds blind --seeds 2",
     r"burnish benchmark judge-reward": "--taught 1 --updates 1 --prompts 2 --samples 2 --tests 2",
     r"burnish benchmark restorers": "--cuts 1 --size 64 --kinds blind --systems none iter:clean@1",
