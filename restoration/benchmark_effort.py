@@ -147,7 +147,7 @@ class Misplaced(RoutedRestorer):
     """The restorer where it would pay if the picture were turned upside down."""
 
     def route(self, image: Tensor, options: Any = None) -> Route:
-        """The route of the turned picture."""
+        """The route of (b, 3, h, w), turned."""
         return super().route(image.flip((-2, -1)), options)
 
 
