@@ -73,6 +73,15 @@ class MiniR1Training:
     seed: int = 0
     """Of the first weights, the order of the rows and the judgements; the data are the same for all seeds."""
 
+    def __post_init__(self) -> None:
+        for name in ("sft_steps", "sft_every", "rounds", "steps", "tests"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if min(self.rows) < 1:
+            raise ValueError(f"rows must name three numbers of at least 1, got {' '.join(map(str, self.rows))}.")
+        if self.judgements < 32 or self.judgements % 32:
+            raise ValueError(f"judgements must be a multiple of 32, got {self.judgements}.")
+
     def corpus(self) -> Iterable[str]:
         """Sentences of the task, for the tokenizer."""
         return scene_corpus()

@@ -14,6 +14,7 @@ from reward_vlm.data import Preference, preference_json, write_rows
 from reward_vlm.r1.curves import read_log
 from reward_vlm.r1.judge import R1Judge
 from reward_vlm.r1.options import R1Config, R1Training, StableReinforce
+from reward_vlm.r1.recipe_mini import MiniR1Training
 from reward_vlm.r1.rounds import Rounds
 from reward_vlm.r1.rows import balance, hard_rows, judgement_row, row_reader, swap, training_set
 from reward_vlm.r1.train import train
@@ -156,6 +157,20 @@ def test_bad_rows_stop_a_training_unless_they_are_skipped(files, tmp_path):
     write_rows(files / "plain.jsonl", unexplained)
     with pytest.raises(ValueError, match="has no target"):
         train(sft(files, tmp_path / "plain", rows=files / "plain.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"sft_steps": 0}, "sft_steps must be at least 1, got 0"),
+        ({"judgements": 40}, "judgements must be a multiple of 32, got 40"),
+        ({"rows": (4000, 0, 100)}, "rows must name three numbers of at least 1, got 4000 0 100"),
+    ],
+)
+def test_the_recipe_of_the_small_judge_refuses_at_once_what_would_end_it_after_its_cold_start(chosen, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MiniR1Training(**chosen)
 
 
 def test_rows_keep_the_order_of_text_and_pictures_and_are_balanced(files):
