@@ -14,8 +14,9 @@ base from that of smaller weights, or goes on from equal ones.
    because the truth is not determined by the input; what Real-ESRGAN x4plus makes of the input is. Absolute error
    against truth and teacher; against the teacher alone edges, deep features and their statistics, losses of patterns
    that repeat and of dots, and a small discriminator that tells the network's details from the teacher's: the grain of
-   the truth is not in the input, and a small network that is held to it puts dots where it is not sure. Its weights may
-   be blended with those from before (`--blend`; network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without
+   the truth is not in the input, and a small network that is held to it puts dots where it is not sure. Letters, line
+   art and clean inputs, where the truth takes the teacher's place, have the absolute error alone. The weights may be
+   blended with those from before (`--blend`; network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without
    the packages of the teacher and of the deep features this stage cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
    activity map how much that is (base frozen).
@@ -72,7 +73,7 @@ STAGES = ("base", "sharpen", "tokeniser", "tokens")
 CLEAN_MIXTURE = {"bicubic": 1.0}
 PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrgan_strong": 0.15, "bicubic": 0.15}
 """Shares of the degradations that the variant `photo` is trained on."""
-EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.1, 0.25, 3.0, 25.0, 0.05
+EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 3.0, 25.0, 0.05
 """Weights of the losses of `sharpen` beside the absolute error."""
 TEACHING = 0.75
 """Share of the teacher in the picture that `sharpen` measures the absolute error against; the rest is the truth."""
@@ -240,27 +241,31 @@ class Networks(nn.Module):
         return F.l1_loss(self.model.base(lr)[1], hr), {}
 
     def sharpen(self, hr: Tensor, lr: Tensor, teacher: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        """Distance to truth and teacher (b, 3, 4 * h, 4 * w), and of details from the teacher's; scalar."""
+        """Distance to truth and teacher (b, 3, 4 * h, 4 * w), and of details from the teacher's; scalar.
+
+        Details count where there is a teacher: letters and clean inputs, whose teacher is the truth, keep to that.
+        """
         picture = self.model.base(lr)[1].float()
+        sharp, taught = _taught(hr, teacher, picture, teacher)
         (judge,) = self.judge
         with torch.no_grad():
-            taught_maps = feature_maps(judge, teacher)
-        maps = feature_maps(judge, picture)
+            taught_maps = feature_maps(judge, taught)
+        maps = feature_maps(judge, sharp)
         pairs = zip(maps, taught_maps, strict=True)
         terms = {
             "error": (1.0, F.l1_loss(picture, hr.lerp(teacher, TEACHING))),
-            "edges": (EDGES, gradient_difference(picture, teacher)),
+            "edges": (EDGES, gradient_difference(sharp, taught)),
             "features": (
                 FEATURES,
                 torch.stack([F.l1_loss(found, other) / other.abs().mean() for found, other in pairs]).mean(),
             ),
             "statistics": (STATISTICS, statistics_difference(maps, taught_maps)),
-            "pattern": (PATTERN, pattern_difference(picture, teacher)),
-            "artefacts": (ARTEFACTS, artefact_difference(picture, teacher)),
+            "pattern": (PATTERN, pattern_difference(sharp, taught)),
+            "artefacts": (ARTEFACTS, artefact_difference(sharp, taught)),
         }
         if "discriminator" in context.modules:
             context.shared["picture"] = picture.detach()
-            logits = context.modules["discriminator"](picture)
+            logits = context.modules["discriminator"](sharp)
             terms["adversarial"] = (ADVERSARIAL, generator_loss("vanilla", logits.float()))
         loss = torch.stack([weight * term for weight, term in terms.values()]).sum()
         return loss, {name: term for name, (_, term) in terms.items()} | {"error_of_truth": F.l1_loss(picture, hr)}
@@ -343,6 +348,13 @@ class Networks(nn.Module):
             torch.distributed.broadcast(self.model.codebook, 0)
 
 
+def _taught(hr: Tensor, teacher: Tensor, *pictures: Tensor) -> list[Tensor]:
+    """Of pictures (b, 3, H, W) the items whose teacher is not the truth; all of them where there is none."""
+    own = (teacher != hr).flatten(1).any(1)
+    chosen = own if own.any() else torch.ones_like(own)
+    return [picture[chosen].contiguous(memory_format=torch.channels_last) for picture in pictures]
+
+
 class DetailDiscriminator(nn.Module):
     """Real or generated, per 8 x 8 pixels, from details alone: what blurs over 5 x 5 and 9 x 9 pixels take away.
 
@@ -367,10 +379,8 @@ class DetailDiscriminator(nn.Module):
 
 def discriminate(batch: dict[str, Tensor], context: Context) -> tuple[Tensor, dict[str, Tensor]]:
     """How badly the discriminator tells the teacher's pictures (b, 3, H, W) from this update's; scalar."""
-    net = context.modules["discriminator"]
-    real, fake = (
-        net(x.contiguous(memory_format=torch.channels_last)) for x in (batch["teacher"], context.shared["picture"])
-    )
+    net, teacher = context.modules["discriminator"], batch["teacher"]
+    real, fake = (net(x) for x in _taught(batch["hr"], teacher, teacher, context.shared["picture"]))
     loss = discriminator_loss("vanilla", real.float(), True) + discriminator_loss("vanilla", fake.float(), False)
     return loss, {"real": real.sigmoid().mean(), "fake": fake.sigmoid().mean()}
 

@@ -190,16 +190,35 @@ def test_the_recipe_runs_resumes_and_its_weights_load(tmp_path, monkeypatch):
     assert_close(restorer.model.base.fuse.weight, before.lerp(sharp, options.blend).half().float())
 
 
-def test_a_discriminator_that_tells_pictures_apart_pulls_them_to_the_teacher():
-    class Features(torch.nn.Module):
-        def forward(self, images):
-            return [images, images.square()]
+class Maps(torch.nn.Module):
+    def forward(self, images):
+        return [images, images.square()]
 
+
+def test_pictures_whose_teacher_is_the_truth_have_the_absolute_error_alone():
+    networks = recipe_mini.Networks(STEPPED, Maps()).train_only("sharpen")
+    generator = torch.Generator().manual_seed(0)
+    hr, lr = (torch.rand(2, 3, side, side, generator=generator) for side in (64, 16))
+    teacher = torch.stack([hr[0].flip(1), hr[1]])  # the second one was drawn
+    discriminator = recipe_mini.DetailDiscriminator(4)
+    told = []
+    for items in (slice(None), slice(1)):
+        batch = {"hr": hr[items], "lr": lr[items], "teacher": teacher[items]}
+        context = Context(0, torch.Generator(), {"discriminator": discriminator}, torch.device("cpu"), {})
+        _, logs = networks("sharpen", batch, context)
+        told.append(logs | {"discriminator": recipe_mini.discriminate(batch, context)[0]})
+    both, taught = told
+    assert both.pop("error") != taught.pop("error") and both.pop("error_of_truth") != taught.pop("error_of_truth")
+    assert set(both) > {"features", "statistics", "adversarial", "discriminator"}
+    assert_close(both, taught)
+
+
+def test_a_discriminator_that_tells_pictures_apart_pulls_them_to_the_teacher():
     class Brightness(torch.nn.Module):
         def forward(self, image):
             return 9 * (image.mean(1, keepdim=True) - 0.5)
 
-    networks = recipe_mini.Networks(STEPPED, Features()).train_only("sharpen")
+    networks = recipe_mini.Networks(STEPPED, Maps()).train_only("sharpen")
     taught = torch.ones(1, 3, 64, 64)
     batch = {"hr": taught / 2, "teacher": taught, "lr": torch.full((1, 3, 16, 16), 0.25)}
     context = Context(0, torch.Generator(), {"discriminator": Brightness()}, torch.device("cpu"), {})
