@@ -18,7 +18,7 @@ from scripts import terminal
 from tests.documented import PROJECT, Line, burnish_lines, shell_lines, snippets
 from tests.documented_inputs import WEIGHTS, write_inputs
 
-OBJECT = "--volume-steps 20 --refine none --grid-size 24 --view-size 32 --texture-size 32 --max-faces 200"
+OBJECT = "--volume-steps 28 --refine none --grid-size 24 --view-size 32 --texture-size 32 --max-faces 200"
 SMALLER = {
     r"burnish restore .*--system pasd": "--steps 1",
     r"burnish restore .*--best-of": "--best-of 2",
