@@ -2,6 +2,7 @@
 
     burnish evaluate gtr --out runs/vase                                  (a vase made by code)
     burnish evaluate gtr --meshes MESHES --out runs/meshes --seeds 3
+    burnish evaluate gtr --meshes MESHES --out runs/large --size 256      (pictures larger than those that are fitted)
     burnish evaluate gtr --meshes MESHES --out runs/spoilt --spoil        (spoilt meshes are refined)
 
 Every mesh is rebuilt from rendered views (or, with --spoil, a spoilt version of it is refined), and compared with
@@ -10,13 +11,15 @@ itself on views that were not given and on its visible surface. Writes a contact
 .json for `benchmark harm`. Meshes that are measured are kept: the same command goes on with the rest.
 
 The protocol for one mesh: it is scaled so that the longest side of its box is 1.6 (half-size 0.8) and shown unlit on
-white at 128 pixels, 2 x 2 samples per pixel, field of view 30 degrees, distance 4. Twelve views are given: the six of
-GTR and six more at elevations -25 and 45 degrees. Eight others are held out. PSNR and SSIM are means over whole
-pictures. Surfaces are compared by 100,000 points each, in the same units, after removing faces that none of 48 views
-around the object sees, on both sides: Chamfer distance is the mean distance to the nearest point of the other
-surface, both directions added; F-score is the harmonic mean of the shares of points closer than a threshold;
-`normal_degrees` is the mean angle between the face normals, sides not told apart, at such nearest points, mean of both
-directions. None of this is comparable with published tables.
+white at 128 pixels (`--size`), 2 x 2 samples per pixel, field of view 30 degrees, distance 4. Twelve views are given:
+the six of GTR and six more at elevations -25 and 45 degrees. Eight others are held out. PSNR and SSIM are means over
+whole pictures; `psnr_inside` takes the pixels of all views that the object covers wholly in both pictures. The row
+"plain baking" is the exported surface in the mean of the views that see each place (`recon3d/baking.py`): what a
+texture must beat. Surfaces are compared by 100,000 points each, in the same units, after removing faces that none of
+48 views around the object sees, on both sides: Chamfer distance is the mean distance to the nearest point of the
+other surface, both directions added; F-score is the harmonic mean of the shares of points closer than a threshold;
+`normal_degrees` is the mean angle between the face normals, sides not told apart, at such nearest points, mean of
+both directions. None of this is comparable with published tables.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from recon3d.baking import bake_plainly
 from recon3d.cameras import Cameras, concatenate, gtr_rig, orbit, surround
 from recon3d.gtr.options import GTROptions
 from recon3d.gtr.reconstructor import MAX_FACES, GTRReconstructor
@@ -55,6 +59,8 @@ HELD_OUT = ((15, 10), (60, -15), (105, 35), (150, 0), (195, 25), (240, -5), (285
 """Azimuth and elevation of the views that are never given, in degrees."""
 THRESHOLDS = (0.02, 0.05, 0.1)
 """Distances of the F-scores."""
+WHOLE = 0.99
+"""Share of a pixel from which it counts as wholly covered."""
 
 
 def given_cameras(size: int = 128, views: int = 12) -> Cameras:
@@ -153,10 +159,13 @@ def ssim_whole(images: Tensor, reference: Tensor, data_range: float | None = Non
 
 
 def view_scores(views: Views, reference: Views, perceptual: bool = False) -> dict[str, float]:
-    """PSNR and SSIM (means over views), overlap of the silhouettes, and LPIPS when asked for."""
+    """PSNR and SSIM (means over views), PSNR where the object covers the pixels of both wholly (NaN where it covers
+    none), overlap of the silhouettes, and LPIPS when asked for."""
     mine, given = views.masks > 0.5, reference.masks > 0.5
+    inside = ((views.masks > WHOLE) & (reference.masks > WHOLE)).expand_as(views.images)
     scores = {
         "psnr": float(psnr(views.images, reference.images, channel="rgb").mean()),
+        "psnr_inside": float(-10 * (views.images - reference.images)[inside].square().mean().clamp(min=1e-10).log10()),
         "ssim": float(ssim(views.images, reference.images, channel="rgb").mean()),
         "iou": float((mine & given).sum() / (mine | given).sum().clamp(min=1)),
     }
@@ -179,7 +188,7 @@ class Setting:
     perceptual: bool = False
     """Also measure LPIPS; its weights must be installed."""
     exported: bool = False
-    """Also measure the mesh as it would be saved."""
+    """Also measure the mesh as it would be saved, and its surface in plainly baked colours."""
     samples: int = 100_000
     """Points per surface."""
     seen_from: int = 256
@@ -195,7 +204,8 @@ def measure(
     start: Mesh | None = None,
     done: Callable[[str, Reconstruction], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per stage for one mesh: volume fit, geometry, texture, and the exported mesh when asked for.
+    """One row per stage for one mesh: volume fit, geometry, texture, and, when asked for, the exported mesh and its
+    surface in plainly baked colours.
 
     Args:
         mesh: the truth, in any size.
@@ -238,6 +248,9 @@ def measure(
         began, cpu = time.perf_counter(), time.process_time()
         saved = result.mesh(options.texture, options.texture_size, options.max_faces)
         row("exported", saved, None, time.perf_counter() - began, time.process_time() - cpu)
+        began, cpu = time.perf_counter(), time.process_time()
+        baked = bake_plainly(saved, given)
+        row("plain baking", saved, baked, time.perf_counter() - began, time.process_time() - cpu)
     return rows
 
 
@@ -307,6 +320,9 @@ class GTREvaluation:
     """Runs per mesh, with seeds from the given one on."""
     views: int = 12
     """Views that are given: 12, or the six of GTR."""
+    size: int | None = None
+    """Height and width of the pictures that are given and held out; None: `view_size`, to which larger ones are scaled
+    down for fitting."""
     spoil: bool = False
     """Refine a spoiled version of every mesh (2 % of its faces, displaced, colours blurred and shifted)."""
     lpips: bool = False
@@ -319,6 +335,8 @@ class GTREvaluation:
             raise ValueError(f"views must be 12 or 6, got {self.views}.")
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}.")
+        if self.size is not None and not 16 <= self.size <= 4096:
+            raise ValueError(f"size must lie in [16, 4096], got {self.size}.")
 
 
 def evaluate(options: GTREvaluation, show: Show = silent) -> Outcome:
@@ -361,7 +379,7 @@ def _measured(
     mesh: Mesh, reconstructor: GTRReconstructor, options: GTREvaluation, picture: Path
 ) -> list[dict[str, Any]]:
     """The rows of one mesh, every seed and stage; the stages of the first seed are drawn."""
-    setting = Setting(options.views, options.options.view_size, options.lpips, exported=True)
+    setting = Setting(options.views, options.size or options.options.view_size, options.lpips, exported=True)
     rows = []
     for seed in range(options.options.seed, options.options.seed + options.seeds):
         sheet: list[tuple[str, Reconstruction]] = []

@@ -58,7 +58,7 @@ def test_meshes_that_are_measured_are_kept_when_the_rest_is_stopped(tmp_path, mo
     outcome = evaluate(options)
     assert outcome.code == 2 and len(outcome.problems) == 1 and len(calls) == 1
     rows = json.loads((tmp_path / "out" / "means.json").read_text())
-    assert [row["stage"] for row in rows] == ["volume", "geometry", "texture", "exported"] * 2
+    assert [row["stage"] for row in rows] == ["volume", "geometry", "texture", "exported", "plain baking"] * 2
     assert {row["mesh"] for row in rows} == {"a", "b"} and all(row["normal_degrees"] > 0 for row in rows)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"runs.csv", "means.png", "a.png", "b.png", "run.json"} <= names

@@ -295,8 +295,11 @@ def test_measurement_of_all_stages():
     rows = measure(
         vase(24, 24, 32), GTRReconstructor(SMALL), options, Setting(6, 32, exported=True, samples=1000, seen_from=24)
     )
-    assert [row["stage"] for row in rows] == ["volume", "geometry", "texture", "exported"]
+    assert [row["stage"] for row in rows] == ["volume", "geometry", "texture", "exported", "plain baking"]
     assert rows[1]["chamfer"] == rows[2]["chamfer"]
+    saved, baked = rows[3:]
+    assert saved["chamfer"] == baked["chamfer"] and saved["psnr"] != baked["psnr"]
+    assert all(row["psnr_inside"] > 5 for row in rows)
     assert len(given_cameras(32)) == 12
 
 

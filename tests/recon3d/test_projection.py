@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import grid_sample, normalize
 
+from recon3d.baking import bake_plainly
 from recon3d.cameras import gtr_rig, orbit
 from recon3d.gtr.options import GTROptions
 from recon3d.gtr.reconstructor import GTRReconstructor
@@ -58,22 +58,10 @@ def decibels(mesh, truth, cameras=HELD_OUT):
 
 
 def plainly_baked(mesh, views):
-    """The slow, plain twin: every texel takes the mean of the views that see it, weighted by squared cosines."""
+    """The mesh with every texel that a view sees as plain baking has it."""
     places, inside = texel_places(mesh, 0)
-    points = places[inside]
-    normals = normalize(points, dim=-1)  # of a sphere
-    depths = render(replace(mesh, textures=(torch.zeros(1, 1, 3),)), views.cameras, supersample=1).depths
-    total, weight = torch.zeros_like(points), torch.zeros(len(points), 1)
-    for number, clip in enumerate(views.cameras.clip(points)):
-        where = (clip[:, :2] / clip[:, 3:])[None, None]
-        color = grid_sample(views.images[number][None], where, align_corners=False)[0, :, 0].T
-        seen = grid_sample(views.masks[number][None], where, align_corners=False)[0, 0, 0] > 0.99
-        depth = grid_sample(depths[number][None], where, mode="nearest", align_corners=False)[0, 0, 0]
-        cosine = (normals * normalize(views.cameras.positions[number] - points, dim=-1)).sum(-1).clamp(min=0)
-        speaks = (cosine.square() * seen * (cosine > 0.15) * ((clip[:, 3] - depth).abs() < 0.03))[:, None]
-        total, weight = total + speaks * color, weight + speaks
     texture = mesh.textures[0].clone()
-    texture[inside] = torch.where(weight > 1e-3, total / weight.clamp(min=1e-6), texture[inside])
+    texture[inside] = bake_plainly(mesh, views)(places[inside])
     return replace(mesh, textures=(texture,))
 
 
