@@ -15,7 +15,6 @@ from recon3d.isosurface import extract_sparse, solid_core
 from recon3d.mesh import Mesh
 from recon3d.projection import Paint, paint_of, painted
 from vision.refine import Step, Verdict, any_of, max_seconds, no_progress
-from vision.strategies.progress import stalled
 
 Weights = dict[str, Tensor]
 
@@ -215,9 +214,6 @@ class Budget:
     """Verdicts without a better one; None: all steps are made."""
     evaluate_every: int = 1
     """Moves between verdicts."""
-    progress: float | None = None
-    """Decibels per move: a verdict that gained less, over the moves since the one before, ends the stage; None: never
-    does. The first verdict ends nothing: the first moves of a fresh optimiser may lose."""
 
     def stop(self) -> Callable[[Step], bool] | None:
         """The rule for the refinement core."""
@@ -226,9 +222,6 @@ class Budget:
             rules.append(max_seconds(self.seconds, sync_every=5))
         if self.patience is not None:
             rules.append(no_progress(self.patience))
-        if self.progress is not None:
-            slow = stalled(self.progress * self.evaluate_every)
-            rules.append(lambda step: step.index + 1 >= 2 * self.evaluate_every and slow(step))
         return any_of(*rules) if rules else None
 
     def judged(self, at: At | None) -> bool:

@@ -91,8 +91,7 @@ class GTROptions:
     patience: int | None = None
     """End a stage after so many measurements without progress; None: make all steps."""
     stop: Literal["end", "progress"] = "end"
-    """progress plans three quarters of the steps, and ends a stage when its pictures get closer to the views too slowly
-    to be worth the time."""
+    """progress makes three quarters of the steps of every stage: the last ones gain least."""
     view_size: int = 128
     """The views are scaled down to this height for fitting and refining."""
     rays: int = 768

@@ -43,11 +43,9 @@ from vision.weights import load_weights, save_weights
 COMPONENTS = {"generator": ("recon3d.gtr.network", "Generator"), "field": ("recon3d.gtr.fields", "TriplaneField")}
 MAX_FACES = 200_000
 """Meshes with more faces are simplified before they are refined."""
-PROGRESS = 0.01
-"""Decibels per move below which a stage that stops by progress ends."""
 PLANNED = 0.75
-"""Share of the moves that a stage plans under progress. Rates fall along the plan: a shorter one that is gone through
-ends better than a longer one that is cut, before its rates are small."""
+"""Share of the steps that every stage plans under progress. Rates of surface and texture fall along the plan: a shorter
+one that is gone through ends better than a longer one that is cut before its rates are small."""
 ADAPTS = 1.5
 """Decibels by which a smooth surface may show the views worse than the rough one that the colours of the field were
 fitted on: the texture refinement adapts them."""
@@ -240,7 +238,7 @@ class GTRReconstructor(Pretrained):
         steps = options.volume_steps if options.volume_steps is not None else (250 if self.generator is None else 0)
         rates = VolumeRates(rays=options.rays)
         if steps:
-            budget = _budget(options, steps, options.volume_seconds, evaluate_every=25, looks=50)
+            budget = _budget(options, steps, options.volume_seconds, evaluate_every=25)
             prior = None if run.mesh is None else _unseen_sides(run.mesh, views)
             yield from run.stage(volume_stage(fit, views, budget, rates, prior=prior))
         if not len(fit.surface(options.grid_size, level)[1]):
@@ -264,7 +262,7 @@ class GTRReconstructor(Pretrained):
                 if published
                 else covered_points(vertices, faces, views)
             )
-            budget = _budget(options, options.texture_steps, options.texture_seconds, looks=10)
+            budget = _budget(options, options.texture_steps, options.texture_seconds)
             stage = texture_stage(fit, points, views.images, budget, mode=options.texture_mode)
             yield from run.stage(stage, keep_last=published)
         return surface, fit
@@ -331,20 +329,10 @@ class GTRReconstructor(Pretrained):
         yield from run.stage(paint_stage(fit, projector, budget, name=name))
 
 
-def _budget(
-    options: GTROptions, steps: int, seconds: float | None, evaluate_every: int = 1, looks: int | None = None
-) -> Budget:
-    """Of a stage, with what the call says of stages that gain nothing more.
-
-    Under progress, moves are `PLANNED` of the given steps, and verdicts are `looks` moves apart where few moves tell
-    little: those of a volume gain by chance. Not where time may run out between two, since only what was judged is
-    kept.
-    """
-    if options.stop != "progress":
-        return Budget(steps, seconds, options.patience, evaluate_every)
-    if seconds is None:
-        evaluate_every = looks or evaluate_every
-    return Budget(math.ceil(PLANNED * steps), seconds, options.patience, evaluate_every, PROGRESS)
+def _budget(options: GTROptions, steps: int, seconds: float | None, evaluate_every: int = 1) -> Budget:
+    """Of a stage, with what the call says of stages that gain nothing more; under progress `PLANNED` of the steps."""
+    planned = math.ceil(PLANNED * steps) if options.stop == "progress" else steps
+    return Budget(planned, seconds, options.patience, evaluate_every)
 
 
 def _in_box(mesh: Mesh, centre: Tensor, scale: float, device: torch.device) -> Mesh:
