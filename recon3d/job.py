@@ -72,6 +72,13 @@ class ReconstructOptions:
     def __post_init__(self) -> None:
         if self.views is not None and self.grid is not None:
             raise ValueError("Give either --views FOLDER or --grid IMAGE, not both.")
+        given = (self.views, self.grid)
+        if self.rig != ReconstructOptions.rig and self.views is None:
+            raise ValueError(f"rig {self.rig} is about a folder of pictures; give --views as well.")
+        if self.cut_out != ReconstructOptions.cut_out and given == (None, None):
+            raise ValueError(f"cut_out {self.cut_out} is about pictures; give --views or --grid as well.")
+        if self.options.keep_topology and self.mesh is None and given != (None, None):
+            raise ValueError("keep_topology is about a mesh that is improved; give --mesh as well.")
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
             raise ValueError(f"name must be a plain file name, got {self.name!r}.")
 

@@ -20,16 +20,17 @@ AGGRESSIONS = (7, 5, 3, 1)
 
 
 def simplify(mesh: Mesh, num_faces: int) -> Mesh:
-    """Quadric simplification to about `num_faces` faces; vertices take the colour of the nearest old surface.
+    """Quadric simplification to at most `num_faces` faces; vertices take the colour of the nearest old surface.
 
-    A closed surface stays closed and manifold: where its parts come to touch they are parted again, and where the fast
-    way fails, more careful ones are tried. A mesh that has no more faces comes back as it is.
+    A closed surface stays closed and manifold where that can be had: where its parts come to touch they are parted
+    again, and where the fast way fails, more careful ones are tried. If none of them keeps it closed, the most careful
+    one that comes down to `num_faces` counts. A mesh that has no more faces comes back as it is.
     """
     if len(mesh.faces) <= num_faces:
         return mesh
     plain = Mesh(*merge_vertices(mesh.vertices.cpu(), mesh.faces.cpu()))
     middle = plain.vertices.mean(0) * (plain.vertices.dtype == torch.float64)  # far from the origin float32 is coarse
-    simpler, flawless = plain, not plain.surface_notes()
+    simpler, tries, flawless = plain, [], not plain.surface_notes()
     for aggression in AGGRESSIONS if len(plain.faces) > num_faces else ():
         vertices, faces = fast_simplification.simplify(
             (plain.vertices - middle).float().numpy(), plain.faces.int().numpy(), target_count=num_faces, agg=aggression
@@ -38,8 +39,11 @@ def simplify(mesh: Mesh, num_faces: int) -> Mesh:
         if not flawless:
             break
         simpler = parted(simpler.keep_faces(~folded(simpler.faces)))
-        if not simpler.surface_notes():
+        if not simpler.surface_notes() and len(simpler.faces) <= num_faces:
             break
+        tries.append(simpler)
+    else:
+        simpler = min(reversed(tries), key=lambda mesh: max(len(mesh.faces), num_faces), default=plain)
     simpler = simpler.to(mesh.vertices.device)
     return replace(simpler, colors=nearest_color(mesh, simpler.vertices))
 

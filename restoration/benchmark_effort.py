@@ -26,6 +26,7 @@ from restoration.effort import PRICE, Route, RoutedRestorer
 from restoration.plain import PlainRestorer
 from restoration.restorer import Restorer, find_system
 from vision.checkpoints import one_at_a_time
+from vision.files import file_names
 from vision.images import image_files, load_image, to_tensor, to_uint8
 from vision.job import Event, Job, Outcome, Show, choose_device, silent
 from vision.metrics import psnr
@@ -80,9 +81,9 @@ def benchmark(options: EffortBenchmark, show: Show = silent) -> Outcome:
             f"{options.system} enlarges by {scale:g}; name a system whose scale is a whole number above 1."
         )
     rows = []
-    for number, path in enumerate(files, 1):
+    for number, (name, path) in enumerate(zip(file_names(files), files, strict=True), 1):
         high = middle(to_tensor(load_image(path)), options.largest, round(scale))
-        rows += measured(path.stem, high, restorer, chosen, options.price)
+        rows += measured(name, high, restorer, chosen, options.price)
         job.made[path.name] = {"was_done": False}
         job.progress("measuring", number, len(files))
     means = table(rows)

@@ -20,6 +20,7 @@ from restoration.degradation import Draws, degrade
 from restoration.esrgan import load_peer
 from restoration.recipes import recipe
 from vision import metrics
+from vision.files import file_names, partners
 from vision.images import image_files, load_image, to_pil, to_tensor, to_uint8
 from vision.resize import imresize
 from vision.tiles import Tiles
@@ -48,8 +49,9 @@ def degraded_samples(
         high = _middle(to_tensor(load_image(path)), scale, crop)
         return degrade(high, chosen, Draws.seeded(seed, index)), high
 
-    for index, path in enumerate(_files(folder)):
-        yield path.stem, partial(read, index, path)
+    files = _files(folder)
+    for index, (name, path) in enumerate(zip(file_names(files), files, strict=True)):
+        yield name, partial(read, index, path)
 
 
 def paired_samples(
@@ -57,20 +59,21 @@ def paired_samples(
 ) -> Iterator[tuple[str, Read]]:
     """Pairs of two folders by name: the name, and what reads (low, high), each (1, 3, height, width).
 
-    Reading raises ValueError when the partner is missing or the sizes do not fit.
+    Reading raises ValueError when the partner is missing or not the only one, or the sizes do not fit.
     """
-    lows = {path.stem: path for path in _files(low_folder)}
+    partner = partners(_files(low_folder))
 
     def read(path: Path) -> tuple[Tensor, Tensor]:
-        if path.stem not in lows:
+        if (found := partner(path)) is None:
             raise ValueError(f"{path} has no partner of this name in {low_folder}.")
-        low, high = to_tensor(load_image(lows[path.stem])), to_tensor(load_image(path))
+        low, high = to_tensor(load_image(found)), to_tensor(load_image(path))
         if (low.shape[-2] * scale, low.shape[-1] * scale) != tuple(high.shape[-2:]):
-            raise ValueError(f"The sides of {path} are not {scale} times those of {lows[path.stem]}.")
+            raise ValueError(f"The sides of {path} are not {scale} times those of {found}.")
         return _middle(low, 1, None if crop is None else crop // scale), _middle(high, scale, crop)
 
-    for path in _files(folder):
-        yield path.stem, partial(read, path)
+    files = _files(folder)
+    for name, path in zip(file_names(files), files, strict=True):
+        yield name, partial(read, path)
 
 
 def _files(folder: str | Path) -> list[Path]:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from restoration.degradation import Draws, degrade
 from restoration.recipes import Recipe, recipe
+from vision.files import partners
 from vision.images import image_files, load_image, to_tensor
 from vision.resize import resize
 
@@ -131,8 +132,8 @@ class PairedImages(_SeededImages):
 
     Raises:
         FileNotFoundError: a folder is missing.
-        ValueError: the folders hold no images or not the same names, or an option is out of range; later, when an
-            image is unreadable or too small, or the sizes of a pair do not fit.
+        ValueError: the folders hold no images or not the same names, one has several partners, or an option is out of
+            range; later, when an image is unreadable or too small, or the sizes of a pair do not fit.
     """
 
     def __init__(
@@ -154,13 +155,13 @@ class PairedImages(_SeededImages):
         if rescale and crop is None:
             raise ValueError("rescale needs a crop, which says how small images may become.")
         self.rescale = rescale
-        others = {path.stem: path for path in image_files(low_folder)}
-        missing = [path.name for path in self.paths if path.stem not in others]
+        found = [*map(partners(image_files(low_folder)), self.paths)]
+        missing = [path.name for path, other in zip(self.paths, found, strict=True) if other is None]
         if missing:
             raise ValueError(
                 f"{len(missing)} images of {high_folder} have no partner in {low_folder}; first: {missing[0]}."
             )
-        self.low_paths = [others[path.stem] for path in self.paths]
+        self.low_paths = [path for path in found if path is not None]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         draws = self._draws(index)

@@ -15,7 +15,7 @@ more pages or degradations are added.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from restoration.drawn import fonts
 from restoration.recipes import recipe
 from restoration.restorer import find_system
 from vision.checkpoints import one_at_a_time
+from vision.files import told_apart
 from vision.images import save_image
 from vision.job import Event, Item, Job, Outcome, Show, choose_device, silent
 from vision.report import text_table, write_table
@@ -123,8 +124,8 @@ def _measured(
     texts = {name: read(picture) for name, picture in made.items()}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"said": said, "read": texts}, indent=1, ensure_ascii=False), encoding="utf-8")
-    for name, picture in made.items() if options.pictures else ():
-        save_image(picture[None], path.with_name(f"{path.stem}_{_file_name(name)}.png"))
+    for name, picture in zip(_file_names(made), made.values(), strict=True) if options.pictures else ():
+        save_image(picture[None], path.with_name(f"{path.stem}_{name}.png"))
     of_page = {"degradation": how, "page": number}
     return [
         {**of_page, "system": name, "characters": len(said), "wrong": distance(said, text)}
@@ -239,5 +240,7 @@ def _loaded(name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     return lambda low: torch.cat([band.cpu() for band in restorer.bands(low.to(device), chosen)], 2)
 
 
-def _file_name(system: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in Path(system).name)
+def _file_names(systems: Iterable[str]) -> list[str]:
+    """How files name systems: by the last part of a path, with a number where others are called so too."""
+    names = ["".join(letter if letter.isalnum() else "-" for letter in Path(system).name) for system in systems]
+    return told_apart(names, [f"{number}_{name}" for number, name in enumerate(names)])

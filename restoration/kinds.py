@@ -19,6 +19,7 @@ from restoration.degradation import Draws, degrade
 from restoration.drawn import flat_graphic, line_art, screenshot, text_page
 from restoration.jpeg import jpeg
 from restoration.recipes import recipe
+from vision.files import file_names
 from vision.images import image_files, load_image, to_pil, to_tensor
 from vision.resize import imresize
 
@@ -82,7 +83,7 @@ def items(folder: Path, kinds: Sequence[str], *, cuts_each: int, size: int, scal
     if not files:
         raise ValueError(f"{folder} holds no images.")
     for number in range(cuts_each):
-        for place, path in enumerate(files):
+        for place, (stem, path) in enumerate(zip(file_names(files), files, strict=True)):
             found = cuts(to_tensor(load_image(path)), size, cuts_each)
             for kind in kinds:
                 rng = np.random.default_rng((seed, KINDS.index(kind), number * len(files) + place))
@@ -90,7 +91,7 @@ def items(folder: Path, kinds: Sequence[str], *, cuts_each: int, size: int, scal
                     draw = text_page if kind == "text" else flat_graphic
                     high, name = to_tensor(draw(rng, size)), f"{kind}_{number * len(files) + place:03d}"
                 elif number < len(found):
-                    high, name = found[number], f"{path.stem}_{number}"
+                    high, name = found[number], f"{stem}_{number}"
                 else:
                     continue
                 high = high.mean(1, keepdim=True).expand(-1, 3, -1, -1) if kind == "grey" else high
@@ -111,13 +112,14 @@ def needs(folder: Path, *, cuts_each: int, scale: int, seed: int) -> Iterator[tu
     Yields:
         A name, (1, 3, h, w) in [0, 1], and the need.
     """
+    files = image_files(folder)
     for number in range(cuts_each):
-        for place, path in enumerate(image_files(folder)):
+        for place, (stem, path) in enumerate(zip(file_names(files), files, strict=True)):
             rng = np.random.default_rng((seed, len(KINDS), number, place))
             size = int(rng.integers(60, 181)) * scale
             found = cuts(to_tensor(load_image(path)), size, cuts_each)
             drawn = (text_page, flat_graphic, line_art, screenshot)[int(rng.integers(4))]
-            pictures = {f"{path.stem}_{number}": found[min(number, len(found) - 1)], f"drawn_{place}_{number}": None}
+            pictures = {f"{stem}_{number}": found[min(number, len(found) - 1)], f"drawn_{place}_{number}": None}
             for name, picture in pictures.items():
                 high = to_tensor(drawn(rng, size)) if picture is None else picture
                 sides = [side // scale * scale for side in high.shape[-2:]]

@@ -51,7 +51,7 @@ def _check_names(arguments: Sequence[str], system: System) -> None:
         return {field.name.replace("_", "-") for field in fields(options)}
 
     own = known(RestoreOptions) | known(system.options)
-    for name in (word[2:].split("=", 1)[0] for word in arguments if word.startswith("--")):
+    for name in (word[2:].split("=", 1)[0] for word in arguments if word.startswith("--") and word != "--help"):
         others = [
             other for other in ("iter", "pasd", "auto") if name not in own and name in known(SYSTEMS[other].options)
         ]

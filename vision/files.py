@@ -8,7 +8,8 @@ import os
 import shutil
 import stat
 import weakref
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +24,37 @@ TORCH_WRITER = ("PytorchStreamWriter", "inline_container")
 """What torch names when it cannot write a file."""
 RECORDS = ".done"
 """Folder, in a folder of results, that says what was made from what (see `vision.job`)."""
+
+
+def told_apart(short: Sequence[str], long: Sequence[str]) -> list[str]:
+    """Names of several things: the short ones, or the long ones where two short ones are equal but for capitals, which
+    file systems do not all tell apart."""
+    return list(short if len({name.casefold() for name in short}) == len(short) else long)
+
+
+def file_names(paths: Sequence[Path]) -> list[str]:
+    """What to call files of one folder: their names without endings, or with them where two differ in those alone."""
+    return told_apart([path.stem for path in paths], [path.name for path in paths])
+
+
+def partners(paths: Sequence[Path]) -> Callable[[Path], Path | None]:
+    """What finds the one of `paths` that belongs to another file: that of the same name, else that of the same name
+    without its ending; None where there is none.
+
+    Raises:
+        ValueError: when asked, there are several.
+    """
+    whole, stems = {path.name: path for path in paths}, defaultdict(list)
+    for path in paths:
+        stems[path.stem].append(path)
+
+    def find(path: Path) -> Path | None:
+        found = [whole[path.name]] if path.name in whole else stems.get(path.stem, [])
+        if len(found) > 1:
+            raise ValueError(f"{path} may belong to {found[0]} and to {found[1]}; leave one of them out.")
+        return found[0] if found else None
+
+    return find
 
 
 @contextmanager

@@ -48,7 +48,7 @@ from recon3d.surfaces import nearest_color, seen_faces, simplify
 from recon3d.vase import SOURCE, vase
 from recon3d.views import Views
 from vision.config import UNNAMED
-from vision.files import atomic_path
+from vision.files import atomic_path, file_names
 from vision.harm import harm_rows, write_harm
 from vision.job import Event, Item, Job, Outcome, Show, choose_device, silent
 from vision.losses import structural_similarity
@@ -352,14 +352,15 @@ def evaluate(options: GTREvaluation, show: Show = silent) -> Outcome:
     weights = [] if options.source is None else [on_disk(options.source, None)]
     job = Job(options.out, options, neutral=("meshes", "device"), files=weights, show=show)
     reconstructor = job.needs(lambda: GTRReconstructor.from_pretrained(options.source, device=device))
-    for number, path in enumerate(files):
-        item = Item(job, path or SOURCE, f"{path.stem if path else 'vase'}.png")
+    names = file_names([path or Path("vase") for path in files])
+    for number, (name, path) in enumerate(zip(names, files, strict=True)):
+        item = Item(job, path or SOURCE, f"{name}.png")
         with job.attempt(item):
             if not item.done():
                 mesh = simplify(load_mesh(path), MAX_FACES) if path else vase()
                 with item.results() as folder:
                     rows = _measured(mesh, reconstructor, options, folder / item.name)
-                    item.tell(rows=[{"mesh": Path(item.name).stem, **row} for row in rows])
+                    item.tell(rows=[{"mesh": name, **row} for row in rows])
         job.progress("measuring", number + 1, len(files))
     rows = [row for facts in job.made.values() for row in facts["rows"]]
     if not rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -145,6 +146,8 @@ class PASDOptions:
             values["conditioning_scale"] = config.conditioning_scale * preset.get("conditioning_scale", 1.0)
         if self.size is not None:
             values["scale"] = None
+        if self.negative_prompt and values.get("guidance_scale", math.inf) <= 1:
+            raise ValueError("These weights take no negative prompt unless a guidance_scale above 1 is given as well.")
         values["guidance_every"] = self.guidance_every or preset.get("guidance_every", 1)
         values["control_every"] = self.control_every or preset.get("control_every", 1)
         return replace(self, preset=None, **values)
@@ -170,6 +173,11 @@ class PASDCommand(PASDOptions):
     """Another scheduler of diffusers, e.g. LCMScheduler with an LCM-LoRA as style, 4 steps and guidance 1."""
     compile: bool = False
     """Compile the networks: the first picture of a size takes minutes more, and the weights need twice the memory."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.style is None and self.style_weight != PASDCommand.style_weight:
+            raise ValueError(f"style_weight is about a style; name one, or leave style_weight {self.style_weight} out.")
 
 
 PRESETS: dict[str | None, dict[str, Any]] = {

@@ -35,7 +35,7 @@ from restoration.recipes import recipe
 from vision.checkpoints import Log, begin_run, one_at_a_time, publish
 from vision.diffusion.backbone import Text, load_backbone, load_scheduler
 from vision.diffusion.latents import encode_image, factor
-from vision.files import read_text
+from vision.files import file_names, read_text
 from vision.metrics import psnr, ssim
 from vision.training import fit
 from vision.training_options import TrainOptions
@@ -352,7 +352,7 @@ class Validation:
         options, networks = self.options, modules["pasd"]
         how = recipe(options.degradation)
         pairs = DegradedImages(options.validation, how, crop=options.crop, augment=False, seed=options.seed)
-        restorer, rows = with_networks(self.restorer, networks), []
+        restorer, rows, names = with_networks(self.restorer, networks), [], file_names(pairs.paths)
         settings = PASDOptions(
             scale=None if options.task == "colorize" else float(how.scale),
             steps=options.validation_steps,
@@ -368,7 +368,7 @@ class Validation:
             rows.append({"psnr": float(psnr(restored, high)), "psnr_bicubic": float(psnr(enlarged, high))})
             rows[-1] |= {"ssim": float(ssim(restored, high)), "ssim_bicubic": float(ssim(enlarged, high))}
             shown = side_by_side([to_pil(x) for x in (enlarged, restored, high)], ["bicubic", "restored", "original"])
-            save_image(shown, options.folder / "validation" / f"{pairs.paths[i].stem}.png")
+            save_image(shown, options.folder / "validation" / f"{names[i]}.png")
         for net in (networks.unet, networks.controlnet):
             net.train()
         return {f"validation.{key}": sum(row[key] for row in rows) / len(rows) for key in rows[0]}

@@ -179,6 +179,9 @@ def test_refusals_leave_nothing_behind(tmp_path, views):
         (["--refine", "all"], "refine"),
         (["--grid-size", "3"], "grid_size must lie in"),
         (["--views", "a", "--grid", "b"], "not both"),
+        (["--rig", "gtr"], "rig gtr is about a folder of pictures"),
+        (["--mesh", "a.glb", "--cut-out", "white"], "cut_out white is about pictures"),
+        (["--views", "a", "--keep-topology"], "keep_topology is about a mesh that is improved"),
     ],
 )
 def test_wrong_options_are_one_sentence(tmp_path, capsys, extra, sentence):

@@ -72,6 +72,15 @@ def test_two_sided_sheets_keep_both_sides_when_simplified():
     assert len(simplify(sheet, 300).faces) > 150
 
 
+def test_the_number_of_faces_counts_where_no_way_keeps_a_surface_closed():
+    noise = torch.randn(1, 1, 20, 20, 20, generator=torch.Generator().manual_seed(0))
+    solid = torch.nn.functional.pad(torch.nn.functional.avg_pool3d(noise, 3, 1), (1,) * 6, value=-1.0)[0, 0]
+    sponge = Mesh(*extract_surface(solid, 0.0))
+    assert sponge.surface_notes() == []
+    made = simplify(sponge, len(sponge.faces) // 10)
+    assert made.surface_notes() and len(sponge.faces) // 20 < len(made.faces) <= len(sponge.faces) // 10
+
+
 def two_wedges() -> Mesh:
     """Two tetrahedra, outward, that share the edge from vertex 0 to vertex 1."""
     vertices = torch.tensor([[0, 0, 0], [0, 0, 1], [1, -1, 0], [1, 1, 0], [-1, 1, 0], [-1, -1, 0]], dtype=torch.float32)

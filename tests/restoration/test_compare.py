@@ -44,6 +44,22 @@ def test_pairs_are_cut_at_the_same_place(folder, tmp_path):
         dict(paired_samples(low_folder, folder, scale=4))["0"]()
 
 
+def test_pictures_of_one_name_are_kept_apart(tmp_path):
+    for folder, size in (("high", 32), ("low", 16)):
+        (tmp_path / folder).mkdir()
+        for ending, value in ((".png", 50), (".jpg", 200)):
+            Image.new("L", (size, size), value).save(tmp_path / folder / f"a{ending}")
+    assert [name for name, _ in degraded_samples(tmp_path / "high", "bicubic", scale=2)] == ["a.jpg", "a.png"]
+    for name, read in paired_samples(tmp_path / "low", tmp_path / "high", scale=2):
+        low, high = read()
+        assert abs(float(low.mean() - high.mean())) < 0.02, name
+    (tmp_path / "high" / "a.jpg").rename(tmp_path / "high" / "a.bmp")
+    samples = dict(paired_samples(tmp_path / "low", tmp_path / "high", scale=2))
+    samples["a.png"]()
+    with pytest.raises(ValueError, match=r"a\.bmp may belong to .*a\.jpg and to .*a\.png"):
+        samples["a.bmp"]()
+
+
 def test_rows_hold_what_was_measured(folder):
     low, high = dict(degraded_samples(folder, "bicubic", scale=4))["1"]()
     methods, _ = baselines(4, ())

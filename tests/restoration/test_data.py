@@ -78,6 +78,15 @@ def test_pairs_may_shrink_before_the_crop(pairs):
     assert not same(list(data), list(PairedImages(pairs, crop=24, repeats=4)))
 
 
+def test_a_picture_with_two_partners_is_refused(pairs):
+    low = next((pairs / "lr").iterdir())
+    Image.open(low).save(low.with_suffix(".bmp"))
+    assert len(PairedImages(pairs)) > 0  # the ending decides
+    low.rename(low.with_suffix(".tif"))
+    with pytest.raises(ValueError, match="may belong to"):
+        PairedImages(pairs)
+
+
 def test_two_folders_can_be_named(pairs):
     assert same(list(PairedImages(pairs)), list(PairedImages(pairs / "hr", pairs / "lr")))
 

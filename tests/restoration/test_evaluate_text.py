@@ -55,6 +55,12 @@ def test_a_missing_package_and_an_unknown_system_cost_a_sentence_before_anything
     assert not (tmp_path / "out" / "run.json").exists()
 
 
+def test_files_of_systems_of_one_name_are_kept_apart():
+    systems = ["bicubic", "network:a/x.pth", "network:b/x.pth"]
+    assert len({name.casefold() for name in evaluate_text._file_names(systems)}) == 3
+    assert evaluate_text._file_names(systems[:2]) == ["bicubic", "x-pth"]
+
+
 def test_sums_compare_each_page_with_the_first_system():
     def row(system, number, wrong):
         return {"degradation": "blind", "page": number, "system": system, "characters": 10, "wrong": wrong}

@@ -164,3 +164,29 @@ def test_without_inputs_the_example_is_edited(tmp_path):
     assert options.mask is None and options.inputs[0].name == "brain.png"
     shutil.copy(options.inputs[0], tmp_path / "mine.png")
     assert parse([str(tmp_path / "mine.png"), "--out", str(tmp_path)]).mask is None
+
+
+def test_options_of_scans_are_refused_for_pictures(given, capsys):
+    for more, names in [
+        ({"slices": (1,)}, "--slices is for scans"),
+        ({"window": (0.0, 9.0), "plane": "coronal"}, "--plane and --window are for scans"),
+    ]:
+        assert main(replace(given, **more)) == 2
+        assert names in " ".join(capsys.readouterr().err.split())
+    assert not (given.out / "scan").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--prompt", ""], "A prompt says what the result looks like, got the empty ''."),
+        (["--prompt", "ill", " "], "got the empty ' '."),
+        (["--tries", "5"], "tries are made with a look-ahead"),
+        (["--clip-weights", "openai"], "clip_weights belong to a CLIP model"),
+        (["--pipeline", "folder", "--around", "2"], "around is about a region"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(tmp_path, capsys, words, sentence):
+    with pytest.raises(SystemExit):
+        parse(["scan.png", "--out", str(tmp_path), *words])
+    assert sentence in capsys.readouterr().err

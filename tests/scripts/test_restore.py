@@ -250,6 +250,7 @@ def test_devices_that_are_not_there_are_one_sentence(folder, tmp_path):
         (["in", "--out", "o", "--source", ""], "The source of the weights is an empty name"),
         (["in", "--out", "o", "--system", "iter:photo@much"], "A fidelity is a number in [0, 1], got 'much'"),
         (["in", "--out", "o", "--system", "nowhere.py:Mine"], "There is no file nowhere.py for the system"),
+        (["in", "--out", "o", "--system", "pasd", "--style-weight", "0.5"], "style_weight is about a style"),
         (["in"], "--out"),
         (["--out", "o"], "Name at least one image"),
         (["in", "--out", "o", "--source", "./none"], "There is no folder or file"),
@@ -335,7 +336,11 @@ def test_several_processes_do_each_image_once(folder, tmp_path):
         assert (out / name).read_bytes() == (tmp_path / "single" / name).read_bytes()
 
 
-@pytest.mark.slow
+def test_options_of_sampling_are_refused_where_nothing_is_sampled(folder, tmp_path, capfd):
+    assert main(options(tmp_path / "out", folder / "0.png", fidelity=1.0, stop="progress")) == 2
+    assert "stop is about sampling, and this result of ITER has none" in capfd.readouterr().err
+
+
 def test_help_loads_no_more_than_it_needs():
     code = "import sys; sys.argv = ['restore.py', '--help']\nfrom scripts.main import start\ntry: start('restore')\n"
     code += "finally: sys.stderr.write(' '.join({name.split('.')[0] for name in sys.modules}))"

@@ -298,11 +298,14 @@ def prompt_entries(prompt: Prompt | None, tuned: str, frames: int) -> Sequence[s
     """The entries of a prompt, which are spread evenly over the frames.
 
     Raises:
-        ValueError: there is no prompt, neither given nor `tuned` for, or there are more entries than frames.
+        ValueError: there is no prompt, neither given nor `tuned` for, one is empty, or there are more than frames.
     """
     prompt = prompt if prompt is not None else tuned
     if not prompt:
         raise ValueError("A prompt is needed: say what the result looks like in such a picture.")
     entries = [prompt] if isinstance(prompt, str) else list(prompt)
+    for text in (text for entry in entries for text in ([entry] if isinstance(entry, str) else entry)):
+        if not text.strip():
+            raise ValueError(f"A prompt says what the result looks like, got the empty {text!r}.")
     check_schedule("The prompt", entries, frames)
     return entries

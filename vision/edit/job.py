@@ -18,14 +18,14 @@ from vision.edit.canvas import Box, Canvas
 from vision.edit.confidence import Confidence
 from vision.edit.difference import prompt_difference
 from vision.edit.diffusers_editor import DiffusersEditor, DiffusersOptions
-from vision.edit.editor import Facts, ProgressiveEditor
+from vision.edit.editor import Facts, ProgressiveEditor, prompt_entries
 from vision.edit.folders import DEFAULT
 from vision.edit.measures import rows, summary
 from vision.edit.options import PIEOptions
 from vision.edit.pie import PIEEditor
 from vision.edit.progression import Frame, Progression
 from vision.edit.report import write_report
-from vision.edit.scans import ENDINGS, Dicom, Nifti, Plane, is_scan, read_scan
+from vision.edit.scans import ENDINGS, Dicom, Nifti, Plane, is_scan, is_volume, read_scan
 from vision.hub import on_disk
 from vision.images import LoadedImage, load_image, save_image, to_pil, to_tensor
 from vision.job import Item, Job, Outcome, Show, choose_device, silent
@@ -102,8 +102,15 @@ class EditOptions:
         if self.mask is not None and (self.box or self.ellipse or self.intensities or self.difference):
             raise ValueError("Give a mask as a file or as shapes, not both.")
         regions = (self.mask, self.box, self.ellipse, self.intensities)
-        if self.feather and not self.difference and all(region is None for region in regions):
+        everywhere = not self.difference and all(region is None for region in regions)
+        if self.feather and everywhere:
             raise ValueError("feather softens the edge of a region; give a mask or a shape as well.")
+        if isinstance(self.options, DiffusersOptions) and self.options.around and everywhere:
+            raise ValueError("around is about a region; give a mask or a shape as well.")
+        if self.prompt:
+            prompt_entries(self.prompt, "", len(self.prompt))  # its own checks
+        if self.clip_weights is not None and self.clip is None:
+            raise ValueError("clip_weights belong to a CLIP model; name it as well (--clip).")
         if self.pipeline is not None and (self.source is not None or self.unet is not None):
             raise ValueError("source and unet are weights of PIE; leave them out beside a pipeline.")
         if (self.pipeline is not None) != isinstance(self.options, DiffusersOptions):
@@ -185,6 +192,7 @@ class _Editing:
     def _item(self, item: Item, editor: ProgressiveEditor) -> None:
         """Edit one input and write its folder."""
         options = self.options
+        self._refuse_others(item.input)
         scan = read_scan(item.input, options.plane) if is_scan(item.input) else None
         numbers = [0] if scan is None else self._slices(scan)
         canvases = {}
@@ -209,6 +217,19 @@ class _Editing:
         }
         with item.results() as folder:
             self._write(item, editor, folder / item.name, scan, canvases, boxes, found)
+
+    def _refuse_others(self, path: Path) -> None:
+        """
+        Raises:
+            ValueError: an option is given that says nothing about an input of this kind.
+        """
+        options = self.options
+        given = {"plane": options.plane != EditOptions.plane, "slices": options.slices, "window": options.window}
+        if is_scan(path):
+            given = {"plane": given["plane"] and not is_volume(path)}
+        if names := [f"--{name}" for name, asked in given.items() if asked]:
+            kind, verb = "NIfTI volumes" if is_scan(path) else "scans (NIfTI, DICOM)", "are" if names[1:] else "is"
+            raise ValueError(f"{' and '.join(names)} {verb} for {kind}, and {path} is none; leave one of them out.")
 
     def _canvas(self, path: Path) -> Canvas:
         picture = self._read(path)

@@ -100,6 +100,8 @@ class ProgressionOptions:
                 raise ValueError(f"guidance_scale must be a number of at least 0, got {scale:g}.")
         if self.look_ahead < 0 or self.tries < 1:
             raise ValueError(f"look_ahead must be at least 0, tries at least 1, got {self.look_ahead}, {self.tries}.")
+        if not self.look_ahead and self.tries != ProgressionOptions.tries:
+            raise ValueError(f"tries are made with a look-ahead; give look_ahead, or leave tries {self.tries} out.")
         if self.stop not in ("end", "progress"):
             raise ValueError(f"stop must be end or progress, got {self.stop!r}.")
         if self.stop_score is not None and not 0 < self.stop_score <= 1:
@@ -166,7 +168,8 @@ class PIEOptions(ProgressionOptions):
         """The same options, with the config's values in the place of None; its schedules are fitted to the frames.
 
         Raises:
-            ValueError: a schedule that was given has more entries than there are frames.
+            ValueError: a schedule that was given has more entries than there are frames, or a negative prompt has no
+            guidance.
         """
         known = to_dict(config)
         missing = {
@@ -181,6 +184,8 @@ class PIEOptions(ProgressionOptions):
             options = replace(options, **fitted)
         for name in SCHEDULES:
             check_schedule(name, several(getattr(options, name)), options.frames)
+        if options.negative_prompt and max(several(options.guidance_scale)) <= 1:
+            raise ValueError("A negative prompt guides where guidance_scale is above 1; raise that, or leave it out.")
         return options
 
 

@@ -32,6 +32,11 @@ def is_scan(path: str | Path) -> bool:
     return Path(path).name.lower().endswith(ENDINGS)
 
 
+def is_volume(path: str | Path) -> bool:
+    """Whether a name ends like that of a volume, which can be cut in every plane."""
+    return Path(path).name.lower().endswith(NIFTI)
+
+
 def read_scan(path: str | Path, plane: Plane = "axial") -> Nifti | Dicom:
     """A scan.
 
@@ -42,7 +47,7 @@ def read_scan(path: str | Path, plane: Plane = "axial") -> Nifti | Dicom:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    return Nifti.read(path, plane) if path.name.lower().endswith(NIFTI) else Dicom.read(path)
+    return Nifti.read(path, plane) if is_volume(path) else Dicom.read(path)
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,8 @@ def test_calls_that_cannot_work_say_why(tiny):
         tiny(image, PASDOptions(**FAST, prompt="x" * 400))
     with pytest.raises(ValueError, match=r"steps must lie in \[1, 1000\], got 2000"):
         tiny(image, PASDOptions(**{**FAST, "steps": 2000}))
+    with pytest.raises(ValueError, match="take no negative prompt unless a guidance_scale above 1 is given"):
+        PASDOptions(negative_prompt="noise").resolved(PASDConfig(guidance_scale=1.0))
     with pytest.raises(ValueError, match="start from noise"):
         tiny.start(image, PASDOptions(**FAST), latents=torch.zeros(1, 4, 4, 4))
 

@@ -158,6 +158,13 @@ def test_scans_that_cannot_be_edited_are_refused_in_a_sentence(tmp_path):
     assert "no axial slice 9; there are 0 to 4" in outcome.problems[0]
 
 
+def test_a_plane_is_refused_where_there_is_one_alone(tmp_path):
+    pixels = head()[:, :, 2].T.astype(np.uint16)
+    path = dicom(tmp_path / "slice.dcm", pixels, WindowCenter=800, WindowWidth=1600)
+    outcome = edit(job(path, tmp_path / "out", plane="coronal"))
+    assert outcome.code == 2 and "--plane is for NIfTI volumes" in outcome.problems[0]
+
+
 def test_a_window_may_be_given(tmp_path):
     path = nifti(tmp_path / "brain.nii.gz", head())
     assert edit(job(path, tmp_path / "out", window=(0, 2000))).items["brain.nii_gz"]["window"] == [0, 2000]
