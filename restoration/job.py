@@ -17,7 +17,7 @@ from vision.job import Item, Job, Outcome, Show, choose_device, silent
 NEUTRAL = ("inputs", "device", "compare", "previews", "max_pixels", "engine", "address", "actors")
 """Options that leave a result as it is."""
 SAMPLING = ("steps", "schedule", "threshold", "temperature_tokens", "temperature_mask", "adaptive", "stop")
-"""Options that mean nothing for a result that is made in one step."""
+"""Options that mean nothing for a result whose fidelity leaves nothing to sample."""
 T = TypeVar("T")
 
 
@@ -339,13 +339,12 @@ class _Restoring:
         dial = "; give a --fidelity below 1" if "fidelity" in to_dict(self.chosen) else ""
         if self.options.best_of > 1 and not facts.seed:
             raise ValueError(f"best_of compares seeds, and this result of {facts.name} depends on none{dial}.")
-        if not facts.steps:
-            defaults = to_dict(self.system.options())
-            given = [name for name in SAMPLING if to_dict(self.chosen).get(name) != defaults.get(name)]
-            if self.options.previews:
-                raise ValueError(f"previews show steps, and this result of {facts.name} is made in one{dial}.")
-            if given:
-                raise ValueError(f"{given[0]} is about sampling, and this result of {facts.name} has none{dial}.")
+        if self.options.previews and not facts.steps:
+            raise ValueError(f"previews show steps, and this result of {facts.name} is made in one{dial}.")
+        chosen, defaults = to_dict(self.chosen), to_dict(type(self.chosen)())
+        given = [name for name in SAMPLING if dial and chosen.get(name) != defaults.get(name)]
+        if given and not facts.steps:
+            raise ValueError(f"{given[0]} is about sampling, and this result of {facts.name} has none{dial}.")
         if min(loaded.rgb.size) < facts.smallest:
             size = f"{loaded.rgb.width} x {loaded.rgb.height}"
             raise ValueError(f"{facts.name} needs at least {facts.smallest} pixels per side, got {size}.")

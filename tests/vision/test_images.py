@@ -470,3 +470,14 @@ def test_colour_transfer_refuses_other_sizes_and_methods():
         match_color(image, image[..., :4])
     with pytest.raises(ValueError, match="'wavelet' or 'adain', got 'mean'"):
         match_color(image, image, "mean")
+
+
+def test_signed_bytes_of_a_tiff_are_no_unsigned_ones(tmp_path):
+    for values in ((0, 100), (-3, 100)):
+        path = tmp_path / f"{values[0]}.tif"
+        tags = PIL.TiffImagePlugin.ImageFileDirectory_v2()
+        tags[339] = 2  # the format of samples: with a sign
+        PIL.Image.fromarray(np.array([values], np.int8).view(np.uint8)).save(path, tiffinfo=tags)
+    assert np.asarray(load_image(tmp_path / "0.tif").rgb)[0, :, 0].tolist() == [0, 100]
+    with pytest.raises(BadImage, match=r"must lie in \[0, 255\], got -3 to 100"):
+        load_image(tmp_path / "-3.tif")

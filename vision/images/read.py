@@ -176,8 +176,11 @@ class OpenFile:
             remarks += ("Of its more than 8 bits per channel, 8 are read.",)
         with _decoding(self.path):
             try:
-                if image.format == "TIFF" and image.mode == "I" and image.tag_v2.get(_SAMPLES, (1,))[0] == 1:
+                kind = image.tag_v2.get(_SAMPLES, (_UNSIGNED,))[0] if image.format == "TIFF" else None
+                if image.mode == "I" and kind == _UNSIGNED:
                     check_grey(np.asarray(image).view(np.uint32), 65535)  # Pillow takes them for signed ones
+                if image.mode == "L" and kind == _SIGNED:
+                    check_grey(np.asarray(image).view(np.int8), 255)  # and these for unsigned ones
                 loaded = loaded_from(image, deep, self.display, remarks, turn, fill)
             except BadImage as error:
                 raise BadImage(f"{self.path}: {error}") from None
@@ -279,6 +282,7 @@ def _pages(image: PIL.Image.Image, check: Callable[[], object]) -> list[int]:
 
 
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _CHANNELS, _PLANES, _SAMPLES = 254, 258, 262, 277, 284, 339  # tags of TIFF
+_UNSIGNED, _SIGNED = 1, 2  # what numbers are, by the last of them
 
 
 def _unread_channels(image: PIL.Image.Image) -> tuple[str, ...]:
