@@ -341,10 +341,10 @@ class _Restoring:
             raise ValueError(f"best_of compares seeds, and this result of {facts.name} depends on none{dial}.")
         if self.options.previews and not facts.steps:
             raise ValueError(f"previews show steps, and this result of {facts.name} is made in one{dial}.")
-        chosen, defaults = to_dict(self.chosen), to_dict(type(self.chosen)())
-        given = [name for name in SAMPLING if dial and chosen.get(name) != defaults.get(name)]
-        if given and not facts.steps:
-            raise ValueError(f"{given[0]} is about sampling, and this result of {facts.name} has none{dial}.")
+        if dial and not facts.steps:
+            given = [name for name in SAMPLING if getattr(self.chosen, name) != getattr(type(self.chosen), name)]
+            if given:
+                raise ValueError(f"{given[0]} is about sampling, and this result of {facts.name} has none{dial}.")
         if min(loaded.rgb.size) < facts.smallest:
             size = f"{loaded.rgb.width} x {loaded.rgb.height}"
             raise ValueError(f"{facts.name} needs at least {facts.smallest} pixels per side, got {size}.")

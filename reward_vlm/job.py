@@ -47,6 +47,8 @@ class AskOptions:
         if (self.rows is None) == (self.question is None):
             also = " and ".join(f"--{name}" for name in self.asked_with()[:1])
             raise ValueError(f"Give either one --question with its {also}, or a file of --rows.")
+        if self.question is not None and not self.question.strip():
+            raise ValueError("The question is an empty text; is a variable of the shell unset?")
         if self.rows is not None and self.out is None:
             raise ValueError("A file of --rows needs a file --out for the results.")
         if self.rows is not None and given:

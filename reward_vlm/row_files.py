@@ -99,14 +99,32 @@ def _numbered(rows: list[Any], text: bytes) -> Iterator[tuple[str, Any]]:
         yield f"row {number}", row if half is None else _of_whole_characters(row, half[0])
 
 
+class _TwiceError(ValueError):
+    """A field is there twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a row."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _TwiceError(f"the field {twice!r} is there twice.")
+    return made
+
+
 def _json(text: bytes) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
+    except _TwiceError as error:
+        return ValueError(str(error))
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if b"\n" in text else f"column {error.colno}"
         return ValueError(f"it is no JSON ({place}: {error.msg}).")
-    except ValueError as error:
+    except UnicodeError as error:
         return ValueError(f"it is no text in UTF-8 ({error}).")
+    except ValueError:  # Python's limit of digits
+        return ValueError("it holds a number that is too long to be read.")
     except RecursionError:
         return ValueError("the JSON is nested too deeply.")
 

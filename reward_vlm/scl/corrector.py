@@ -318,7 +318,8 @@ def multiple_choice(
     """A question without a known answer, as pictures, text and choices; a `Question` is returned as it is.
 
     Raises:
-        ValueError: there is one choice alone, there are more than letters, or a `Question` comes with more of them.
+        ValueError: there is one choice alone, there are more than letters, one is empty or there twice, or a `Question`
+            comes with more of them.
     """
     if isinstance(question, Question):
         if image is not None or choices:
@@ -332,6 +333,9 @@ def multiple_choice(
         options = tuple(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", choices, strict=False))
     if len(options) == 1:
         raise ValueError("A question needs two or more choices, or none when its text holds them; got one.")
+    texts = [text for _, text in options]
+    if any(not text.strip() or texts.count(text) > 1 for text in texts):
+        raise ValueError(f"Choices are texts that differ, got {', '.join(map(repr, texts))}.")
     media: Any = () if image is None else image
     given = media if isinstance(media, (list, tuple)) else (media,)
     shown = Dialogue().user(*(Path(each) if isinstance(each, str) else each for each in given))

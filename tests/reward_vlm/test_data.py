@@ -96,6 +96,20 @@ def test_bad_rows_are_named_by_number_and_skipped_only_when_asked(folder):
         assert f"line {number}: " in problem and sentence in problem
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (b'{"question": "q", "answers": ["a", "b"], "better": 1, "better": 2}', "the field 'better' is there twice"),
+        (b'{"question": "q", "better": ' + b"1" * 5000 + b"}", "a number that is too long to be read"),
+        (b'{"question": "\xe9"}', "no text in UTF-8"),
+    ],
+)
+def test_lines_that_say_nothing_certain_are_refused(folder, line, sentence):
+    (folder / "rows.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(ValueError, match=f"line 1: .*{sentence}"):
+        read_rows(folder / "rows.jsonl", preference)
+
+
 def test_tables_write_whole_numbers_as_floats_and_leave_cells_empty(folder):
     row = good(better=2.0, difficulty=3.0, **dict.fromkeys(("id", "category", "rationale", "image", "images")))
     found = preference(row, folder)
