@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -64,6 +65,9 @@ def with_files(words: Sequence[str]) -> list[str]:
 
 def start(command: str | None = None) -> NoReturn:
     """The process of a command; the first argument names it unless it is given."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by who started the process
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
     name = arguments[0] if arguments else "nothing"
     if name in ("-h", "--help"):

@@ -70,7 +70,10 @@ class Terminal:
     def _say(self, sentence: str) -> None:
         sentence = printable(sentence)
         if self.bars is None:
-            sys.stderr.write(sentence + "\n")
+            try:
+                sys.stderr.write(sentence + "\n")
+            except OSError:  # a full disk, a reader that is gone: the work goes on
+                sys.stderr = open(os.devnull, "w", encoding="utf-8")
         else:
             self.bars.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 

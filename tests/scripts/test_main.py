@@ -157,6 +157,17 @@ def test_every_end_has_its_code_and_one_sentence(error, code, sentence, capsys):
     assert ended == code and sentence in err and err.count("\n") == (error is not None)
 
 
+@pytest.mark.parametrize("streams", [">/dev/null 2>/dev/full", ">&- 2>&-"])
+def test_work_goes_on_where_nobody_can_be_told(tmp_path, streams):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    PIL.Image.fromarray(picture).save(tmp_path / "a.png")
+    words = f"{tmp_path}/none.png {tmp_path}/a.png --out {tmp_path}/out --system bicubic"
+    ended = subprocess.run(f"{sys.executable} scripts/restore.py {words} {streams}", shell=True, cwd=PROJECT)
+    assert ended.returncode == 2 and (tmp_path / "out" / "a.png").exists()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_that_a_library_makes_an_error_of_is_no_bad_input(number, code, capsys):
     def work():
