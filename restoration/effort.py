@@ -29,7 +29,7 @@ from vision.images import is_grey, pad_to_multiple, to_y
 from vision.resize import imresize
 from vision.tiles import Box
 
-PRICE = 0.3
+PRICE = 0.35
 """What a pixel that is restored must hold of the loss, in times of what a pixel loses on average; chosen on photographs
 that no test shows."""
 UNSEEN = (0.25 / 255) ** 2
