@@ -117,6 +117,8 @@ def load_config(cls: type[T], path: str | Path) -> T:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON object, belongs to another class, or does not fit (see `from_dict`).
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"There is no file {path}; weights have one beside them that says what they are.")
     data = read_json(path)
     saved_as = data.pop("_class_name", cls.__name__)
     data.pop("_version", None)

@@ -70,6 +70,11 @@ def collect_photos(
     if own and not files:
         return _own_photos(own, source, out)
     missing = sorted(set(names) - set(files))
+    if not files:
+        raise FileNotFoundError(
+            f"{source} holds no photographs. Name a folder of your own, or unpack the packages enlightenment-data and "
+            "lomiri-wallpapers-16.04 there (see vision/photos.py)."
+        )
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(names)} photographs are missing below {source}, the first is {missing[0]}. "

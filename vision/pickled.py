@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+STARTS = (b"\x80", b"PK")
+"""First bytes of pickled files (from protocol 2 on), and of zip files with one inside."""
+
 
 def read_pickled(path: Path) -> Any:
     """What a pickled file holds, as long as that is tensors and plain containers.
@@ -21,6 +24,9 @@ def read_pickled(path: Path) -> Any:
         raise FileNotFoundError(f"There is no file {path}.")
     if not path.stat().st_size:
         raise ValueError(f"{path} is an empty file.")
+    with path.open("rb") as file:
+        if not file.read(2).startswith(STARTS):
+            raise ValueError(f"{path} is no checkpoint of torch: it begins neither as a pickle nor as a zip file.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -107,7 +107,7 @@ def test_files_of_other_classes_and_other_content_are_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match="is not a JSON file"):
         load_config(SomeOptions, path)
-    with pytest.raises(FileNotFoundError, match="There is no file"):
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*none\.json; weights have one"):
         load_config(SomeOptions, tmp_path / "none.json")
 
 

@@ -116,6 +116,10 @@ def load_region(region: ImageLike, size: tuple[int, int]) -> PIL.Image.Image:
     return picture
 
 
+GREY = slice(16, 240)
+"""Brightness that is neither black nor white in a mask."""
+
+
 def remarks(region: PIL.Image.Image) -> list[str]:
     """Sentences about a region (mode L, white may change) that is hardly what a user meant."""
     low, high = region.getextrema()
@@ -125,6 +129,9 @@ def remarks(region: PIL.Image.Image) -> list[str]:
         return [
             f"The mask's brightest place is {high} of 255, so at most {high / 2.55:.0f} % of a change gets through."
         ]
+    counts = region.histogram()
+    if sum(counts[GREY]) > 0.9 * sum(counts[1:]):
+        return ["Nearly all of the mask is grey, so changes get through in part; is it a photograph?"]
     return []
 
 

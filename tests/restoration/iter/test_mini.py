@@ -252,9 +252,11 @@ def test_a_folder_of_ones_own_photographs_is_taken_whole(tmp_path):
 
 
 def test_missing_photographs_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"21 of 21 photographs are missing .* the first is Bamboo\.edj"):
+    with pytest.raises(FileNotFoundError, match=r"holds no photographs\. Name a folder of your own, or unpack"):
         photos.collect_photos(tmp_path, tmp_path / "out")
     (tmp_path / "Bamboo.edj").write_bytes(b"EET archive without a picture")
+    with pytest.raises(FileNotFoundError, match=r"20 of 21 photographs are missing .* the first is"):
+        photos.collect_photos(tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="holds no JPEG stream"):
         photos.open_photo(tmp_path / "Bamboo.edj")
 

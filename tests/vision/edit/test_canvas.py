@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from tests.vision.edit.conftest import picture
 from vision.edit import PIEOptions
@@ -161,6 +161,9 @@ def test_masks_that_do_nothing_or_everything_say_so(editor, image):
     assert "white everywhere" in remarks(Image.new("L", (8, 8), 255))[0]
     assert "100 of 255" in remarks(Image.fromarray(disc(20, 20, 100)))[0]
     assert remarks(Image.fromarray(disc(20, 20))) == []
+    assert "is it a photograph" in remarks(Image.linear_gradient("L").point(lambda v: 20 + v // 2))[0]
+    assert remarks(Image.linear_gradient("L")) == []
+    assert remarks(Image.fromarray(disc(20, 20)).filter(ImageFilter.GaussianBlur(2))) == []
     with pytest.raises(ValueError, match="empty"):
         load_region(layer((255, 255, 255), (0, 0, 0)).point(lambda x: 0), (40, 40))
     with pytest.raises(ValueError, match="another shape than the picture's 40 x 40"):
