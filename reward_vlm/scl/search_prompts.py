@@ -18,10 +18,11 @@ from typing import Annotated
 from reward_vlm.data import question, read_rows
 from reward_vlm.job import Dtype, place
 from reward_vlm.scl.corrector import SCLCorrector
-from reward_vlm.scl.evaluate import measure
 from reward_vlm.scl.options import SCLOptions
+from reward_vlm.scl.pairs import record_of
 from reward_vlm.scl.prompts import REVIEWS
 from reward_vlm.scl.scene_questions import TEST_SEED, scene_questions
+from reward_vlm.scl.talk import Answer
 from vision.checkpoints import one_at_a_time
 from vision.config import UNNAMED
 from vision.job import Job, Outcome, Show, silent
@@ -61,9 +62,14 @@ def prompts(options: ReviewSearch, show: Show = silent) -> Outcome:
     corrector = SCLCorrector.from_pretrained(options.source, **place(options.device, options.dtype))
     own = tuple(REVIEWS[review] if isinstance(review, int) else review for review in corrector.config.reviews)
 
+    asked: list[Answer] | None = None
+    if options.options.temperature == 0:  # then first answers are the same before every review
+        asked = [talk.first for talk in corrector.batch(questions, replace(options.options, reviews=()))]
+
     def solves(prompt: str, numbers: Sequence[int]) -> list[bool]:
-        chosen = replace(options.options, reviews=(prompt,))
-        return [record.type in (1, 2) for record in measure(corrector, [questions[n] for n in numbers], chosen)]
+        chosen, some = replace(options.options, reviews=(prompt,)), [questions[n] for n in numbers]
+        talks = corrector.batch(some, chosen, drafts=None if asked is None else [asked[n] for n in numbers])
+        return [record_of(talk).type in (1, 2) for talk in talks]
 
     starts = tuple(dict.fromkeys((*own, *REVIEWS)))
     return search(job, options, starts, (), len(questions), solves, option="--reviews", separator=". ")

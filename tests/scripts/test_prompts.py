@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from reward_vlm.scl import SCLCorrector
 from scripts import answer, edit, prompts, restore
 from scripts.main import with_files
 from tests.vision.edit.conftest import picture
@@ -32,6 +33,22 @@ def test_a_review_is_searched_by_the_answers_that_it_leaves_right(tmp_path):
     module, wrong = prompts.parse(["scl", "--out", str(tmp_path / "b"), "--turns", "2"])
     with pytest.raises(ValueError, match="answer without reviews"):
         module.prompts(wrong)
+
+
+def test_first_answers_are_asked_once_for_all_reviews(tmp_path, monkeypatch):
+    first, batch = [], SCLCorrector.batch
+
+    def counted(self, questions, options=None, *, drafts=None, observers=()):
+        first.append(len(questions) if drafts is None else 0)
+        return batch(self, questions, options, drafts=drafts, observers=observers)
+
+    monkeypatch.setattr(SCLCorrector, "batch", counted)
+    rows, _ = found(tmp_path / "once", "scl", "--limit", "4", "--batch-size", "4")
+    assert sum(first) == 4 and len(first) > 8
+    monkeypatch.setattr(
+        SCLCorrector, "batch", lambda self, *given, drafts=None: batch(self, *given)
+    )  # own ones each time
+    assert found(tmp_path / "often", "scl", "--limit", "4", "--batch-size", "4")[0] == rows
 
 
 def test_words_are_searched_by_restorations_that_come_nearer_to_the_truth(tmp_path):
