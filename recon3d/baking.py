@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
 from recon3d.mesh import Mesh
+from recon3d.raster import face_normals
 from recon3d.render import render
 from recon3d.views import Views
 
@@ -39,8 +40,7 @@ def bake_plainly(mesh: Mesh, views: Views) -> Callable[[Tensor], Tensor]:
     samples, face, _ = bare.sample(SAMPLES, torch.Generator().manual_seed(0))
     low, high = bare.bounds()
     tolerance = BEHIND * float((high - low).amax())
-    a, b, c = bare.vertices[bare.faces[face]].unbind(1)
-    normals, nearest_sample = normalize(torch.cross(b - a, c - a, dim=-1), dim=-1), _finder(samples)
+    normals, nearest_sample = face_normals(bare.vertices, bare.faces[face]), _finder(samples)
     colors, weights = mean_of_views(views, depths, samples, normals, tolerance)
     known = weights > 0
     if not bool(known.any()):

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, normalize
 
 from recon3d.mesh import Mesh
-from recon3d.raster import Fragments, rasterize
+from recon3d.raster import Fragments, face_normals, rasterize
 from recon3d.raster import interpolate as on_surface
 from recon3d.views import Views
 
@@ -69,7 +69,7 @@ class Projector:
         self.samples = _samples(mesh, views, self.drawn)  # per pixel side, when differences are carried back
         self.carrying = self.drawn if self.samples == DRAWN else self._visible(self.samples)
         self.trust = [self._trust(number) for number in range(len(views))]
-        normals = normalize(_crossed(mesh), dim=-1)
+        normals = face_normals(mesh.vertices, mesh.faces)
         self.weight = []  # (samples,) of every view: trust times the cosine between ray and normal
         for number, fragments in enumerate(self.carrying):
             towards = views.cameras.positions[number] - on_surface(mesh.vertices, mesh.faces, fragments)
@@ -171,11 +171,6 @@ def _pull(total: Tensor, weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
         coarse, sure = interpolate(blended, size, mode="bilinear", align_corners=False).split(1)
         total, weight = total + CERTAIN * coarse, weight + CERTAIN * sure
     return total / weight.clamp(min=1e-6), (weight / CERTAIN).clamp(max=1)
-
-
-def _crossed(mesh: Mesh) -> Tensor:
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    return torch.cross(b - a, c - a, dim=-1)
 
 
 def _samples(mesh: Mesh, views: Views, drawn: list[Fragments]) -> int:

@@ -204,6 +204,12 @@ def interpolate(values: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
     return (gather(values, faces[fragments.visible]) * fragments.bary.unsqueeze(-1)).sum(1)
 
 
+def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """(faces, 3) unit normals; 0 where a face has no area."""
+    a, b, c = gather(vertices, faces).unbind(1)
+    return torch.nn.functional.normalize(torch.cross(b - a, c - a, dim=-1), dim=-1)
+
+
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """(vertices, 3) unit area-weighted normals; (0, 0, 1) where no face gives one."""
     corners = gather(vertices, faces)

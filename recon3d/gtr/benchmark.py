@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
+from recon3d.gtr.agreement import agreement_stage
 from recon3d.gtr.evaluate import given_cameras
 from recon3d.gtr.fit import Budget, Fit, new_mesh_fit
-from recon3d.gtr.geometry import geometry_stage, surface_loss, vertex_stage, volume_stage
+from recon3d.gtr.geometry import geometry_stage, surface_loss, volume_stage
 from recon3d.gtr.options import GTROptions
 from recon3d.gtr.reconstructor import GTRReconstructor
 from recon3d.gtr.texture import covered_points, paint_stage, texture_stage
@@ -94,7 +95,7 @@ def benchmark(options: GTRBenchmark, show: Show = silent) -> list[dict[str, obje
         "B geometry step, sparse": lambda: geometry_stage(
             fit, views, quiet, level=LEVEL, resolutions=(options.grid_size,)
         ),
-        "Vertices step": lambda: vertex_stage(bare, views, quiet, color=fit.color),
+        "Vertices step": lambda: agreement_stage(bare, views, (views.cameras.height,), quiet),
         "C texture step": lambda: texture_stage(fit, surface, views.images, quiet),
         "Painting move": lambda: paint_stage(painted, Projector(painted.mesh, views), quiet),
     }

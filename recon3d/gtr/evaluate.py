@@ -43,6 +43,7 @@ from recon3d.gtr.result import Reconstruction
 from recon3d.looks import contact_sheet, gallery_cameras, lit, looks
 from recon3d.mesh import Mesh
 from recon3d.mesh_files import FORMATS, load_mesh
+from recon3d.raster import face_normals
 from recon3d.render import render
 from recon3d.surfaces import nearest_color, seen_faces, simplify
 from recon3d.vase import SOURCE, vase
@@ -137,9 +138,7 @@ def normal_degrees(mesh: Mesh, reference: Mesh, samples: int = 100_000, seed: in
 
 def _points_and_normals(mesh: Mesh, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     points, face, _ = mesh.sample(samples, generator)
-    a, b, c = mesh.vertices[mesh.faces[face]].unbind(1)
-    normals = torch.nn.functional.normalize(torch.cross(b - a, c - a, dim=-1), dim=-1)
-    return points.double().cpu(), normals.double().cpu()
+    return points.double().cpu(), face_normals(mesh.vertices, mesh.faces[face]).double().cpu()
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------

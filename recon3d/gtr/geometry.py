@@ -3,8 +3,8 @@
 A. Volume: a triplane is fitted to the views by volume rendering.
 B. Geometry: marching cubes surfaces of the density are rendered and compared with the views in colour and silhouette;
    gradients reach the field through the vertices and through the colours on the surface (paper, section 3.2).
-Vertices of the surface, once bumps are taken off it, or of a mesh whose faces must stay (rigged, unwrapped, hand-made),
-   then descend on the same pictures. Their gradients are smoothed, so that the surface stays smooth. Not published.
+Vertices of a mesh whose faces must stay (rigged, unwrapped, hand-made) descend on the same pictures. Their gradients
+   are smoothed, so that the surface stays smooth. Not published.
 
 Every stage judges its start, so that the best state is never worse than what the stage was given, in PSNR over the
 views it sees.
@@ -13,7 +13,6 @@ views it sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -213,20 +212,8 @@ VERTEX_VIEWS = 4
 """Views per step."""
 
 
-def vertex_stage(
-    fit: MeshFit,
-    views: Views,
-    budget: Budget,
-    *,
-    color: Callable[[Tensor], Tensor] | None = None,
-    name: str = "geometry",
-) -> Stage:
-    """Vertices move smoothly until colours and silhouettes match. The verdict is the PSNR of antialiased pictures.
-
-    Args:
-        color: maps surface points (points, 3) to colours (points, 3); None takes the mesh's own colours.
-        name: of the stage.
-    """
+def vertex_stage(fit: MeshFit, views: Views, budget: Budget) -> Stage:
+    """Vertices move smoothly until colours and silhouettes match. The verdict is the PSNR of antialiased pictures."""
     optimizer = torch.optim.SGD([fit.places], lr=REACH, momentum=MOMENTUM, dampening=MOMENTUM)
     fit = replace(fit, optimizer=optimizer)
     faces = fit.place_of[fit.mesh.faces]
@@ -240,7 +227,7 @@ def vertex_stage(
         for number in chosen:
             surface = render_surface(fit.places, faces, views.cameras[number], opposite=opposite, normals=False)
             fragments = surface.fragments
-            rgb = mesh.surface_color(fragments.visible, fragments.bary) if color is None else color(surface.position)
+            rgb = mesh.surface_color(fragments.visible, fragments.bary)
             loss = loss + rgb_loss(fragments.scatter(rgb, 1.0).permute(2, 0, 1), views.images[number])
             loss = loss + MASK * mask_loss(surface.mask[..., 0], views.masks[number, 0])
         (gradient,) = torch.autograd.grad(loss, fit.places)
@@ -254,10 +241,10 @@ def vertex_stage(
     def evaluate(fit: MeshFit, at: At | None) -> Verdict:
         if not budget.judged(at):
             return Verdict()
-        shown = render(fit.current(), judged.cameras, color=color)
+        shown = render(fit.current(), judged.cameras)
         return Verdict(psnr_of(float(rgb_loss(shown.images, judged.images))))
 
-    return Stage(name, fit, budget.schedule(name), propose, evaluate, budget.stop())
+    return Stage("geometry", fit, budget.schedule("geometry"), propose, evaluate, budget.stop())
 
 
 def spread_over(count: int, most: int) -> list[int]:

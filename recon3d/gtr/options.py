@@ -93,7 +93,7 @@ class GTROptions:
     stop: Literal["end", "progress"] = "end"
     """progress makes three quarters of the steps of every stage: the last ones gain least."""
     view_size: int = 128
-    """The views are scaled down to this height for fitting and refining."""
+    """The views are scaled down to this height for fitting and refining; new surfaces end at twice this."""
     rays: int = 768
     """Rays per step of the volume fit."""
     grid_size: int = 64

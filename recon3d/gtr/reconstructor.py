@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from recon3d.cameras import surround
+from recon3d.gtr.agreement import agreement_stage
 from recon3d.gtr.fields import TriplaneField
 from recon3d.gtr.fit import At, Budget, Fit, MeshFit, new_fit, new_mesh_fit
 from recon3d.gtr.geometry import (
@@ -26,7 +27,7 @@ from recon3d.gtr.network import Generator as Network
 from recon3d.gtr.network import condition
 from recon3d.gtr.options import TINY, GTRConfig, GTROptions, new_field
 from recon3d.gtr.result import Reconstruction
-from recon3d.gtr.run import Run
+from recon3d.gtr.run import Run, shown_psnr
 from recon3d.gtr.texture import PAINT_MOVES, covered_points, helpful_moves, paint_stage, surface_points, texture_stage
 from recon3d.hull import check_agreement, check_same_world, place, visual_hull
 from recon3d.mesh import Mesh
@@ -46,9 +47,6 @@ MAX_FACES = 200_000
 PLANNED = 0.75
 """Share of the steps that every stage plans under progress. Rates of surface and texture fall along the plan: a shorter
 one that is gone through ends better than a longer one that is cut before its rates are small."""
-ADAPTS = 1.5
-"""Decibels by which a smooth surface may show the views worse than the rough one that the colours of the field were
-fitted on: the texture refinement adapts them."""
 
 Observers = Iterable[Callable[[Step[Fit | MeshFit, At]], object]]
 
@@ -286,20 +284,21 @@ class GTRReconstructor(Pretrained):
         return fit
 
     def _smoothed(self, run: Run, surface: Mesh, fit: Fit) -> Generator[Step, None, Mesh]:
-        """The surface of a field without hidden and loose parts, and without bumps unless that costs too much.
+        """The surface of a field without hidden and loose parts, and without bumps unless the views agree less on it.
 
-        The smooth surface loses detail; its vertices get it back from the views.
+        The smooth surface loses detail; its vertices get it back from the views, at last at twice the size of the rest.
         """
-        options = run.options
+        options, size = run.options, run.views.cameras.height
         surface = drop_crumbs(drop_hidden(surface))
         shape = new_mesh_fit(smooth(surface), torch.Generator().manual_seed(options.seed))
-        budget = _budget(options, 2 * options.geometry_steps, options.geometry_seconds, evaluate_every=20)
-        stage = vertex_stage(shape, run.views, budget, color=fit.color, name="surface")
+        budget = _budget(options, 2 * options.geometry_steps, options.geometry_seconds, evaluate_every=30)
+        stage = agreement_stage(shape, run.full, (size, min(2 * size, run.full.cameras.height)), budget)
         rough = stage.evaluate(new_mesh_fit(surface, shape.generator), None).score
         yield from run.stage(stage)
         _, smoothed = run.scores["surface"]
-        run.scores["surface"] = rough, smoothed
-        return surface if rough > smoothed + ADAPTS else Mesh(shape.current().vertices.detach(), shape.mesh.faces)
+        made = surface if rough > smoothed else Mesh(shape.current().vertices.detach(), shape.mesh.faces)
+        run.scores["surface"] = shown_psnr(surface, run.views, fit.color), shown_psnr(made, run.views, fit.color)
+        return made
 
     def _keep_topology(self, run: Run, mesh: Mesh) -> Generator[Step, None, Mesh]:
         """A mesh with its own faces: painted by the views, shaped in this paint, and painted where that moved it."""

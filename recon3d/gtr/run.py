@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -84,12 +84,7 @@ class Run:
 
     def take_better(self, surface: Mesh, fit: Fit) -> None:
         """Take a refined object, or the mesh as it was given when that shows the views better."""
-
-        def score(pictures: Tensor) -> float:
-            return psnr_of(float((pictures - self.views.images).square().mean()))
-
-        before = score(render(self.mesh, self.views.cameras).images)
-        after = score(render(surface, self.views.cameras, color=fit.color).images)
+        before, after = shown_psnr(self.mesh, self.views), shown_psnr(surface, self.views, fit.color)
         self.scores["mesh given"] = (before, max(before, after))
         if after > before and math.isfinite(after):
             self.surface, self.fit = surface, fit
@@ -120,3 +115,8 @@ class Run:
             seconds=self.seconds,
             notes=tuple(notes),
         )
+
+
+def shown_psnr(mesh: Mesh, views: Views, color: Callable[[Tensor], Tensor] | None = None) -> float:
+    """PSNR over whole views of a mesh in their world, in its own colours or those of its points (points, 3)."""
+    return psnr_of(float((render(mesh, views.cameras, color=color).images - views.images).square().mean()))
