@@ -7,6 +7,7 @@ of phrases, of which one is dropped, replaced or moved, or another is added. Sou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def search(
     solves: Callable[[str, Sequence[int]], Sequence[bool]],
     *,
     option: str,
-    separator: str = ", ",
+    separator: str | None = ", ",
 ) -> Outcome:
     """Search, and write prompts.json and .csv (a row per prompt to begin with, and the one that was found), and
     options.txt.
@@ -69,7 +70,7 @@ def search(
         tasks: how many there are.
         solves: which of the numbered tasks are solved with a prompt.
         option: of other commands, that takes the prompt: "--prompt".
-        separator: of the phrases of a prompt.
+        separator: of the phrases of a prompt; None: they are sentences, which keep their marks.
 
     Raises:
         ValueError: there are fewer than 2 tasks, or no prompt.
@@ -77,7 +78,7 @@ def search(
     if tasks < 2:
         raise ValueError(f"A prompt is searched on half of 2 or more tasks, got {tasks}.")
     seeds = options.prompts or tuple(prompts)
-    known = tuple(dict.fromkeys(phrase for prompt in seeds for phrase in prompt.split(separator) if phrase))
+    known = tuple(dict.fromkeys(phrase for prompt in seeds for phrase in _split(prompt, separator)))
     pool = options.phrases or tuple(dict.fromkeys((*known, *phrases)))
     searched, held = range(0, tasks, 2), range(1, tasks, 2)
     tried: dict[str, Sequence[bool]] = {}
@@ -111,9 +112,15 @@ def search(
     return job.finish("prompts", seed=options.search_seed)
 
 
-def mutated(prompt: str, pool: Sequence[str], separator: str, rng: np.random.Generator) -> str:
+def _split(prompt: str, separator: str | None) -> list[str]:
+    """The phrases of a prompt, or its sentences."""
+    parts = re.split(r"(?<=[.?!])\s+", prompt) if separator is None else prompt.split(separator)
+    return [part for part in parts if part]
+
+
+def mutated(prompt: str, pool: Sequence[str], separator: str | None, rng: np.random.Generator) -> str:
     """A prompt with one phrase added, dropped, replaced or moved; never an empty one."""
-    phrases = [phrase for phrase in prompt.split(separator) if phrase]
+    phrases = _split(prompt, separator)
     others = [phrase for phrase in pool if phrase not in phrases]
     ways = ["move"] * (len(phrases) > 1) + ["drop"] * (len(phrases) > 1) + ["add", "replace"] * bool(others)
     if not ways:
@@ -126,4 +133,4 @@ def mutated(prompt: str, pool: Sequence[str], separator: str, rng: np.random.Gen
             phrases.insert(int(rng.integers(len(phrases) + 1)), taken)
     if way in ("add", "replace"):
         phrases.insert(place, others[rng.integers(len(others))])
-    return separator.join(phrases)
+    return (" " if separator is None else separator).join(phrases)

@@ -72,4 +72,4 @@ def prompts(options: ReviewSearch, show: Show = silent) -> Outcome:
         return [record_of(talk).type in (1, 2) for talk in talks]
 
     starts = tuple(dict.fromkeys((*own, *REVIEWS)))
-    return search(job, options, starts, (), len(questions), solves, option="--reviews", separator=". ")
+    return search(job, options, starts, (), len(questions), solves, option="--reviews", separator=None)

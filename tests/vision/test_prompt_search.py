@@ -62,6 +62,13 @@ def test_mutations_change_one_phrase_and_never_empty_a_prompt():
         assert mutated("a", ("a",), ", ", rng) == "a" and mutated("", pool, ", ", rng) in pool
 
 
+def test_sentences_keep_their_marks():
+    rng, said = np.random.default_rng(0), ("Look again.", "Are you sure?", "Answer.")
+    for _ in range(50):
+        after = mutated("Look again. Are you sure?", said, None, rng)
+        assert set(after.replace(". ", ".|").replace("? ", "?|").split("|")) <= set(said)
+
+
 def test_a_file_of_options_stands_for_its_words(tmp_path):
     file = tmp_path / "options.txt"
     file.write_text("--reviews\nLook again. Are you sure?\n")
