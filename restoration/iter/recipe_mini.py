@@ -15,7 +15,8 @@ base from that of smaller weights, or goes on from equal ones.
    against truth and teacher; against the teacher alone edges, deep features and their statistics, losses of patterns
    that repeat and of dots, and a small discriminator that tells the network's details from the teacher's: the grain of
    the truth is not in the input, and a small network that is held to it puts dots where it is not sure. Letters, line
-   art and clean inputs, where the truth takes the teacher's place, have the absolute error alone. The weights may be
+   art and clean inputs, where the truth takes the teacher's place, have the squared error alone: what is not sure stays
+   soft, and is not another letter. The weights may be
    blended with those from before (`--blend`; network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without
    the packages of the teacher and of the deep features this stage cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
@@ -75,6 +76,8 @@ PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrga
 """Shares of the degradations that the variant `photo` is trained on."""
 EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 3.0, 25.0, 0.05
 """Weights of the losses of `sharpen` beside the absolute error."""
+SQUARED = 10.0
+"""Weight of the squared error of what has no teacher; its slope is that of the absolute error at 0.05."""
 TEACHING = 0.75
 """Share of the teacher in the picture that `sharpen` measures the absolute error against; the rest is the truth."""
 
@@ -253,7 +256,7 @@ class Networks(nn.Module):
         maps = feature_maps(judge, sharp)
         pairs = zip(maps, taught_maps, strict=True)
         terms = {
-            "error": (1.0, F.l1_loss(picture, hr.lerp(teacher, TEACHING))),
+            "error": (1.0, _error(picture, hr, teacher)),
             "edges": (EDGES, gradient_difference(sharp, taught)),
             "features": (
                 FEATURES,
@@ -346,6 +349,15 @@ class Networks(nn.Module):
         self.model.codebook[dead] = flat[chosen]
         if torch.distributed.is_initialized():
             torch.distributed.broadcast(self.model.codebook, 0)
+
+
+def _error(picture: Tensor, hr: Tensor, teacher: Tensor) -> Tensor:
+    """Distance of pictures (b, 3, H, W) to truth and teacher, scalar; squared where there is no teacher.
+
+    The median of what a smeared letter may have been is another letter; the mean is a soft one.
+    """
+    off, own = picture - hr.lerp(teacher, TEACHING), (teacher != hr).flatten(1).any(1)
+    return torch.where(own[:, None, None, None], off.abs(), SQUARED * off.square()).mean()
 
 
 def _taught(hr: Tensor, teacher: Tensor, *pictures: Tensor) -> list[Tensor]:
