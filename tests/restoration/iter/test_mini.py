@@ -195,7 +195,7 @@ class Maps(torch.nn.Module):
         return [images, images.square()]
 
 
-def test_pictures_whose_teacher_is_the_truth_have_the_absolute_error_alone():
+def test_pictures_whose_teacher_is_the_truth_have_the_squared_error_alone():
     networks = recipe_mini.Networks(STEPPED, Maps()).train_only("sharpen")
     generator = torch.Generator().manual_seed(0)
     hr, lr = (torch.rand(2, 3, side, side, generator=generator) for side in (64, 16))
@@ -208,7 +208,16 @@ def test_pictures_whose_teacher_is_the_truth_have_the_absolute_error_alone():
         _, logs = networks("sharpen", batch, context)
         told.append(logs | {"discriminator": recipe_mini.discriminate(batch, context)[0]})
     both, taught = told
-    assert both.pop("error") != taught.pop("error") and both.pop("error_of_truth") != taught.pop("error_of_truth")
+    error = both.pop("error")
+    assert error != taught.pop("error") and both.pop("error_of_truth") != taught.pop("error_of_truth")
+    picture = networks.model.base(lr)[1]
+    expected = torch.stack(
+        [
+            (picture[0] - hr[0].lerp(teacher[0], recipe_mini.TEACHING)).abs().mean(),
+            recipe_mini.SQUARED * (picture[1] - hr[1]).square().mean(),
+        ]
+    ).mean()
+    assert_close(error, expected)
     assert set(both) > {"features", "statistics", "adversarial", "discriminator"}
     assert_close(both, taught)
 
