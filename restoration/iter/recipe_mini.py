@@ -15,10 +15,10 @@ base from that of smaller weights, or goes on from equal ones.
    against truth and teacher; against the teacher alone edges, deep features and their statistics, losses of patterns
    that repeat and of dots, and a small discriminator that tells the network's details from the teacher's: the grain of
    the truth is not in the input, and a small network that is held to it puts dots where it is not sure. Letters, line
-   art and clean inputs, where the truth takes the teacher's place, have the squared error alone: what is not sure stays
-   soft, and is not another letter. The weights may be
-   blended with those from before (`--blend`; network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without
-   the packages of the teacher and of the deep features this stage cannot run (`--teacher none` leaves it out).
+   art and clean inputs, where the truth takes the teacher's place, have an error alone, squared where it is large: what
+   is not sure stays soft, and is not another letter. The weights may be blended with those from before (`--blend`;
+   network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without the packages of the teacher and of the deep
+   features this stage cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
    activity map how much that is (base frozen).
 4. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the published code do (masking ratio
@@ -76,8 +76,10 @@ PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrga
 """Shares of the degradations that the variant `photo` is trained on."""
 EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 3.0, 25.0, 0.05
 """Weights of the losses of `sharpen` beside the absolute error."""
-SQUARED = 10.0
-"""Weight of the squared error of what has no teacher; its slope is that of the absolute error at 0.05."""
+LARGE = 0.05
+"""Error from which on it counts squared where there is no teacher."""
+TONE = 31
+"""Side, in pixels, of the boxes whose mean colours the teacher takes from the truth."""
 TEACHING = 0.75
 """Share of the teacher in the picture that `sharpen` measures the absolute error against; the rest is the truth."""
 
@@ -249,6 +251,7 @@ class Networks(nn.Module):
         Details count where there is a teacher: letters and clean inputs, whose teacher is the truth, keep to that.
         """
         picture = self.model.base(lr)[1].float()
+        teacher = _toned(teacher, hr)
         sharp, taught = _taught(hr, teacher, picture, teacher)
         (judge,) = self.judge
         with torch.no_grad():
@@ -352,12 +355,19 @@ class Networks(nn.Module):
 
 
 def _error(picture: Tensor, hr: Tensor, teacher: Tensor) -> Tensor:
-    """Distance of pictures (b, 3, H, W) to truth and teacher, scalar; squared where there is no teacher.
+    """Absolute error of pictures (b, 3, H, W) to truth and teacher, scalar; without a teacher large ones count squared.
 
-    The median of what a smeared letter may have been is another letter; the mean is a soft one.
+    The median of what a smeared letter may have been is another letter; the mean is a soft one. Small errors stay
+    absolute, as in the reverse Huber loss (Laina et al. 2016), or flat colours would drift.
     """
-    off, own = picture - hr.lerp(teacher, TEACHING), (teacher != hr).flatten(1).any(1)
-    return torch.where(own[:, None, None, None], off.abs(), SQUARED * off.square()).mean()
+    off, own = (picture - hr.lerp(teacher, TEACHING)).abs(), (teacher != hr).flatten(1).any(1)
+    squared = (off.square() + LARGE**2) / (2 * LARGE)
+    return torch.where(own[:, None, None, None] | (off < LARGE), off, squared).mean()
+
+
+def _toned(teacher: Tensor, hr: Tensor) -> Tensor:
+    """The teacher's details with the colours of the truth around them, (b, 3, H, W): its flat colours drift."""
+    return teacher + box_mean(hr - teacher, min(TONE, 2 * (min(hr.shape[-2:]) // 2) - 1))
 
 
 def _taught(hr: Tensor, teacher: Tensor, *pictures: Tensor) -> list[Tensor]:
