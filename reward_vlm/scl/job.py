@@ -34,6 +34,8 @@ class AnswerOptions(AskOptions):
         super().__post_init__()
         if self.judge is not None and self.options.accept != "better":
             raise ValueError("--judge is asked with --accept better alone; give that too, or leave the judge out.")
+        if any(isinstance(review, str) and not review.strip() for review in self.options.reviews or ()):
+            raise ValueError("A review is an empty text; leave it out, or say what the model is to look at.")
         if self.question is not None:
             multiple_choice(None, self.question, self.choices)  # its own checks
 

@@ -65,11 +65,9 @@ def review_text(prompt: int | str) -> str:
     """The review of a number, or the text itself.
 
     Raises:
-        ValueError: there is no review of this number, or the text is empty.
+        ValueError: there is no review of this number.
     """
     if isinstance(prompt, str):
-        if not prompt.strip():
-            raise ValueError("A review is an empty text; leave it out, or say what the model is to look at.")
         return prompt
     if not 0 <= prompt < len(REVIEWS):
         raise ValueError(f"A review must be a number from 0 to {len(REVIEWS) - 1} or a text, got {prompt}.")

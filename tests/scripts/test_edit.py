@@ -129,6 +129,11 @@ def test_the_edge_of_a_painted_mask_is_softened_too(given, tmp_path):
         replace(given, ellipse=None, feather=2.0)
 
 
+def test_a_negative_prompt_without_guidance_is_refused(given):
+    with pytest.raises(ValueError, match="negative prompt guides where guidance_scale is above 1"):
+        replace(given, options=replace(QUICK, negative_prompt="a picture", guidance_scale=(1.0, 0.5)))
+
+
 def test_profile_and_transparency_are_kept(given, tmp_path):
     from PIL import ImageCms
 

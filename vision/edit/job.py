@@ -21,7 +21,7 @@ from vision.edit.diffusers_editor import DiffusersEditor, DiffusersOptions
 from vision.edit.editor import Facts, ProgressiveEditor, prompt_entries
 from vision.edit.folders import DEFAULT
 from vision.edit.measures import rows, summary
-from vision.edit.options import PIEOptions
+from vision.edit.options import PIEOptions, several
 from vision.edit.pie import PIEEditor
 from vision.edit.progression import Frame, Progression
 from vision.edit.report import write_report
@@ -107,6 +107,9 @@ class EditOptions:
             raise ValueError("feather softens the edge of a region; give a mask or a shape as well.")
         if isinstance(self.options, DiffusersOptions) and self.options.around and everywhere:
             raise ValueError("around is about a region; give a mask or a shape as well.")
+        scales = several(self.options.guidance_scale)
+        if isinstance(self.options, PIEOptions) and self.options.negative_prompt and scales and max(scales) <= 1:
+            raise ValueError("A negative prompt guides where guidance_scale is above 1; raise that, or leave it out.")
         if self.prompt:
             prompt_entries(self.prompt, "", len(self.prompt))  # its own checks
         if self.clip_weights is not None and self.clip is None:

@@ -168,8 +168,7 @@ class PIEOptions(ProgressionOptions):
         """The same options, with the config's values in the place of None; its schedules are fitted to the frames.
 
         Raises:
-            ValueError: a schedule that was given has more entries than there are frames, or a negative prompt has no
-            guidance.
+            ValueError: a schedule that was given has more entries than there are frames.
         """
         known = to_dict(config)
         missing = {
@@ -184,8 +183,6 @@ class PIEOptions(ProgressionOptions):
             options = replace(options, **fitted)
         for name in SCHEDULES:
             check_schedule(name, several(getattr(options, name)), options.frames)
-        if options.negative_prompt and max(several(options.guidance_scale)) <= 1:
-            raise ValueError("A negative prompt guides where guidance_scale is above 1; raise that, or leave it out.")
         return options
 
 
