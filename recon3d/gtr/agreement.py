@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, max_pool2d, normalize
 
-from recon3d.gtr.fit import At, Budget, MeshFit, Stage, cosine_factor
-from recon3d.gtr.geometry import MASK, MOMENTUM, REACH, spread_over
+from recon3d.gtr.fit import At, Budget, MeshFit, Stage
+from recon3d.gtr.geometry import MASK, MOMENTUM, REACH, smooth_move, spread_over
 from recon3d.gtr.losses import mask_loss, psnr_of
 from recon3d.raster import face_normals, opposite_vertices
 from recon3d.render import Surface, render_surface
@@ -73,11 +73,7 @@ def agreement_stage(
     def propose(fit: MeshFit, at: At) -> MeshFit:
         group = groups[int(torch.randint(len(groups), (), generator=fit.generator))]
         (gradient,) = torch.autograd.grad(error(fit, sized[at.resolution][group]), fit.places)
-        step = together(together(gradient))
-        fit.places.grad = step / step.norm(dim=-1).amax().clamp(min=1e-20)
-        fit.optimizer.param_groups[0]["lr"] = REACH * cosine_factor(at.number - 1, at.total, 0.0)
-        fit.optimizer.step()
-        return fit
+        return smooth_move(fit, together(together(gradient)), at)
 
     @torch.no_grad()
     def evaluate(fit: MeshFit, at: At | None) -> Verdict:

@@ -212,6 +212,14 @@ VERTEX_VIEWS = 4
 """Views per step."""
 
 
+def smooth_move(fit: MeshFit, step: Tensor, at: At) -> MeshFit:
+    """Move vertices against a smoothed gradient (places, 3), the farthest by a length that falls from `REACH` to 0."""
+    fit.places.grad = step / step.norm(dim=-1).amax().clamp(min=1e-20)
+    fit.optimizer.param_groups[0]["lr"] = REACH * cosine_factor(at.number - 1, at.total, 0.0)
+    fit.optimizer.step()
+    return fit
+
+
 def vertex_stage(fit: MeshFit, views: Views, budget: Budget) -> Stage:
     """Vertices move smoothly until colours and silhouettes match. The verdict is the PSNR of antialiased pictures."""
     optimizer = torch.optim.SGD([fit.places], lr=REACH, momentum=MOMENTUM, dampening=MOMENTUM)
@@ -231,11 +239,7 @@ def vertex_stage(fit: MeshFit, views: Views, budget: Budget) -> Stage:
             loss = loss + rgb_loss(fragments.scatter(rgb, 1.0).permute(2, 0, 1), views.images[number])
             loss = loss + MASK * mask_loss(surface.mask[..., 0], views.masks[number, 0])
         (gradient,) = torch.autograd.grad(loss, fit.places)
-        step = together(together(gradient))
-        fit.places.grad = step / step.norm(dim=-1).amax().clamp(min=1e-20)
-        fit.optimizer.param_groups[0]["lr"] = REACH * cosine_factor(at.number - 1, at.total, 0.0)
-        fit.optimizer.step()
-        return fit
+        return smooth_move(fit, together(together(gradient)), at)
 
     @torch.no_grad()
     def evaluate(fit: MeshFit, at: At | None) -> Verdict:
