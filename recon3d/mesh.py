@@ -88,7 +88,7 @@ class Mesh:
             raise ValueError("The mesh has no faces.")
         bad = int((~torch.isfinite(self.vertices)).any(-1).sum())
         if bad:
-            raise ValueError(f"The mesh has {bad} vertices that are NaN or infinite.")
+            raise ValueError(f"Of the mesh's {len(self.vertices)} vertices {bad} are NaN or infinite.")
         if int(self.faces.min()) < 0 or int(self.faces.max()) >= len(self.vertices):
             raise ValueError("The mesh has faces that name vertices it does not have.")
         if self.uv is not None and not bool(torch.isfinite(self.uv).all()):

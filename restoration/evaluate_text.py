@@ -106,7 +106,7 @@ def evaluate(options: TextEvaluation, show: Show = silent) -> Outcome:
         job.progress("reading", done, len(names))
     rows = [row for facts in job.made.values() for row in facts["rows"]]
     if not rows:
-        raise ValueError(f"No page could be measured. {' '.join(job.problems)}")
+        raise ValueError("No page could be measured.")
     write_table(rows, options.out / "pages.json", options.out / "pages.csv")
     sums = table(rows, options.systems[0])
     write_table(sums, options.out / "text.json", options.out / "text.csv")

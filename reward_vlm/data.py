@@ -6,6 +6,7 @@ number. Reading stops with the first ones unless it is told to skip them; then t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -250,12 +251,14 @@ def preference_json(row: Preference, folder: Path) -> dict[str, Any]:
 def stored(image: Picture, folder: Path, name: str) -> str:
     """How a file in `folder` names a picture: relative to it where the picture lies inside, else absolute.
 
-    A picture that is no file is written to the folder's `images` as PNG.
+    A picture that is no file is written to the folder's `images` as PNG; what it shows is in its name, so that rows of
+    one id, or of none, keep their own.
     """
     if isinstance(image, Path):
         path, root = image.resolve(), folder.resolve()
         return str(path.relative_to(root) if path.is_relative_to(root) else path)
-    path = folder / "images" / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)}.png"
+    shown = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()[:12]
+    path = folder / "images" / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)}_{shown}.png"
     with atomic_path(path) as part:
         image.save(part, "PNG", compress_level=1)
     return str(path.relative_to(folder))

@@ -94,10 +94,10 @@ def collect_photos(
 
 
 def _own_photos(files: list[Path], source: Path, out: Path) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
     paths = []
     for file in files:
-        target = out / ("_".join(file.relative_to(source).parts) + ".png")
+        target = out / f"{file.relative_to(source)}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             photo = load_image(file).rgb
             if min(photo.size) >= 1000:

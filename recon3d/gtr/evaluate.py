@@ -363,7 +363,7 @@ def evaluate(options: GTREvaluation, show: Show = silent) -> Outcome:
         job.progress("measuring", number + 1, len(files))
     rows = [row for facts in job.made.values() for row in facts["rows"]]
     if not rows:
-        raise ValueError(f"No mesh could be measured. {' '.join(job.problems)}")
+        raise ValueError("No mesh could be measured.")
     summary = means(rows)
     write_table(rows, options.out / "runs.json", options.out / "runs.csv")
     write_table(summary, options.out / "means.json", options.out / "means.csv")

@@ -23,6 +23,7 @@ are choices (the published code: 3e-7, 1e-3; the paper: 1e-6, 0).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,19 @@ def _guides(options: R1Training, rows: Sequence[JudgementRow], read: Any, say: L
     """Replies of an expert by the ids of rows; None without a guide.
 
     Raises:
-        ValueError: the guide has no reply to any of the rows, or one for other accepted answers.
+        ValueError: the guide has no reply to any of the rows, or one for other accepted answers, or an id stands twice.
     """
     if options.guide is None:
         return None
     found, problems = read_rows(options.guide, read, skip_bad=options.skip_bad)
     for sentence in problems:
         say(f"left out of the guide: {sentence}")
-    told = {row.id: row for row in found if row.target is not None}
+    expert = [row for row in found if row.target is not None]
+    for path, some in ((options.guide, expert), (options.rows, rows)):
+        of_ids = Counter(row.id for row in some)
+        if twice := next((id for id, count in of_ids.items() if id and count > 1), None):
+            raise ValueError(f"The id {twice!r} stands twice in {path}, so that a guide may belong to another row.")
+    told = {row.id: row for row in expert if row.id}
     for row in rows:
         if row.id in told and told[row.id].answers != row.answers:
             raise ValueError(f"{options.guide} answers {row.id} otherwise than {options.rows}; give it the same order.")

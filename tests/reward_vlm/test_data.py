@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -53,6 +54,16 @@ def test_preferences_survive_writing_and_reading(tmp_path):
             pair.rationale,
         )
         assert row.media() == pair.media() and row.read_answers() == pair.read_answers()
+
+
+@pytest.mark.parametrize("id", ("", "one", "ы"))
+def test_rows_of_one_id_keep_their_own_pictures(tmp_path, id):
+    pairs = [replace(pair, id=id) for pair in scene_pairs(3, 3)] + [Preference(f"{id}.", "q", (RED, RED.copy()), 2)]
+    pairs.append(Preference(f"{id}ж", "q", ("a", "b"), 1, images=(Image.new("RGB", (9, 9), "blue"),)))
+    pairs.append(Preference(f"{id}я", "q", ("a", "b"), 1, images=(Image.new("RGB", (9, 9), "red"),)))
+    write_rows(tmp_path / "rows.jsonl", [preference_json(pair, tmp_path) for pair in pairs])
+    rows, problems = read_rows(tmp_path / "rows.jsonl", preference)
+    assert not problems and [row.media() for row in rows] == [pair.media() for pair in pairs]
 
 
 BAD = [

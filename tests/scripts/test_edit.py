@@ -14,6 +14,7 @@ from PIL import Image
 from scripts.edit import EditOptions, main, parse
 from tests.vision.edit.conftest import picture
 from vision.edit import PIEEditor, PIEOptions, job
+from vision.job import Unusable
 
 QUICK = PIEOptions(frames=2, steps=4)
 FRAMES = ["frame_00.png", "frame_01.png", "frame_02.png"]
@@ -46,6 +47,16 @@ def test_everything_is_written_and_nothing_is_done_twice(given, monkeypatch):
 
     monkeypatch.setattr(PIEEditor, "simulate", refuse)
     assert main(given) == 0
+
+
+def test_a_source_prompt_that_nothing_reads_and_a_clip_model_that_nobody_knows_are_refused(given):
+    told = replace(QUICK, source_prompt="healthy")
+    with pytest.raises(ValueError, match="source prompt is for mode inversion, difference or clip"):
+        replace(given, options=told)
+    replace(given, options=replace(told, mode="inversion"))
+    with pytest.raises(Unusable, match="there is no folder none"):
+        main(replace(given, options=told, clip="local-dir:none"))
+    assert not list(given.out.glob("scan/*"))
 
 
 def test_frames_sort_by_name():

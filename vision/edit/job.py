@@ -110,6 +110,11 @@ class EditOptions:
         scales = several(self.options.guidance_scale)
         if isinstance(self.options, PIEOptions) and self.options.negative_prompt and scales and max(scales) <= 1:
             raise ValueError("A negative prompt guides where guidance_scale is above 1; raise that, or leave it out.")
+        if isinstance(self.options, PIEOptions) and self.options.source_prompt is not None:
+            if self.options.mode != "inversion" and not self.difference and self.clip is None:
+                raise ValueError(
+                    "A source prompt is for mode inversion, difference or clip; add one of them, or leave it out."
+                )
         if self.prompt:
             prompt_entries(self.prompt, "", len(self.prompt))  # its own checks
         if self.clip_weights is not None and self.clip is None:
@@ -179,10 +184,7 @@ class _Editing:
     def _load(self) -> ProgressiveEditor:
         options = self.options
         if options.clip is not None:
-            try:
-                self.clip = Clip.load(options.clip, options.clip_weights, device=self.device)
-            except (ValueError, OSError) as error:
-                self.job.note(f"Going on without CLIP measures: {error}")
+            self.clip = Clip.load(options.clip, options.clip_weights, device=self.device)
         dtype = getattr(torch, options.dtype)
         if options.pipeline is not None:
             editor = DiffusersEditor.from_pretrained(options.pipeline, device=self.device, dtype=dtype)

@@ -147,7 +147,7 @@ class PIEOptions(ProgressionOptions):
     size: Literal["own", "published"] = "own"
     """own adds the change to the picture at its own size; published gives the networks' frames, as the authors do."""
     source_prompt: str | None = None
-    """What the pictures show now; for inversion and for masks of a difference."""
+    """What the pictures show now; for inversion, masks of a difference and CLIP measures."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

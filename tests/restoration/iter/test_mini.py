@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -266,9 +267,11 @@ def test_a_folder_of_ones_own_photographs_is_taken_whole(tmp_path):
     folder = photo_folder(tmp_path / "mine")
     (folder / "more").mkdir()
     Image.new("RGB", (1200, 1002), (200, 10, 10)).save(folder / "more" / "first.png")
+    shutil.copy(folder / "second.png", folder / "more_first.png")  # a name that a flat copy of the folder would give
     paths = photos.collect_photos(folder, tmp_path / "out")
-    assert [path.name for path in paths] == ["first.png.png", "more_first.png.png", "second.png.png"]
-    assert [Image.open(path).size for path in paths] == [(128, 96), (600, 501), (128, 96)]
+    names = ["first.png.png", "more/first.png.png", "more_first.png.png", "second.png.png"]
+    assert [str(path.relative_to(tmp_path / "out")) for path in paths] == names
+    assert [Image.open(path).size for path in paths] == [(128, 96), (600, 501), (128, 96), (128, 96)]
 
 
 def test_missing_photographs_are_named(tmp_path):

@@ -469,7 +469,10 @@ def test_a_guide_for_other_answers_is_refused(files, tmp_path):
     write_rows(files / "swapped.jsonl", [preference_json(pair, files) for pair in pairs])
     with pytest.raises(ValueError, match="give it the same order"):
         train(options(files, tmp_path / "a", guide=files / "swapped.jsonl"))
-    write_rows(files / "other.jsonl", [preference_json(replace(p, id="x"), files) for p in pairs])
+    write_rows(files / "twice.jsonl", [preference_json(replace(p, id="x"), files) for p in pairs])
+    with pytest.raises(ValueError, match=r"The id 'x' stands twice in .*twice\.jsonl"):
+        train(options(files, tmp_path / "c", guide=files / "twice.jsonl"))
+    write_rows(files / "other.jsonl", [preference_json(replace(p, id=f"x{p.id}"), files) for p in pairs])
     with pytest.raises(ValueError, match="has no rationale for any id"):
         train(options(files, tmp_path / "b", guide=files / "other.jsonl"))
 
