@@ -106,12 +106,14 @@ def benchmark(options: RestorerBenchmark, show: Show = silent) -> Outcome:
         FileNotFoundError: a file, or the weights of the texture distance, are missing.
     """
     job = Job(options.out, options, show=show)
-    begin_run(options.out, options, data=("hr",), free=("out", "cost"))
+    systems = [find_system(name) for name in options.systems]
+    weights = sorted({path for system in systems for path in system.weights(None, system.asked())})
+    begin_run(options.out, options, data=("hr",), free=("out", "cost"), files=weights)
     done = {choice.task for choice in read_choices(options.out)} if (options.out / NAME).is_file() else set()
     wanted = {"cuts_each": options.cuts, "size": options.size, "scale": options.scale, "seed": options.seed}
     if options.need:
         _measure_needs(options)
-    loaded = [made for name in options.systems for made in _Loaded.of(find_system(name), options)]
+    loaded = [made for system in systems for made in _Loaded.of(system, options)]
     kept = options.out / PICTURES if options.keep else None
     total = options.cuts * len(options.kinds)
     for number, item in enumerate(items(options.hr, options.kinds, **wanted), 1):

@@ -38,11 +38,11 @@ class RestoreOptions(Generic[T]):
     options: Annotated[T, UNNAMED]
     """What the system may change."""
     system: str = "iter"
-    """Which system restores; --help beside it lists that system's options. iter; iter:photo@0.5 or iter:clean@1
-    (weights and fidelity); auto, which looks at each picture and takes what suits it; pasd or pasd:PRESET (the small
-    weights that come with the project only show the machinery; name published ones with --source); one-step:FOLDER,
-    which `burnish convert one-step` wrote; network:FILE, any network that spandrel reads; my_file.py:MyRestorer, a
-    class of your own; bicubic; none."""
+    """Which system restores; --help beside it lists that system's options. iter; iter:photo@0.5, iter:clean@1 or
+    iter:photo@1*0.75 (weights, fidelity, blend); auto, which looks at each picture and takes what suits it; pasd or
+    pasd:PRESET (the small weights that come with the project only show the machinery; name published ones with
+    --source); one-step:FOLDER, which `burnish convert one-step` wrote; network:FILE, any network that spandrel reads;
+    my_file.py:MyRestorer, a class of your own; bicubic; none."""
     source: str | None = None
     """Weights: a folder, org/name on the model hub, or builtin:NAME; None takes those that come with the project."""
     device: str = "auto"

@@ -4,6 +4,7 @@
     bicubic               plain enlargement
     iter, pasd            with their own options and weights
     iter:photo@0.5        ITER's small weights photo (or clean), at a fidelity
+    iter:photo@1*0.75     and blended with plain enlargement: a share of 0.75 of the restoration
     pasd:fast             PASD with a preset
     one-step:FOLDER       a one-step restorer on Stable Diffusion (see `restoration.one_step`)
     network:FILE          any network that spandrel reads (see `restoration.networks`)
@@ -196,12 +197,12 @@ def find_system(name: str) -> System:
         return replace(system, fixed={"preset": _one_of(rest, _choices("restoration.pasd.options", "Preset"), name)})
     if kind != "iter":
         raise ValueError(f"The system {kind} takes nothing after its name, got {name!r}.")
+    rest, times, blend = rest.partition("*")
     variant, at, fidelity = rest.partition("@")
     variants = _choices("restoration.iter.options", "Variant")
-    try:
-        fixed = {"fidelity": float(fidelity)} if at else {}
-    except ValueError:
-        raise ValueError(f"A fidelity is a number in [0, 1], got {fidelity!r} in {name!r}.") from None
+    fixed = {"fidelity": _dial("fidelity", fidelity, name)} if at else {}
+    if times:
+        fixed["blend"] = _dial("blend", blend, name)
     loading = {"variant": _one_of(variant, variants, name)}
     return replace(system, fixed=fixed, loading=loading, config=system.embedded / variant / "config.json")
 
@@ -272,6 +273,13 @@ def _existing(file: str, name: str, folder: bool = False) -> Path:
 
 def _choices(module: str, name: str) -> tuple[str, ...]:
     return get_args(getattr(importlib.import_module(module), name))
+
+
+def _dial(what: str, word: str, name: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"A {what} is a number in [0, 1], got {word!r} in {name!r}.") from None
 
 
 def _one_of(word: str, words: tuple[str, ...], name: str) -> str:

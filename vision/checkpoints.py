@@ -74,6 +74,7 @@ def begin_run(
     data: Sequence[str] = (),
     results: Sequence[Path] = (),
     free: Sequence[str] = (),
+    files: Sequence[Path] = (),
 ) -> None:
     """Begin a training in a folder, or go on with one that was begun with the same options and data.
 
@@ -83,6 +84,7 @@ def begin_run(
         data: names of the options that hold files, folders or sources of weights; their content counts.
         results: what the run, or each of its stages, ends with; `steps` may change until it is there. Empty: never.
         free: further names of options that may change, beside `MAY_CHANGE`.
+        files: files and folders that no option names and whose content counts too, such as weights.
 
     Raises:
         ValueError: the run was begun with other options or data, which the sentence names; or the folder holds files
@@ -91,9 +93,9 @@ def begin_run(
     if int(os.environ.get("RANK", "0")):
         return
     path, facts = folder / BEGUN, {}
-    files = folder.iterdir() if folder.is_dir() else ()
+    there = folder.iterdir() if folder.is_dir() else ()
     others = sorted(
-        file.name for file in files if file.name != BEGUN and not file.name.startswith(".") and not is_log(file)
+        file.name for file in there if file.name != BEGUN and not file.name.startswith(".") and not is_log(file)
     )
     if not others:
         path.unlink(missing_ok=True)  # an attempt that failed before it made anything binds nobody
@@ -106,6 +108,8 @@ def begin_run(
             facts[name] = _content(value)
         elif name not in (*MAY_CHANGE, *free):
             facts[name] = value
+    if files:
+        facts["files"] = _content([str(path) for path in files])
     if results and "steps" in begun:
         one = not isinstance(facts["steps"], list)
         pairs = [(begun["steps"], facts["steps"])] if one else zip(begun["steps"], facts["steps"], strict=True)

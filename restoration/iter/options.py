@@ -62,6 +62,9 @@ class ITEROptions:
     """How much to keep to what the input determines. 1: the deterministic picture, without sampling; 0: all sampled
     texture, where there is texture; between: a share of it (small network only). None: what the weights were tuned for
     (1 for the photo weights)."""
+    blend: float = 1.0
+    """Share of the restoration in the result, in [0, 1]; the rest is plain enlargement. Below 1 the result is softer,
+    and nearer to the truth where the restoration is not sure."""
     steps: int | None = None
     """Steps of the sampling schedule; more are slower and finer."""
     schedule: str | None = None
@@ -96,6 +99,8 @@ class ITEROptions:
             raise ValueError(f"scale must lie in (0, 32], got {self.scale}.")
         if self.fidelity is not None and not 0 <= self.fidelity <= 1:
             raise ValueError(f"fidelity must lie in [0, 1], got {self.fidelity}.")
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"blend must lie in [0, 1], got {self.blend}.")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}.")
         if self.schedule is not None:

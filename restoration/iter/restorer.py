@@ -27,6 +27,7 @@ from vision import hub, weights
 from vision.config import load_config, save_config
 from vision.images import ImageLike, pad_to, pad_to_multiple, to_tensor
 from vision.refine import Observers, PerItem, Step, drain, observed
+from vision.resize import imresize
 from vision.tiles import Box, Tiles
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "iter-mini"
@@ -211,7 +212,10 @@ class ITERRestorer(TileRestorer[ITEROptions], hub.OfNetworks):
             last = drain(sampler.steps(state), [*work.observers, share])
             picture = self.decode(last.state if last else state, options)
         work.report()
-        return picture[..., :height, :width].to(image.device)
+        picture = picture[..., :height, :width].to(image.device)
+        if options.blend < 1:
+            picture = torch.lerp(imresize(image.float(), self.scale).clamp(0, 1), picture, options.blend)
+        return picture
 
     def _fidelity(self, options: ITEROptions) -> float:
         return 1 - self.config.texture if options.fidelity is None else options.fidelity

@@ -156,7 +156,7 @@ def test_the_benchmark_of_harm_names_the_jobs_that_it_knows(tmp_path):
         HarmBenchmark(tmp_path, tmp_path / "out", jobs=("auto", "sharpen"))
 
 
-def test_harm_has_the_rows_of_other_measurements_below_its_own(tmp_path):
+def test_harm_goes_on_and_has_the_rows_of_other_measurements_below_its_own(tmp_path, monkeypatch):
     save_image(photograph(0, 64), tmp_path / "photos" / "0.png")
     others = harm_rows("reconstruct --mesh", {"spoiled meshes": [(20.0, 24.0)]}, "dB", 0.1)
     write_harm(tmp_path / "gtr", others)
@@ -179,6 +179,18 @@ def test_harm_has_the_rows_of_other_measurements_below_its_own(tmp_path):
         near = float(psnr((made.clamp(0, 1) * 255).round() / 255, item.high, border=4))
         assert stopped[name] == pytest.approx(near, abs=1e-4)
     assert (stopped["job"], stopped["items"]) == ("stop", 1)
+    more = benchmark_harm(replace(asked, jobs=("stop", "auto"), measured=()))  # goes on: stop is not measured again
+    assert [row["job"] for row in json.loads((tmp_path / "out" / "harm.json").read_text())] == ["stop", "auto"]
+    tasks = [choice.task for choice in read_choices(tmp_path / "out")]
+    assert tasks == [f"stop/{item.name}", f"auto/{item.name}"]
+    assert not any(told["was_done"] for told in more.items.values())
+    with monkeypatch.context() as patch:
+        patch.setattr("restoration.benchmark_harm._near", lambda *pair: pytest.fail("nothing is measured again"))
+        again = benchmark_harm(replace(asked, jobs=("auto", "stop")))
+    assert all(told["was_done"] for told in again.items.values())
+    assert json.loads((tmp_path / "out" / "harm.json").read_text())[1:] == [stopped, *others]
+    with pytest.raises(ValueError, match="was begun with other options or data: seed"):
+        benchmark_harm(replace(asked, seed=1))
     with pytest.raises(FileNotFoundError, match=r"There is no .*harm\.json"):
         benchmark_harm(replace(asked, out=tmp_path / "again", measured=(tmp_path,)))
     assert not (tmp_path / "again").exists()

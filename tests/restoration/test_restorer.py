@@ -89,6 +89,9 @@ def test_a_name_chooses_weights_and_their_dial(picture, tmp_path):
     assert command(picture, tmp_path / "named", "--system", "iter:clean@0.5") == 0
     assert command(picture, tmp_path / "told", "--variant", "clean", "--fidelity", "0.5") == 0
     assert (tmp_path / "named" / "a.png").read_bytes() == (tmp_path / "told" / "a.png").read_bytes()
+    assert command(picture, tmp_path / "blended", "--system", "iter:clean@1*0.25") == 0
+    assert command(picture, tmp_path / "dials", "--variant", "clean", "--fidelity", "1", "--blend", "0.25") == 0
+    assert (tmp_path / "blended" / "a.png").read_bytes() == (tmp_path / "dials" / "a.png").read_bytes()
     assert command(picture, tmp_path / "preset", "--system", "pasd:fast", "--steps", "1") == 0
     with pytest.raises(ValueError, match=r"iter:clean@0.5 sets fidelity to 0.5; leave fidelity 1.0 out"):
         command(picture, tmp_path / "both", "--system", "iter:clean@0.5", "--fidelity", "1")

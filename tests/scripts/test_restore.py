@@ -246,6 +246,8 @@ def test_devices_that_are_not_there_are_one_sentence(folder, tmp_path):
         (["in", "--out", "o", "--system", "bicubic:4"], "takes nothing after its name, got 'bicubic:4'"),
         (["in", "--out", "o", "--system", "iter:sharp"], "must name one of photo, clean behind the colon, got 'sharp'"),
         (["in", "--out", "o", "--system=pasd:quick"], "must name one of faithful, balanced, creative, fast behind"),
+        (["in", "--out", "o", "--blend", "-1"], "blend must lie in [0, 1], got -1.0."),
+        (["in", "--out", "o", "--system", "iter:photo@1*"], "A blend is a number in [0, 1], got ''"),
         (["in", "--out", "o", "--system", "iter:photo@"], "A fidelity is a number in [0, 1], got ''"),
         (["in", "--out", "o", "--source", ""], "The source of the weights is an empty name"),
         (["in", "--out", "o", "--system", "iter:photo@much"], "A fidelity is a number in [0, 1], got 'much'"),

@@ -53,6 +53,17 @@ def test_other_options_are_refused_and_named(recipe):
     begin(replace(recipe, workers=4))
 
 
+def test_other_weights_are_refused(recipe):
+    weights = recipe.folder.parent / "weights"
+    weights.write_bytes(b"1")
+    begin_run(recipe.folder, recipe, files=[weights])
+    (recipe.folder / "checkpoint").touch()
+    begin_run(recipe.folder, recipe, files=[weights])
+    weights.write_bytes(b"2")
+    with pytest.raises(ValueError, match=r"begun with other options or data: files \("):
+        begin_run(recipe.folder, recipe, files=[weights])
+
+
 def test_a_folder_with_files_but_no_run_is_refused_and_left_as_it_was(recipe):
     recipe.folder.mkdir()
     (recipe.folder / ".DS_Store").touch()

@@ -464,3 +464,14 @@ def test_self_ensemble_commutes_with_flips_and_turns_and_refuses_sampled_texture
     assert (sum(views) / 2 - straight).abs().mean() < (plain - straight).abs().mean()  # half of the views come nearer
     with pytest.raises(ValueError, match=r"self_ensemble averages deterministic results; take fidelity 1, not 0\.5"):
         restorer(image, ITEROptions(fidelity=0.5, self_ensemble=True))
+
+
+@pytest.mark.parametrize("tiles", [{}, {"tile": 48, "tile_overlap": 8}, {"tiling": "published", "tile": 32}])
+@pytest.mark.parametrize("fidelity", [0.0, 1.0])
+def test_a_blend_is_a_share_of_the_restoration_beside_plain_enlargement(restorer, fidelity, tiles):
+    image = noise_picture(2, 3, 40, 68)
+    options = ITEROptions(fidelity=fidelity, **tiles)
+    whole, plain = restorer(image, options), imresize(image, restorer.scale).clamp(0, 1)
+    for blend in (0.0, 0.3, 1.0):
+        made = restorer(image, replace(options, blend=blend))
+        assert torch.allclose(made, torch.lerp(plain, whole, blend), atol=1e-5)
