@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.spatial import cKDTree
@@ -70,6 +70,8 @@ class Projector:
         self.carrying = self.drawn if self.samples == DRAWN else self._visible(self.samples)
         self.trust = [self._trust(number) for number in range(len(views))]
         normals = face_normals(mesh.vertices, mesh.faces)
+        self.linear = mesh.colors is None or not mesh.textures  # no tint makes look-ups depend on the paint
+        self.heard: dict[tuple[int, ...], dict[str, _Heard]] = {}
         self.weight = []  # (samples,) of every view: trust times the cosine between ray and normal
         for number, fragments in enumerate(self.carrying):
             towards = views.cameras.positions[number] - on_surface(mesh.vertices, mesh.faces, fragments)
@@ -98,16 +100,19 @@ class Projector:
         total = {name: torch.zeros_like(value) for name, value in paint.items()}
         weight = {name: torch.zeros_like(value) for name, value in paint.items()}
         white = {name: torch.ones_like(value) for name, value in paint.items()}
+        key = tuple(numbers)
+        new = key not in self.heard or not self.linear
         for number in numbers:
             with torch.enable_grad():
                 colors = self._colors(given, self.carrying[number])
             missing = self._at_samples(self.views.images[number] - self.picture(paint, number), number)
-            speaks = self.weight[number][:, None]
-            reach = self._colors(white, self.carrying[number])  # 1, or the tint of a textured face
-            for sums, values in ((total, speaks * missing), (weight, speaks * reach)):
-                for name, part in zip(given, self._back(colors, given, values), strict=True):
-                    sums[name] += part
-        return {name: self._filled(name, total[name], weight[name]) for name in paint}
+            self._add_back(total, colors, given, number, missing)
+            if new:
+                reach = self._colors(white, self.carrying[number])  # 1, or the tint of a textured face
+                self._add_back(weight, colors, given, number, reach)
+        if new:
+            self.heard[key] = {name: self._heard(name, weight[name]) for name in paint}
+        return {name: self.heard[key][name].filled(total[name]) for name in paint}
 
     def _visible(self, samples: int) -> list[Fragments]:
         size = (self.views.cameras.height * samples, self.views.cameras.width * samples)
@@ -118,11 +123,14 @@ class Projector:
         """(fragments, 3) colours of samples in this paint."""
         return painted(self.mesh, paint).surface_color(fragments.visible, fragments.bary)
 
-    def _back(self, colors: Tensor, paint: Paint, values: Tensor) -> tuple[Tensor, ...]:
-        """Values (samples, 3) added up along the look-ups that made the colours."""
-        return torch.autograd.grad(
+    def _add_back(self, sums: Paint, colors: Tensor, paint: Paint, number: int, values: Tensor) -> None:
+        """Values (samples, 3) of a view, times what its samples weigh, added up along the look-ups of the colours."""
+        values = self.weight[number][:, None] * values
+        parts = torch.autograd.grad(
             colors, list(paint.values()), values, retain_graph=True, allow_unused=True, materialize_grads=True
         )
+        for name, part in zip(paint, parts, strict=True):
+            sums[name] += part
 
     def _trust(self, number: int) -> Tensor:
         """(height, width) 1 where a pixel and its neighbours show one surface, little beside outlines, 0 on them."""
@@ -147,23 +155,51 @@ class Projector:
         fine = fine.flatten(1)[:, self.carrying[number].pixel_index].T
         return fine[:, :3] / fine[:, 3:].clamp(min=1e-6)
 
-    def _filled(self, name: str, total: Tensor, weight: Tensor) -> Tensor:
-        """The weighted mean where enough speaks; elsewhere a coarser level's, or that of the nearest places known."""
+    def _heard(self, name: str, weight: Tensor) -> _Heard:
+        """What the weights of all samples tell about a part of the paint."""
         if name == "colors":
-            change, known = total / weight.clamp(min=1e-6), weight[:, 0] > CERTAIN
-            places, inside = self.mesh.vertices, torch.ones_like(known)
+            places, known = self.mesh.vertices, weight[:, 0] > CERTAIN
+            inside = torch.ones_like(known)
         else:
-            change, sure = _pull(total.permute(2, 0, 1)[None], weight.permute(2, 0, 1)[None], LEVELS)
-            change, known = change[0].permute(1, 2, 0), sure[0, 0] > 0.5
             places, inside = texel_places(self.mesh, int(name.removeprefix("texture_")))
-        asking, source = inside & ~known, inside & known
-        if bool(asking.any()) and bool(source.any()):
-            change[asking] = nearest_mean(change[source], places[source], places[asking])
-        return change * (known | asking).unsqueeze(-1)
+            known = _completed(weight, weight)[1][..., 0] > 0.5
+        source = inside & known
+        asking = inside & ~known & source.any()
+        nearest = nearest_places(places[source], places[asking]) if bool(asking.any()) else None
+        return _Heard(weight, known, asking, source, nearest)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """How much views say about vertex colours (vertices, 3) or a texture (height, width, 3)."""
+
+    weight: Tensor
+    """Of all samples, of the size of the paint."""
+    known: Tensor
+    """bool, without the channels: enough speaks, here or on a coarser level."""
+    asking: Tensor
+    """bool: parts of the surface of which nothing is known."""
+    source: Tensor
+    """bool: parts of the surface that are known."""
+    nearest: Tensor | None
+    """(asking, n) int64, which of the sources are nearest; None: nothing asks."""
+
+    def filled(self, total: Tensor) -> Tensor:
+        """The weighted mean where enough speaks; elsewhere a coarser level's, or that of the nearest places known."""
+        change = _completed(total, self.weight)[0] if total.dim() == 3 else total / self.weight.clamp(min=1e-6)
+        if self.nearest is not None:
+            change[self.asking] = change[self.source][self.nearest].mean(1)
+        return change * (self.known | self.asking).unsqueeze(-1)
+
+
+def _completed(total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of a texture (height, width, 3) that coarser levels complete, and how sure they are, from 0 to 1."""
+    means, sure = _pull(*(x.permute(2, 0, 1)[None] for x in (total, weight)), LEVELS)
+    return means[0].permute(1, 2, 0), sure[0].permute(1, 2, 0)
 
 
 def _pull(total: Tensor, weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Means of (1, 3, height, width) that coarser levels complete, and how sure they are, from 0 to 1."""
+    """The same for (1, 3, height, width), with so many coarser levels."""
     if levels > 0 and min(total.shape[-2:]) > 1:
         sums = (4 * avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (total, weight))
         coarse, sure = _pull(*sums, levels - 1)
@@ -196,8 +232,8 @@ def texel_places(mesh: Mesh, number: int) -> tuple[Tensor, Tensor]:
     return fragments.scatter(places), fragments.face_id >= 0
 
 
-def nearest_mean(values: Tensor, places: Tensor, asked: Tensor, count: int = 4) -> Tensor:
-    """(asked, channels) means of values (known, channels) at the `count` places (known, 3) nearest to (asked, 3)."""
-    nearest = list(range(1, min(count, len(values)) + 1))
+def nearest_places(places: Tensor, asked: Tensor, count: int = 4) -> Tensor:
+    """(asked, count) int64, which of places (places, 3) are nearest to (asked, 3); fewer where there are fewer."""
+    nearest = list(range(1, min(count, len(places)) + 1))
     _, index = cKDTree(places.cpu().numpy()).query(asked.cpu().numpy(), k=nearest)
-    return values[torch.from_numpy(index).to(values.device)].mean(1)
+    return torch.from_numpy(index).to(places.device)

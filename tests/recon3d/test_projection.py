@@ -130,3 +130,16 @@ def test_what_no_view_sees_takes_the_change_of_its_neighbours():
     behind = texel_places(start, 0)[0][..., 0] < -0.3
     assert bool(behind.any())
     torch.testing.assert_close(change["texture_0"][behind], torch.full((int(behind.sum()), 3), 0.1), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("tint", [None, 0.8])
+def test_a_projector_that_has_carried_before_carries_the_same_as_a_new_one(tint):
+    truth = globe(64)
+    if tint is not None:
+        truth = replace(truth, colors=torch.full_like(truth.vertices, tint))
+    views = render(truth, orbit([0.0, 60.0, 120.0], 5.0, size=48))
+    projector, paint = Projector(truth, views), paint_of(dull(truth))
+    projector.carried(paint_of(truth), [0, 1])
+    projector.carried(paint_of(truth), [1, 2])
+    again, fresh = (x.carried(paint, [0, 1])["texture_0"] for x in (projector, Projector(truth, views)))
+    assert torch.equal(again, fresh) and bool(again.abs().max() > 0.05)
