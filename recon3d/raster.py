@@ -152,13 +152,13 @@ def _visible_torch(clip: Tensor, faces: Tensor, size: tuple[int, int], chunk: in
         part = torch.repeat_interleave(torch.arange(begin, end, device=clip.device), counts[begin:end])
         first = counts[begin:end].cumsum(0) - counts[begin:end]
         offset = torch.arange(len(part), device=clip.device) - first[part - begin]
-        column = left[part] + offset % columns[part]
-        row = top[part] + offset // columns[part]
-        inside, depth = _cover(x, y, z, part, column, row)
-        pixel = (row * width + column)[inside]
-        depth = depth[inside]
+        wide = gather(columns, part)
+        down = offset // wide
+        row, column = gather(top, part) + down, gather(left, part) + (offset - down * wide)
+        part, column, row, depth = _covered(x, y, z, part, column, row)
+        pixel = row * width + column
         nearest.scatter_reduce_(0, pixel, depth, "amin")
-        hits.append((pixel, depth, face[part[inside]]))
+        hits.append((pixel, depth, face[part]))
     # The lowest face index wins among equal depths, so that the result does not depend on the chunks.
     winner = torch.full_like(nearest, faces.shape[0], dtype=torch.int64)
     for pixel, depth, index in hits:
@@ -167,24 +167,28 @@ def _visible_torch(clip: Tensor, faces: Tensor, size: tuple[int, int], chunk: in
     return torch.where(winner == faces.shape[0], -1, winner).view(height, width)
 
 
-def _cover(x: Tensor, y: Tensor, z: Tensor, part: Tensor, column: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the candidates whose pixel centre lies in their triangle, and the depth of all candidates."""
+def _covered(
+    x: Tensor, y: Tensor, z: Tensor, part: Tensor, column: Tensor, row: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Triangle, column and row of those candidates whose pixel centre lies in their triangle, and their depth there.
+
+    What lies outside one edge is dropped before the next edge is looked at.
+    """
     # Per-triangle edge functions a * column + b * row + c, oriented so that the inside is positive.
     a, b = y - y.roll(-1, 1), x.roll(-1, 1) - x
     area = b[:, 0] * (y[:, 2] - y[:, 0]) + a[:, 0] * (x[:, 2] - x[:, 0])
-    sign = area.sign()
-    column, row = column.to(x.dtype), row.to(x.dtype)
-    depth = torch.zeros_like(column)
-    inside = area[part] != 0
-    scale = (1 / torch.where(area == 0, torch.ones_like(area), area)).abs()
+    sign = torch.where(area == 0, torch.nan, area.sign())  # without an area nothing is inside
+    edges: list[Tensor] = []
     for corner in range(3):
-        opposite = (corner + 2) % 3
-        edge = (b[:, corner] * sign)[part] * (row - y[:, corner][part]) + (a[:, corner] * sign)[part] * (
-            column - x[:, corner][part]
-        )
-        inside &= edge >= 0
-        depth += edge * (scale * z[:, opposite])[part]
-    return inside.nonzero().squeeze(-1), depth
+        across = row - gather(y[:, corner], part)
+        along = column - gather(x[:, corner], part)
+        edge = gather(b[:, corner] * sign, part) * across + gather(a[:, corner] * sign, part) * along
+        inside = (edge >= 0).nonzero().squeeze(-1)
+        part, column, row, *edges = (gather(values, inside) for values in (part, column, row, *edges, edge))
+    depth = torch.zeros_like(edges[0])
+    for corner, edge in enumerate(edges):
+        depth += edge * gather((1 / area.abs()) * z[:, (corner + 2) % 3], part)
+    return part, column, row, depth
 
 
 def _spans(counts: Tensor, chunk: int) -> list[tuple[int, int]]:
