@@ -154,9 +154,9 @@ SECTIONS = (
     (
         "A folder, each picture as it needs",
         auto,
-        "Cuts at full size. The cup's rim and spoon are sharper; JPEG's blocks go "
-        "out of the sky behind the rocket. The page's letters are sharper, but its paper gets grain: for reading, "
-        "plain enlargement is as good. `whole.png` is copied, byte by byte. "
+        "Cuts at full size. The cup's rim and spoon are sharper. The rocket's choice is a wrong one: the tower is "
+        "sharper, but JPEG's blocks stay; `--system iter:photo@1` takes them out. The page's letters are sharper, but "
+        "its paper gets grain: for reading, plain enlargement is as good. `whole.png` is copied, byte by byte. "
         "[What auto looks at](strategies/selector.md)",
     ),
     (

@@ -36,7 +36,7 @@ from vision.strategies import Candidate, Choice, Cost, read_choices, write_choic
 from vision.strategies.ranking import Ranking, Row, Weights, rank
 from vision.strategies.trace import NAME
 
-REGISTRY = ("none", "iter:clean@1", "iter:clean@0.5", "iter:photo@1")
+REGISTRY = ("none", "iter:clean@1", "iter:clean@0.5", "iter:photo@1*0.5")
 """What `--system auto` chooses from with the selector that comes with the project."""
 ACTIONS = ("none", "enlarge", "restore")
 """What a picture may need."""

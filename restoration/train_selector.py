@@ -38,10 +38,11 @@ SAME = 50.0
 class SelectorTraining:
     """What the training of the gate and the selector may choose."""
 
-    full: tuple[Path, ...]
-    """Folders that `benchmark restorers --scale 1` wrote, of pictures that keep their size."""
     folder: Path
     """Folder to write."""
+    full: tuple[Path, ...] = ()
+    """Folders that `benchmark restorers --scale 1` wrote, of pictures that keep their size; without any, what the start
+    does with such pictures is kept."""
     choices: tuple[Path, ...] = ()
     """Folders that `benchmark restorers` wrote; at least one with the folder need, unless there is a start."""
     start: Path | None = None
@@ -67,8 +68,10 @@ class SelectorTraining:
     did not see the photograph."""
 
     def __post_init__(self) -> None:
-        if not self.full:
-            raise ValueError("Name at least one folder that benchmark restorers --scale 1 wrote, as --full.")
+        if not self.full and (self.start is None or not self.choices):
+            raise ValueError(
+                "Name folders that benchmark restorers --scale 1 wrote, as --full, or --start and --choices."
+            )
         if not self.choices and self.start is None:
             raise ValueError("Name folders that benchmark restorers wrote, as --choices, or --start.")
         if min(self.decay, self.gate_decay, self.full_decay, self.nearest_decay) <= 0:
@@ -91,10 +94,12 @@ def train(options: SelectorTraining, *, log: Callable[[str], object] | None = No
     """
     begin_run(options.folder, options, data=("choices", "full", "start"))
     full = [choice for folder in options.full for choice in read_choices(folder)]
-    full_size = fit_nearest(full, options.full_decay)
+    full_size = fit_nearest(full, options.full_decay) if full else None
     tried = [choice for folder in options.choices for choice in read_choices(folder)]
     if options.start is not None:
-        kept = replace(Selection.from_pretrained(options.start).config, full_size=full_size)
+        kept = Selection.from_pretrained(options.start).config
+        if full_size is not None:
+            kept = replace(kept, full_size=full_size)
         if tried:
             kept = replace(kept, selector=fit_selector(tried, options.lessons, options.decay))
         needed = []
@@ -105,7 +110,9 @@ def train(options: SelectorTraining, *, log: Callable[[str], object] | None = No
         kept = replace(kept, nearest=fit_nearest(tried, options.nearest_decay), caution=caution)
         if log is not None:
             log(f"Pictures are enlarged plainly where that is nearest to the truth with {caution:.2f} or more.")
-    Selection(replace(kept, trust=_trust(full, options, log))).save_pretrained(options.folder)
+    if full or options.trust is not None:
+        kept = replace(kept, trust=_trust(full, options, log))
+    Selection(kept).save_pretrained(options.folder)
     if log is not None:
         log(
             f"Learnt from {len(tried)} restored and {len(needed)} other pictures; none is believed from "

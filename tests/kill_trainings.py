@@ -251,7 +251,7 @@ JUDGING = {"spoiled": 12, "steps": 10, "width": 8}
 def selector(inputs: Path, out: Path) -> Recipe:
     """What decides which restorer a picture gets."""
     traces = inputs / "restorers"
-    return train_selector, SelectorTraining((traces / "full",), out, (traces,))
+    return train_selector, SelectorTraining(out, (traces / "full",), (traces,))
 
 
 def judge(inputs: Path, out: Path) -> Recipe:

@@ -175,7 +175,7 @@ def test_enlargements_that_lose_are_plain_and_no_others():
     rng = np.random.default_rng(0)
     gaining = [enlarged(n, "bicubic", 2.0, rng.normal()) for n in range(30)]
     losing = [enlarged(n, "jpeg", -1.0, 6 + rng.normal()) for n in range(30)]
-    options = SelectorTraining((Path("full"),), Path("out"), (Path("choices"),), decay=0.1, nearest_decay=0.1)
+    options = SelectorTraining(Path("out"), (Path("full"),), (Path("choices"),), decay=0.1, nearest_decay=0.1)
     caution = harmless_caution([*gaining, *losing], options)
     assert harmless_caution(gaining, options) == CAUTIONS[0] > caution > CAUTIONS[-1]
     selector, nearest = fit_selector([*gaining, *losing], "regret", 0.1), fit_nearest([*gaining, *losing], 0.1)

@@ -67,8 +67,8 @@ def traces(folder: Path) -> Path:
 def selector(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     options = SelectorTraining(
-        (traces(folder / "restorers") / "full",),
         folder / "selector",
+        (traces(folder / "restorers") / "full",),
         (folder / "restorers",),
         decay=0.1,
         gate_decay=0.1,
@@ -172,16 +172,22 @@ def test_degraded_pictures_that_no_restorer_surely_betters_are_left_alone(pictur
 
 def test_what_keeps_its_size_is_learnt_anew_beside_what_is_kept(tmp_path, selector):
     start, full = selector / "selector", selector / "restorers" / "full"
-    train(SelectorTraining((full,), tmp_path / "out", start=start, full_decay=0.1, trust=0.9))
+    train(SelectorTraining(tmp_path / "out", (full,), start=start, full_decay=0.1, trust=0.9))
     old, new = (Selection.from_pretrained(folder).config for folder in (start, tmp_path / "out"))
     assert replace(new, trust=old.trust) == old and new.trust == 0.9
     given = {"choices": (selector / "restorers",), "start": start, "full_decay": 0.1, "trust": 0.9, "decay": 0.7}
-    train(SelectorTraining((full,), tmp_path / "more", **given))
+    train(SelectorTraining(tmp_path / "more", (full,), **given))
     more = Selection.from_pretrained(tmp_path / "more").config
     assert replace(more, selector=old.selector) == new and more.selector != old.selector
     assert more.selector.strategies == old.selector.strategies
+    given = {"choices": (selector / "restorers",), "start": start, "decay": 0.7}
+    train(SelectorTraining(tmp_path / "enlarged", **given))
+    enlarged = Selection.from_pretrained(tmp_path / "enlarged").config
+    assert enlarged.selector == more.selector and (enlarged.full_size, enlarged.trust) == (old.full_size, old.trust)
+    with pytest.raises(ValueError, match="as --full, or --start and --choices"):
+        SelectorTraining(tmp_path / "none", start=start)
     with pytest.raises(ValueError, match="as --choices, or --start"):
-        SelectorTraining((full,), tmp_path / "out")
+        SelectorTraining(tmp_path / "out", (full,))
 
 
 def test_traces_are_replayed_without_restoring(tmp_path, selector):
@@ -195,13 +201,13 @@ def test_traces_are_replayed_without_restoring(tmp_path, selector):
 
 
 def test_what_cannot_be_learnt_is_one_sentence(tmp_path, selector):
-    with pytest.raises(ValueError, match="Name at least one folder"):
-        SelectorTraining((), tmp_path)
+    with pytest.raises(ValueError, match="Name folders that benchmark restorers"):
+        SelectorTraining(tmp_path)
     with pytest.raises(FileNotFoundError, match="no trace of choices"):
-        train(SelectorTraining((tmp_path,), tmp_path / "out", (tmp_path,)))
+        train(SelectorTraining(tmp_path / "out", (tmp_path,), (tmp_path,)))
     (tmp_path / "choices.jsonl").write_bytes((selector / "restorers" / "choices.jsonl").read_bytes())
     with pytest.raises(ValueError, match="has no folder need; let benchmark restorers write one"):
-        train(SelectorTraining((tmp_path,), tmp_path / "out", (tmp_path,)))
+        train(SelectorTraining(tmp_path / "out", (tmp_path,), (tmp_path,)))
     with pytest.raises(FileNotFoundError, match="There is no folder or file"):
         Selection.from_pretrained(tmp_path / "nothing")
 
