@@ -27,10 +27,10 @@ def drawn_crop(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def text_page(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Lines of random words in one font on a plain ground, letters 12 to 72 pixels high."""
+    """Lines of random words in one font on a plain ground, letters 20 to 72 pixels high."""
     paper, ink = _contrasting(rng)
     image = Image.new("RGB", (size, size), paper)
-    _write(rng, ImageDraw.Draw(image), (0, 0, size, size), ink, int(np.exp(rng.uniform(np.log(12), np.log(72)))))
+    _write(rng, ImageDraw.Draw(image), (0, 0, size, size), ink, int(np.exp(rng.uniform(np.log(20), np.log(72)))))
     return _turned(rng, image)
 
 

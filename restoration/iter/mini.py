@@ -8,6 +8,8 @@ bicubic interpolation after hours of training on a CPU:
 - One token stands for one low-resolution pixel (4 x 4 output pixels), not for 8 x 8 output pixels.
 - The token nets are small convolutional nets that see the base's features beside the tokens; nothing is global, so
   tiles that overlap by the receptive field equal the whole.
+- The deterministic picture keeps the mean colours of what it enlarges (`tone_pixels`): its details are added less their
+  own mean around each place.
 - Sampled texture is added where there is texture: a small learned map (`Activity`) says how far the truth may lie from
   the deterministic picture at each place, and the tokens' residual is scaled down to that. `strength` multiplies it: 0
   is the deterministic picture.
@@ -60,13 +62,17 @@ class MiniConfig:
     """Channels after the first of the x2 steps that enlarge, halved by each; 0: one pixel shuffle by the scale."""
     activity_channels: int = added(0)
     """Width of the map that limits sampled texture to places that have some; 0: no map, texture everywhere."""
+    tone_pixels: int = added(0)
+    """Side, odd, of the boxes of input pixels whose mean colours the deterministic picture keeps; 0: it may tint."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least = 0 if name in ("step_channels", "activity_channels") else 1
+            least = 0 if name in ("step_channels", "activity_channels", "tone_pixels") else 1
             most = 65536 if name == "num_codes" else 1024  # a damaged file must not ask for a giant
             if not least <= value <= most:
                 raise ValueError(f"{name} must lie in [{least}, {most}], got {value}.")
+        if self.tone_pixels and self.tone_pixels % 2 == 0:
+            raise ValueError(f"tone_pixels must be odd, or 0, got {self.tone_pixels}.")
         steps = (self.scale - 1).bit_length()
         if self.step_channels and (self.scale != 2**steps or self.step_channels % 2 ** max(steps - 1, 0)):
             raise ValueError(
@@ -150,14 +156,21 @@ class Base(nn.Module):
         self.head = nn.Conv2d(3, c, 3, padding=1)
         self.blocks = nn.Sequential(*[ResidualBlock(c) for _ in range(config.base_blocks)])
         self.fuse = nn.Conv2d(c, c, 3, padding=1)
-        self.tail = _tail(config, 0.1)
+        self.tail, self.tone_pixels = _tail(config, 0.1), config.tone_pixels
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(b, 3, h, w) -> features (b, c, h, w) and picture (b, 3, scale h, scale w), not clamped."""
         first = self.head(image - 0.5)
         features = first + self.fuse(self.blocks(first))
         large = F.interpolate(image, scale_factor=self.scale, mode="bicubic", align_corners=False)
-        return features, large + self.tail(features)
+        detail = self.tail(features)
+        return features, large + (detail - self.tint(detail) if self.tone_pixels else detail)
+
+    def tint(self, detail: Tensor) -> Tensor:
+        """What (b, 3, H, W) adds to the colour around each place, (b, 3, H, W): flat colours would drift by it."""
+        side = self.tone_pixels
+        around = F.avg_pool2d(F.avg_pool2d(detail, self.scale), side, 1, side // 2, count_include_pad=False)
+        return F.interpolate(around, scale_factor=self.scale, mode="bilinear", align_corners=False)
 
 
 class Decoder(nn.Module):
@@ -229,7 +242,8 @@ class MiniITER(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Input pixels on each side of a pixel that its deterministic picture depends on."""
-        return 2 * self.config.base_blocks + (4 if self.config.step_channels else 3)
+        toned = self.config.tone_pixels // 2 + 1 if self.config.tone_pixels else 0
+        return 2 * self.config.base_blocks + (4 if self.config.step_channels else 3) + toned
 
     def observe(self, image: Tensor) -> Observed:
         """(b, 3, h, w) -> first tokens (b, 1, h, w) and the context: features and the deterministic picture."""

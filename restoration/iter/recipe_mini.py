@@ -15,8 +15,8 @@ base from that of smaller weights, or goes on from equal ones.
    against truth and teacher; against the teacher alone edges, deep features and their statistics, losses of patterns
    that repeat and of dots, and a small discriminator that tells the network's details from the teacher's: the grain of
    the truth is not in the input, and a small network that is held to it puts dots where it is not sure. Letters, line
-   art and clean inputs, where the truth takes the teacher's place, have an error alone, squared where it is large: what
-   is not sure stays soft, and is not another letter. The weights may be blended with those from before (`--blend`;
+   art and clean inputs, where the truth takes the teacher's place, have a squared error alone: what is not sure stays
+   soft, and is not another letter. The weights may be blended with those from before (`--blend`;
    network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without the packages of the teacher and of the deep
    features this stage cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
@@ -76,8 +76,8 @@ PHOTO_MIXTURE = {"bsrgan_light": 0.25, "realesrgan": 0.25, "bsrgan": 0.2, "bsrga
 """Shares of the degradations that the variant `photo` is trained on."""
 EDGES, FEATURES, STATISTICS, PATTERN, ARTEFACTS, ADVERSARIAL = 0.3, 0.08, 0.1, 3.0, 25.0, 0.05
 """Weights of the losses of `sharpen` beside the absolute error."""
-LARGE = 0.05
-"""Error from which on it counts squared where there is no teacher."""
+SQUARED = 10.0
+"""Weight of the squared error where there is no teacher."""
 TONE = 31
 """Side, in pixels, of the boxes whose mean colours the teacher takes from the truth."""
 TEACHING = 0.75
@@ -125,7 +125,9 @@ class MiniTraining:
     workers: int = 1
     """Processes that load data."""
     network: MiniConfig = field(
-        default_factory=lambda: MiniConfig(channels=64, base_blocks=16, step_channels=32, activity_channels=16)
+        default_factory=lambda: MiniConfig(
+            channels=64, base_blocks=16, step_channels=32, activity_channels=16, tone_pixels=7
+        )
     )
     """Sizes of the network."""
 
@@ -355,14 +357,12 @@ class Networks(nn.Module):
 
 
 def _error(picture: Tensor, hr: Tensor, teacher: Tensor) -> Tensor:
-    """Absolute error of pictures (b, 3, H, W) to truth and teacher, scalar; without a teacher large ones count squared.
+    """Absolute error of pictures (b, 3, H, W) to truth and teacher, scalar; squared where there is no teacher.
 
-    The median of what a smeared letter may have been is another letter; the mean is a soft one. Small errors stay
-    absolute, as in the reverse Huber loss (Laina et al. 2016), or flat colours would drift.
+    The median of what a smeared letter may have been is another letter; the mean is a soft one.
     """
     off, own = (picture - hr.lerp(teacher, TEACHING)).abs(), (teacher != hr).flatten(1).any(1)
-    squared = (off.square() + LARGE**2) / (2 * LARGE)
-    return torch.where(own[:, None, None, None] | (off < LARGE), off, squared).mean()
+    return torch.where(own[:, None, None, None], off, SQUARED * off.square()).mean()
 
 
 def _toned(teacher: Tensor, hr: Tensor) -> Tensor:
