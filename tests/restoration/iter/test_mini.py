@@ -43,6 +43,7 @@ def photo_folder(folder: Path, count: int = 2) -> Path:
 
 
 STEPPED = replace(TINY, step_channels=4, activity_channels=4)
+TONED = replace(STEPPED, tone_pixels=3)
 
 
 def test_no_strength_is_the_deterministic_picture():
@@ -53,7 +54,7 @@ def test_no_strength_is_the_deterministic_picture():
     assert not torch.equal(model.decode(observed, observed.first, 1.0), base)
 
 
-@pytest.mark.parametrize("config", (TINY, STEPPED), ids=("one shuffle", "steps"))
+@pytest.mark.parametrize("config", (TINY, STEPPED, TONED), ids=("one shuffle", "steps", "toned"))
 def test_the_deterministic_picture_depends_on_its_receptive_field_alone(config):
     model = MiniITER(config)
     reach = model.receptive_field
@@ -64,6 +65,19 @@ def test_the_deterministic_picture_depends_on_its_receptive_field_alone(config):
     out[0, :, centre, centre].sum().backward()
     rows = image.grad.abs().sum((0, 1, 3)).nonzero()[:, 0]
     assert size // 2 - reach <= rows.min() and rows.max() <= size // 2 + reach
+
+
+def test_a_toned_picture_keeps_mean_colours_whatever_its_weights():
+    image = picture(1, 1).expand(1, 3, 20, 24).clone()
+    image[..., 12:] = 0.9
+    for config, kept in ((TONED, True), (STEPPED, False)):
+        model = MiniITER(config)
+        torch.nn.init.normal_(model.base.tail[-1].weight, generator=torch.Generator().manual_seed(0))
+        gap = (model.base(image)[1] - image.repeat_interleave(4, 2).repeat_interleave(4, 3)).mean((2, 3))
+        assert (gap.abs().max() < 0.01) == kept
+    assert MiniITER(TONED).base(picture(1, 1))[1].shape == (1, 3, 4, 4)
+    with pytest.raises(ValueError, match="odd, or 0, got 4"):
+        replace(TONED, tone_pixels=4)
 
 
 def test_texture_stays_where_the_map_expects_some():
@@ -197,7 +211,7 @@ class Maps(torch.nn.Module):
         return [images, images.square()]
 
 
-def test_pictures_whose_teacher_is_the_truth_have_an_error_alone_whose_large_values_are_squared():
+def test_pictures_whose_teacher_is_the_truth_have_a_squared_error_alone():
     networks = recipe_mini.Networks(STEPPED, Maps()).train_only("sharpen")
     generator = torch.Generator().manual_seed(0)
     hr, lr = (torch.rand(2, 3, side, side, generator=generator) for side in (64, 16))
@@ -214,9 +228,8 @@ def test_pictures_whose_teacher_is_the_truth_have_an_error_alone_whose_large_val
     assert error != taught.pop("error") and both.pop("error_of_truth") != taught.pop("error_of_truth")
     picture = networks.model.base(lr)[1]
     toned = recipe_mini._toned(teacher, hr)
-    large = (picture[1] - hr[1]).abs()
-    large = torch.where(large < 0.05, large, (large.square() + 0.05**2) / 0.1)
-    expected = (picture[0] - hr[0].lerp(toned[0], recipe_mini.TEACHING)).abs().mean() / 2 + large.mean() / 2
+    squared = recipe_mini.SQUARED * (picture[1] - hr[1]).square()
+    expected = (picture[0] - hr[0].lerp(toned[0], recipe_mini.TEACHING)).abs().mean() / 2 + squared.mean() / 2
     assert_close(error, expected)
     assert set(both) > {"features", "statistics", "adversarial", "discriminator"}
     assert_close(both, taught)
