@@ -114,11 +114,14 @@ def load_config(cls: type[T], path: str | Path) -> T:
     """Read what `save_config` wrote.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file; folders beside it that hold one are named.
         ValueError: it is no JSON object, belongs to another class, or does not fit (see `from_dict`).
     """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"There is no file {path}; weights have one beside them that says what they are.")
+    path = Path(path)
+    if not path.exists():
+        within = ", ".join(sorted(found.parent.name for found in path.parent.glob(f"*/{path.name}")))
+        hint = f" It is in the folders below: {within}." if within else ""
+        raise FileNotFoundError(f"There is no file {path}; weights have one beside them that says what they are.{hint}")
     data = read_json(path)
     saved_as = data.pop("_class_name", cls.__name__)
     data.pop("_version", None)

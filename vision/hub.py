@@ -265,10 +265,6 @@ def _local(path: Path, revision: str | None) -> Source:
         )
     if path.is_file() and path.suffix != ".safetensors":
         raise ValueError(f"{path} is neither a folder nor a .safetensors file.")
-    if path.is_dir() and not any(path.glob("*.json")) and not any(path.glob("*.safetensors")):
-        within = sorted(part.parent.name for part in path.glob("*/config.json"))
-        if within:
-            raise FileNotFoundError(f"{path} holds no weights itself; name one of its folders: {', '.join(within)}.")
     return Source("folder", path.name, path)
 
 

@@ -52,14 +52,6 @@ def test_paths_that_do_not_exist_are_no_hub_names(text):
         find(text, default=None)
 
 
-def test_a_folder_of_folders_of_weights_names_them(folder):
-    (folder / "config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="holds no weights itself; name one of its folders: weights"):
-        find(folder.parent, default=None)
-    (folder.parent / "model_index.json").write_text("{}")
-    assert find(folder.parent, default=None).path == folder.parent
-
-
 def test_other_sources_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"neither builtin:NAME, an existing folder .* nor org/name"):
         find("just-a-name", default=None)

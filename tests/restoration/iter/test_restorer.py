@@ -3,12 +3,14 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 
+import restoration
 from restoration.iter import ITERConfig, ITEROptions, ITERRestorer
 from restoration.iter.convert import infer_config, published_shapes
 from restoration.iter.options import BUILTIN
@@ -475,3 +477,8 @@ def test_a_blend_is_a_share_of_the_restoration_beside_plain_enlargement(restorer
     for blend in (0.0, 0.3, 1.0):
         made = restorer(image, replace(options, blend=blend))
         assert torch.allclose(made, torch.lerp(plain, whole, blend), atol=1e-5)
+
+
+def test_a_folder_above_weights_names_those_below():
+    with pytest.raises(FileNotFoundError, match=r"no file .*config\.json; .* in the folders below: clean, photo\."):
+        ITERRestorer.from_pretrained(Path(restoration.__file__).parent / "pretrained" / "iter-mini")
