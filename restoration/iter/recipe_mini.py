@@ -16,9 +16,9 @@ base from that of smaller weights, or goes on from equal ones.
    that repeat and of dots, and a small discriminator that tells the network's details from the teacher's: the grain of
    the truth is not in the input, and a small network that is held to it puts dots where it is not sure. Letters, line
    art and clean inputs, where the truth takes the teacher's place, have a squared error alone: what is not sure stays
-   soft, and is not another letter. The weights may be blended with those from before (`--blend`;
-   network interpolation, Wang et al. 2018, ESRGAN, section 3.4). Without the packages of the teacher and of the deep
-   features this stage cannot run (`--teacher none` leaves it out).
+   soft, and is not another letter. The weights may be blended with those from before (`--blend`; network interpolation,
+   Wang et al. 2018, ESRGAN, section 3.4). Without the packages of the teacher and of the deep features this stage
+   cannot run (`--teacher none` leaves it out).
 3. `tokeniser`: a training-only encoder, the codebook and the decoder learn what the base's picture lacks, and the
    activity map how much that is (base frozen).
 4. `tokens`: first tokens, critic and refiner learn as the paper's section 3.3 and the published code do (masking ratio
